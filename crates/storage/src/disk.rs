@@ -1,0 +1,100 @@
+//! What the storage layer asks of a disk, so that the same code runs on a directory and in a simulation.
+
+mod local;
+mod sim;
+
+use std::fmt;
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+
+pub use local::LocalDisk;
+pub use sim::{SECTOR_BYTES, SimDisk};
+
+/// Blocking access to files below one root. Paths are relative to it and separated by `/`.
+///
+/// What was written counts as durable only after [`DiskFile::sync_data`]; a created, renamed or removed name only
+/// after [`Disk::sync_dir`] of its directory.
+pub trait Disk: Send + Sync {
+    /// Creates a directory and its parents; an existing one is left as it is.
+    fn create_dir(&self, dir: &str) -> io::Result<()>;
+
+    /// Opens an existing file for reading and writing.
+    fn open(&self, path: &str) -> io::Result<Arc<dyn DiskFile>>;
+
+    /// Creates a file, empty; [`io::ErrorKind::AlreadyExists`] if the name is taken.
+    fn create(&self, path: &str) -> io::Result<Arc<dyn DiskFile>>;
+
+    /// Renames within the root, atomically replacing what `to` named.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+
+    /// Removes a file's name; open handles keep reading it.
+    fn remove(&self, path: &str) -> io::Result<()>;
+
+    /// What the directory holds, sorted by name.
+    fn list(&self, dir: &str) -> io::Result<Vec<DirEntry>>;
+
+    /// Makes the names in a directory durable.
+    fn sync_dir(&self, dir: &str) -> io::Result<()>;
+
+    /// Bytes that can still be allocated; a hint, `None` where the system does not say.
+    fn free_bytes(&self) -> Option<u64>;
+
+    /// Takes the exclusive lock that `path` stands for until the guard is dropped or the process ends.
+    /// [`io::ErrorKind::WouldBlock`] when another holder has it.
+    fn lock(&self, path: &str) -> io::Result<DiskLock>;
+}
+
+/// An open file. Reads and writes name their position, so that threads share a handle.
+pub trait DiskFile: Send + Sync {
+    /// Fills `buffer` from `position`; returns fewer bytes only at the end of the file.
+    fn read_at(&self, position: u64, buffer: &mut [u8]) -> io::Result<usize>;
+
+    /// Writes all parts one after the other at `position`, extending the file as needed.
+    fn write_at(&self, position: u64, parts: &[IoSlice<'_>]) -> io::Result<()>;
+
+    /// Makes what was written, and the size, durable. After an error nothing may be assumed of unsynced bytes, and
+    /// calling again proves nothing.
+    fn sync_data(&self) -> io::Result<()>;
+
+    /// Extends the file to `bytes`, zero-filled, with blocks that really exist.
+    fn allocate(&self, bytes: u64) -> io::Result<()>;
+
+    /// Size in bytes.
+    fn size(&self) -> io::Result<u64>;
+}
+
+/// One name in a directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirEntry {
+    /// The last segment of the path.
+    pub name: String,
+    /// Size in bytes; 0 for a directory.
+    pub bytes: u64,
+    /// Whether it is a directory.
+    pub is_dir: bool,
+}
+
+/// Holds an exclusive lock; dropping it releases the lock.
+pub struct DiskLock(#[allow(dead_code)] Box<dyn Send + Sync>);
+
+impl DiskLock {
+    /// Wraps whatever releases the lock when it is dropped.
+    pub fn new(guard: impl Send + Sync + 'static) -> DiskLock {
+        DiskLock(Box::new(guard))
+    }
+}
+
+impl fmt::Debug for DiskLock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("DiskLock")
+    }
+}
+
+/// Reads exactly `buffer.len()` bytes, or fails with [`io::ErrorKind::UnexpectedEof`].
+pub(crate) fn read_exact_at(file: &dyn DiskFile, position: u64, buffer: &mut [u8]) -> io::Result<()> {
+    if file.read_at(position, buffer)? == buffer.len() {
+        Ok(())
+    } else {
+        Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file is shorter than expected"))
+    }
+}

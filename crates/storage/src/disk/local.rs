@@ -1,0 +1,195 @@
+//! A directory of the operating system's file system.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, IoSlice, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::{DirEntry, Disk, DiskFile, DiskLock};
+
+const ZEROS: [u8; 256 * 1024] = [0; 256 * 1024];
+
+/// [`Disk`] over a directory.
+#[derive(Clone, Debug)]
+pub struct LocalDisk {
+    root: PathBuf,
+}
+
+impl LocalDisk {
+    /// Uses `root`, which must exist.
+    pub fn new(root: &Path) -> LocalDisk {
+        LocalDisk { root: root.to_path_buf() }
+    }
+
+    fn path(&self, path: &str) -> PathBuf {
+        self.root.join(path)
+    }
+}
+
+impl Disk for LocalDisk {
+    fn create_dir(&self, dir: &str) -> io::Result<()> {
+        fs::create_dir_all(self.path(dir))
+    }
+
+    fn open(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
+        let file = OpenOptions::new().read(true).write(true).open(self.path(path))?;
+        Ok(Arc::new(LocalFile::new(file)?))
+    }
+
+    fn create(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(self.path(path))?;
+        Ok(Arc::new(LocalFile::new(file)?))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.path(from), self.path(to))
+    }
+
+    fn remove(&self, path: &str) -> io::Result<()> {
+        fs::remove_file(self.path(path))
+    }
+
+    fn list(&self, dir: &str) -> io::Result<Vec<DirEntry>> {
+        let mut entries = Vec::new();
+        for entry in fs::read_dir(self.path(dir))? {
+            let entry = entry?;
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            let metadata = match entry.metadata() {
+                Ok(metadata) => metadata,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            };
+            let is_dir = metadata.is_dir();
+            entries.push(DirEntry { name, bytes: if is_dir { 0 } else { metadata.len() }, is_dir });
+        }
+        entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        Ok(entries)
+    }
+
+    #[cfg(unix)]
+    fn sync_dir(&self, dir: &str) -> io::Result<()> {
+        File::open(self.path(dir))?.sync_all()
+    }
+
+    /// Elsewhere the file system journals names by itself and directories cannot be opened.
+    #[cfg(not(unix))]
+    fn sync_dir(&self, _dir: &str) -> io::Result<()> {
+        Ok(())
+    }
+
+    #[cfg(unix)]
+    fn free_bytes(&self) -> Option<u64> {
+        let stats = rustix::fs::statvfs(&self.root).ok()?;
+        stats.f_bavail.checked_mul(stats.f_frsize)
+    }
+
+    #[cfg(not(unix))]
+    fn free_bytes(&self) -> Option<u64> {
+        None
+    }
+
+    fn lock(&self, path: &str) -> io::Result<DiskLock> {
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(self.path(path))?;
+        match file.try_lock() {
+            Ok(()) => Ok(DiskLock::new(file)),
+            Err(TryLockError::WouldBlock) => {
+                Err(io::Error::new(io::ErrorKind::WouldBlock, "another process holds the lock"))
+            }
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+}
+
+struct LocalFile {
+    reader: File,
+    writer: Mutex<Cursor>,
+}
+
+/// A handle with the position that the system keeps for it: sequential writes then need no seek.
+struct Cursor {
+    file: File,
+    position: u64,
+}
+
+impl LocalFile {
+    /// Positioned reads share the handle with the writer where they do not move its position.
+    fn new(file: File) -> io::Result<LocalFile> {
+        Ok(LocalFile { reader: file.try_clone()?, writer: Mutex::new(Cursor { file, position: 0 }) })
+    }
+}
+
+impl Cursor {
+    fn write_all(&mut self, position: u64, parts: &[IoSlice<'_>]) -> io::Result<()> {
+        if cfg!(not(unix)) || self.position != position {
+            self.file.seek(SeekFrom::Start(position))?;
+            self.position = position;
+        }
+        let mut parts = parts.to_vec();
+        let mut rest = &mut parts[..];
+        IoSlice::advance_slices(&mut rest, 0);
+        while !rest.is_empty() {
+            match self.file.write_vectored(rest) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    self.position += written as u64;
+                    IoSlice::advance_slices(&mut rest, written);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl DiskFile for LocalFile {
+    fn read_at(&self, position: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match read_once(&self.reader, &mut buffer[filled..], position + filled as u64) {
+                Ok(0) => break,
+                Ok(read) => filled += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(filled)
+    }
+
+    fn write_at(&self, position: u64, parts: &[IoSlice<'_>]) -> io::Result<()> {
+        self.writer.lock().write_all(position, parts)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.reader.sync_data()
+    }
+
+    fn allocate(&self, bytes: u64) -> io::Result<()> {
+        let mut writer = self.writer.lock();
+        let mut position = self.reader.metadata()?.len();
+        // Real zeros: blocks that are only reserved would make later syncs write metadata as well.
+        while position < bytes {
+            let part = usize::try_from(bytes - position).unwrap_or(usize::MAX).min(ZEROS.len());
+            writer.write_all(position, &[IoSlice::new(&ZEROS[..part])])?;
+            position += part as u64;
+        }
+        Ok(())
+    }
+
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.reader.metadata()?.len())
+    }
+}
+
+#[cfg(unix)]
+fn read_once(file: &File, buffer: &mut [u8], position: u64) -> io::Result<usize> {
+    std::os::unix::fs::FileExt::read_at(file, buffer, position)
+}
+
+#[cfg(windows)]
+fn read_once(file: &File, buffer: &mut [u8], position: u64) -> io::Result<usize> {
+    std::os::windows::fs::FileExt::seek_read(file, buffer, position)
+}
