@@ -1,0 +1,1 @@
+//! The MQTT conversation as a state machine, without socket, broker or clock.
