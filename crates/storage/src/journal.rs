@@ -1,0 +1,420 @@
+//! The journal: where events and bodies become durable, in the order in which they were submitted.
+//!
+//! Engine threads build a [`Batch`] each and submit it. One writer takes what has arrived, gives the records their
+//! LSNs, writes them as one frame, syncs if anything in it asks for that, completes the batches and goes on. Files
+//! are zero-filled ahead of their use and used again once nothing below [`Journal::release`] is needed.
+//!
+//! Recovery tells an unsynced tail from damage: every frame names the LSN that was durable when it was written. What
+//! cannot be read above the highest of these is cut off, what cannot be read below it is reported and stepped over.
+
+mod batch;
+mod files;
+pub mod format;
+mod home;
+mod recovery;
+mod ring;
+mod scan;
+mod stats;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+pub use batch::{Batch, INLINE_BODY_BYTES};
+pub use home::{DiskHome, HomeFile, JournalHome};
+pub use recovery::{Damage, DamageKind, RecoveryReport};
+pub use stats::CommitStats;
+
+pub(crate) use recovery::scan_bytes;
+
+use crate::disk::Disk;
+use files::Shared;
+use writer::{Step, Writer};
+
+/// A logical byte position in the journal: strictly increasing, never reused, kept across recycling.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Lsn(pub u64);
+
+impl fmt::Display for Lsn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Sizes and habits of a journal. All sizes are bytes.
+pub struct JournalConfig {
+    /// Size of a file, but for the first one of a start and for frames that are larger. At least 64 KiB.
+    pub file_bytes: u64,
+    /// Size of the file that a start begins with: small, so that an idle start is quick.
+    pub first_file_bytes: u64,
+    /// Memory for recently written frames.
+    pub ring_bytes: usize,
+    /// Disk space that the journal leaves free for checkpoints and segments.
+    pub reserve_bytes: u64,
+    /// A frame takes batches up to this size; a single larger batch still makes one frame.
+    pub frame_bytes: u64,
+    /// Released files kept for reuse; more are removed.
+    pub spare_files: usize,
+    /// What was written without [`Batch::require_sync`] is synced after at most this long.
+    pub lazy_sync: Duration,
+    /// Seed of the files' nonces; give each journal another one.
+    pub nonce_seed: u64,
+    /// Who does the work.
+    pub drive: Drive,
+    /// Told why, once, when a write or sync has failed. Nothing is acknowledged afterwards. `None` prints the reason
+    /// to standard error and aborts the process.
+    pub fatal: Option<Box<dyn FnOnce(String) + Send + Sync>>,
+}
+
+impl Default for JournalConfig {
+    fn default() -> JournalConfig {
+        JournalConfig {
+            file_bytes: 64 << 20,
+            first_file_bytes: 1 << 20,
+            ring_bytes: 32 << 20,
+            reserve_bytes: 64 << 20,
+            frame_bytes: 4 << 20,
+            spare_files: 4,
+            lazy_sync: Duration::from_millis(500),
+            nonce_seed: 0,
+            drive: Drive::Threads,
+            fatal: None,
+        }
+    }
+}
+
+/// Who writes, syncs and prepares files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drive {
+    /// Two threads of the journal's own.
+    Threads,
+    /// The caller, through [`Journal::step`]: no threads and no clock, for deterministic simulation.
+    Steps,
+}
+
+/// The fate of a submitted batch. A batch that did not require a sync completes twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Completion {
+    /// As given to [`Batch::new`].
+    pub source: u16,
+    /// As given to [`Batch::new`].
+    pub number: u64,
+    /// LSN of the batch's first record.
+    pub base: Lsn,
+    /// Whether it would survive a power cut; otherwise it would survive the end of the process.
+    pub synced: bool,
+}
+
+/// A record handed to replay.
+#[derive(Clone, Copy, Debug)]
+pub struct RecordRef<'a> {
+    /// As given to [`Batch::push`].
+    pub shard: u16,
+    /// Whether the next record of the batch belongs to it.
+    pub joined: bool,
+    /// The encoded event.
+    pub head: &'a [u8],
+    /// The payload.
+    pub body: &'a [u8],
+}
+
+/// A record read back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// As given to [`Batch::push`].
+    pub shard: u16,
+    /// The encoded event.
+    pub head: Bytes,
+    /// The payload.
+    pub body: Bytes,
+}
+
+/// Why a record cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// Nothing starts at this LSN: it lies between records or was never written.
+    #[error("no record at LSN {0}")]
+    Absent(Lsn),
+    /// The record is there, but its bytes are not those that were written.
+    #[error("the record at LSN {lsn} in journal file {file:016x} is damaged")]
+    Damaged {
+        /// Where.
+        lsn: Lsn,
+        /// The file's number.
+        file: u64,
+    },
+    /// The disk failed.
+    #[error("cannot read the journal: {0}")]
+    Io(#[from] io::Error),
+    /// The LSN was released.
+    #[error("LSN {0} was released")]
+    Released(Lsn),
+}
+
+/// Why a journal cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Two files claim the same positions.
+    #[error("journal files {first:016x} and {second:016x} both start at LSN {start}; remove the copy")]
+    Conflict {
+        /// One file's number.
+        first: u64,
+        /// The other's.
+        second: u64,
+        /// The LSN that both claim.
+        start: Lsn,
+    },
+    /// The disk failed.
+    #[error("cannot {action}: {error}")]
+    Io {
+        /// What was tried.
+        action: String,
+        /// What the disk said.
+        error: io::Error,
+    },
+    /// There is no space for the first file.
+    #[error("no space for a journal file of {bytes} bytes; free some disk space and start again")]
+    NoSpace {
+        /// Bytes that are needed.
+        bytes: u64,
+    },
+    /// Another version of the program wrote it.
+    #[error("journal file {file:016x} has format version {found}; this program reads version {supported}")]
+    Version {
+        /// The file's number.
+        file: u64,
+        /// Version in the file.
+        found: u32,
+        /// Version that is understood.
+        supported: u32,
+    },
+}
+
+/// Why a journal did not close cleanly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CloseError {
+    /// It had failed, or was closed, before.
+    #[error("the journal had stopped before")]
+    Stopped,
+    /// Batches that were waiting for disk space were not written.
+    #[error("the disk is full; what was waiting for space was not written")]
+    NoSpace,
+}
+
+/// What a step did; see [`Journal::step`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StepOutcome {
+    /// A frame was written, or something synced.
+    Committed,
+    /// There was nothing to do.
+    Idle,
+    /// A batch waits for disk space.
+    NoSpace,
+    /// The journal has failed.
+    Failed,
+}
+
+/// A handle to an open journal. When the last one is dropped, the journal stops as if the process had ended.
+#[derive(Clone)]
+pub struct Journal {
+    owner: Arc<Owner>,
+}
+
+struct Owner {
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    stepped: Option<Mutex<Writer>>,
+}
+
+impl Journal {
+    /// Opens the journal in a directory of `disk`, hands every readable record at or above `from` to `replay`, in
+    /// order, and starts the writer. Everything below `from` is taken to have been durable. `completed` is called by
+    /// the writer and must not block.
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        dir: &str,
+        config: JournalConfig,
+        from: Lsn,
+        replay: &mut dyn FnMut(Lsn, RecordRef<'_>),
+        completed: Box<dyn FnMut(Completion) + Send>,
+    ) -> Result<(Journal, RecoveryReport), OpenError> {
+        let home = DiskHome::open(disk, dir)
+            .map_err(|error| OpenError::Io { action: format!("open the directory {dir}"), error })?;
+        Journal::open_home(Arc::new(home), config, from, replay, completed)
+    }
+
+    /// As [`Journal::open`], in another kind of home.
+    pub fn open_home(
+        home: Arc<dyn JournalHome>,
+        mut config: JournalConfig,
+        from: Lsn,
+        replay: &mut dyn FnMut(Lsn, RecordRef<'_>),
+        completed: Box<dyn FnMut(Completion) + Send>,
+    ) -> Result<(Journal, RecoveryReport), OpenError> {
+        config.file_bytes = format::align_up(config.file_bytes.max(64 << 10));
+        config.first_file_bytes = format::align_up(config.first_file_bytes.max(8 << 10));
+        config.spare_files = config.spare_files.max(1);
+        let fatal = config.fatal.take();
+        let drive = config.drive;
+        let (shared, start, report) = recovery::recover(home, config, from, replay)?;
+        let writer = Writer::new(shared.clone(), start, completed, fatal);
+        let mut owner = Owner { shared, threads: Mutex::new(Vec::new()), stepped: None };
+        match drive {
+            Drive::Steps => owner.stepped = Some(Mutex::new(writer)),
+            Drive::Threads => owner
+                .spawn(writer)
+                .map_err(|error| OpenError::Io { action: "start the journal's threads".to_owned(), error })?,
+        }
+        Ok((Journal { owner: Arc::new(owner) }, report))
+    }
+
+    /// Hands a batch to the writer; never waits for the disk. After a failure or [`Journal::close`] the batch is
+    /// dropped and never completed.
+    pub fn submit(&self, batch: Batch) {
+        self.owner.shared.submit(batch);
+    }
+
+    /// Reads a record, from memory if it is there, else from disk.
+    pub fn read(&self, lsn: Lsn) -> Result<Stored, ReadError> {
+        match self.read_cached(lsn) {
+            Some(stored) => Ok(stored),
+            None => self.owner.shared.read_file(lsn),
+        }
+    }
+
+    /// Reads a record if it is in memory: never waits for the disk, never copies.
+    pub fn read_cached(&self, lsn: Lsn) -> Option<Stored> {
+        self.owner.shared.ring.read().record(lsn)
+    }
+
+    /// Files wholly below `below` may be used again once no reader holds them. A later [`Journal::open`] must not
+    /// ask for records below it.
+    pub fn release(&self, below: Lsn) {
+        self.owner.shared.release(below);
+    }
+
+    /// Everything below this LSN survives a power cut.
+    pub fn durable(&self) -> Lsn {
+        Lsn(self.owner.shared.durable.load(Ordering::Acquire))
+    }
+
+    /// The LSN behind the last written frame.
+    pub fn end(&self) -> Lsn {
+        Lsn(self.owner.shared.end.load(Ordering::Acquire))
+    }
+
+    /// The lowest LSN that can still be read.
+    pub fn start(&self) -> Lsn {
+        self.owner.shared.oldest()
+    }
+
+    /// Bytes that can surely still be submitted: the rest of the current file, prepared files, and what the disk says
+    /// it has beyond the reserve, less what is waiting. Keep a margin of one batch: a batch is never split over files.
+    pub fn room(&self) -> u64 {
+        self.owner.shared.room()
+    }
+
+    /// Counters, and the sizes of the frames committed so far.
+    pub fn frame_sizes(&self) -> CommitStats {
+        self.owner.shared.stats.lock().clone()
+    }
+
+    /// With [`Drive::Steps`]: commits one frame of what has been submitted, sync included, and prepares the next file.
+    /// With [`Drive::Threads`] it does nothing.
+    pub fn step(&self) -> StepOutcome {
+        let Some(writer) = &self.owner.stepped else { return StepOutcome::Idle };
+        let mut writer = writer.lock();
+        let step = writer.step();
+        if self.owner.shared.has_failed() {
+            return StepOutcome::Failed;
+        }
+        self.owner.shared.tend_files();
+        match step {
+            Step::Committed => StepOutcome::Committed,
+            Step::Idle => StepOutcome::Idle,
+            Step::NoSpace => StepOutcome::NoSpace,
+        }
+    }
+
+    /// With [`Drive::Steps`]: syncs what was written without a sync, as the writer thread does after
+    /// [`JournalConfig::lazy_sync`].
+    pub fn step_lazy_sync(&self) -> StepOutcome {
+        let Some(writer) = &self.owner.stepped else { return StepOutcome::Idle };
+        writer.lock().sync();
+        if self.owner.shared.has_failed() { StepOutcome::Failed } else { StepOutcome::Committed }
+    }
+
+    /// Writes and syncs what was submitted, marks the journal as cleanly closed and stops it.
+    pub fn close(self) -> Result<(), CloseError> {
+        let shared = &self.owner.shared;
+        shared.begin_close();
+        if let Some(writer) = &self.owner.stepped {
+            let mut writer = writer.lock();
+            while writer.step() == Step::Committed {}
+            writer.finish();
+        }
+        self.owner.join();
+        shared.close_outcome()
+    }
+}
+
+impl fmt::Debug for Journal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Journal").field("durable", &self.durable()).field("end", &self.end()).finish()
+    }
+}
+
+impl Owner {
+    fn spawn(&mut self, mut writer: Writer) -> io::Result<()> {
+        let shared = self.shared.clone();
+        let files = thread::Builder::new().name("journal-files".to_owned());
+        self.threads.get_mut().push(files.spawn(move || shared.tend_files_until_stopped())?);
+        let threads = thread::Builder::new().name("journal-writer".to_owned());
+        let run = move || {
+            let _guard = AbortOnPanic;
+            writer.run();
+        };
+        self.threads.get_mut().push(threads.spawn(run)?);
+        Ok(())
+    }
+
+    /// Waits for the threads, the writer first: the other one must prepare files for it until it is done.
+    fn join(&self) {
+        let mut threads = self.threads.lock();
+        while let Some(handle) = threads.pop() {
+            // The last handle may be dropped by the writer itself, inside `completed`.
+            if handle.thread().id() != thread::current().id() {
+                let _ = handle.join();
+            }
+            self.shared.stop_tending();
+        }
+    }
+}
+
+/// A panic of the writer is a defect: whatever waits for a completion would wait for ever.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            std::process::abort();
+        }
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.shared.abandon();
+        self.join();
+    }
+}

@@ -1,0 +1,387 @@
+//! What the handles, the writer and the thread that tends the files share: inbox, file table, spare files.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::{Condvar, Mutex, RwLock};
+
+use super::format::{FILE_HEADER_BYTES, PlacedRecord, RECORD_HEADER_BYTES, RecordHeader};
+use super::ring::Ring;
+use super::{Batch, CloseError, CommitStats, HomeFile, JournalConfig, JournalHome, Lsn, ReadError, Stored};
+
+/// Most records are smaller: one read fetches them whole.
+const FIRST_READ_BYTES: usize = 4096;
+/// How often free space is looked at, and files that a reader held are tried again.
+const TEND_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A file in use.
+pub(super) struct JournalFile {
+    pub number: u64,
+    pub file: Arc<dyn HomeFile>,
+    pub nonce: u64,
+    /// LSN of its first byte.
+    pub start: u64,
+    /// LSN behind its last frame.
+    pub end: AtomicU64,
+    /// Its bytes are evidence: it is never used again nor removed.
+    pub damaged: AtomicBool,
+}
+
+impl JournalFile {
+    pub fn bytes(&self) -> u64 {
+        self.file.bytes()
+    }
+}
+
+/// A file that holds nothing needed.
+pub(super) struct SpareFile {
+    pub number: u64,
+    pub file: Arc<dyn HomeFile>,
+}
+
+pub(super) struct Shared {
+    pub home: Arc<dyn JournalHome>,
+    pub config: JournalConfig,
+    pub ring: RwLock<Ring>,
+    pub durable: AtomicU64,
+    pub end: AtomicU64,
+    pub stats: Mutex<CommitStats>,
+    /// Sorted by start; the last one is being written.
+    pub files: RwLock<Vec<Arc<JournalFile>>>,
+    pub inbox: Mutex<Inbox>,
+    pub arrived: Condvar,
+    pub spares: Mutex<Spares>,
+    pub spares_changed: Condvar,
+    released: AtomicU64,
+    queued_bytes: AtomicU64,
+    obtainable: AtomicU64,
+}
+
+#[derive(Default)]
+pub(super) struct Inbox {
+    pub batches: VecDeque<Batch>,
+    pub writer_waits: bool,
+    pub life: Life,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Life {
+    #[default]
+    Open,
+    /// What is in the inbox is still written.
+    Closing,
+    Closed,
+    /// Closed with batches left that found no space.
+    ClosedFull,
+    Abandoned,
+    Failed,
+}
+
+pub(super) struct Spares {
+    pub ready: Vec<SpareFile>,
+    /// Blank files found at start; they are synced before they are used.
+    pub found: Vec<SpareFile>,
+    /// Released, perhaps still held by a reader.
+    pub retiring: Vec<Arc<JournalFile>>,
+    /// Size of file that the writer waits for.
+    pub wanted_bytes: Option<u64>,
+    pub next_number: u64,
+    pub no_space: bool,
+    /// Why a file could not be created, other than for lack of space.
+    pub error: Option<String>,
+    stopped: bool,
+}
+
+impl Shared {
+    pub fn new(
+        home: Arc<dyn JournalHome>,
+        config: JournalConfig,
+        files: Vec<Arc<JournalFile>>,
+        found: Vec<SpareFile>,
+        next_number: u64,
+    ) -> Shared {
+        let spares = Spares {
+            ready: Vec::new(),
+            found,
+            retiring: Vec::new(),
+            wanted_bytes: None,
+            next_number,
+            no_space: false,
+            error: None,
+            stopped: false,
+        };
+        let shared = Shared {
+            ring: RwLock::new(Ring::new(config.ring_bytes)),
+            home,
+            config,
+            durable: AtomicU64::new(0),
+            end: AtomicU64::new(0),
+            stats: Mutex::default(),
+            files: RwLock::new(files),
+            inbox: Mutex::default(),
+            arrived: Condvar::new(),
+            spares: Mutex::new(spares),
+            spares_changed: Condvar::new(),
+            released: AtomicU64::new(0),
+            queued_bytes: AtomicU64::new(0),
+            obtainable: AtomicU64::new(0),
+        };
+        shared.look_at_free_space();
+        shared
+    }
+
+    pub fn submit(&self, batch: Batch) {
+        let mut inbox = self.inbox.lock();
+        if inbox.life != Life::Open {
+            return;
+        }
+        self.queued_bytes.fetch_add(batch.bytes(), Ordering::Relaxed);
+        inbox.batches.push_back(batch);
+        if inbox.writer_waits {
+            inbox.writer_waits = false;
+            drop(inbox);
+            self.arrived.notify_one();
+        }
+    }
+
+    pub fn has_failed(&self) -> bool {
+        self.inbox.lock().life == Life::Failed
+    }
+
+    pub fn begin_close(&self) {
+        self.turn(Life::Closing);
+    }
+
+    pub fn abandon(&self) {
+        self.turn(Life::Abandoned);
+    }
+
+    /// Ends the life as `life` says, unless it has ended already.
+    pub fn turn(&self, life: Life) {
+        let mut inbox = self.inbox.lock();
+        if matches!(inbox.life, Life::Open | Life::Closing) {
+            inbox.life = life;
+        }
+        if life != Life::Closing {
+            inbox.batches.clear();
+        }
+        drop(inbox);
+        self.arrived.notify_all();
+        let _spares = self.spares.lock();
+        self.spares_changed.notify_all();
+    }
+
+    pub fn close_outcome(&self) -> Result<(), CloseError> {
+        match self.inbox.lock().life {
+            Life::Closed => Ok(()),
+            Life::ClosedFull => Err(CloseError::NoSpace),
+            _ => Err(CloseError::Stopped),
+        }
+    }
+
+    pub fn taken(&self, bytes: u64) {
+        self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    pub fn oldest(&self) -> Lsn {
+        let first = self.files.read().first().map_or(0, |file| file.start);
+        Lsn(first.max(self.released.load(Ordering::Relaxed)))
+    }
+
+    /// Takes files out of the table, from where no reader can find them any more.
+    pub fn release(&self, below: Lsn) {
+        self.released.fetch_max(below.0, Ordering::Relaxed);
+        let mut files = self.files.write();
+        let keep_from = files.len().saturating_sub(1);
+        let count =
+            files[..keep_from].iter().take_while(|file| file.end.load(Ordering::Acquire) <= below.0).count();
+        let retiring: Vec<_> = files.drain(..count).collect();
+        drop(files);
+        if !retiring.is_empty() {
+            self.spares.lock().retiring.extend(retiring);
+            self.spares_changed.notify_all();
+        }
+    }
+
+    pub fn room(&self) -> u64 {
+        let current = match self.files.read().last() {
+            Some(file) => (file.start + file.bytes()).saturating_sub(self.end.load(Ordering::Acquire)),
+            None => 0,
+        };
+        if self.config.drive == super::Drive::Steps {
+            self.look_at_free_space();
+        }
+        let spares = self.spares.lock();
+        let ready: u64 = spares.ready.iter().map(|spare| spare.file.bytes() - FILE_HEADER_BYTES).sum();
+        let obtainable = if spares.no_space { 0 } else { self.obtainable.load(Ordering::Relaxed) };
+        drop(spares);
+        let waiting = self.queued_bytes.load(Ordering::Relaxed);
+        current.saturating_add(ready).saturating_add(obtainable).saturating_sub(waiting)
+    }
+
+    /// Reads a record from the file that holds it.
+    pub fn read_file(&self, lsn: Lsn) -> Result<Stored, ReadError> {
+        let Some(file) = self.file_of(lsn) else {
+            return Err(if lsn < self.oldest() { ReadError::Released(lsn) } else { ReadError::Absent(lsn) });
+        };
+        let left = file.end.load(Ordering::Acquire).saturating_sub(lsn.0);
+        let position = lsn.0 - file.start;
+        if left < RECORD_HEADER_BYTES as u64 || position < FILE_HEADER_BYTES {
+            return Err(ReadError::Absent(lsn));
+        }
+        let first = FIRST_READ_BYTES.min(usize::try_from(left).unwrap_or(usize::MAX));
+        let mut bytes = vec![0; first];
+        let damaged = || ReadError::Damaged { lsn, file: file.number };
+        if file.file.read_at(position, &mut bytes)? < first {
+            return Err(damaged());
+        }
+        let header = RecordHeader::decode(&bytes).ok_or_else(damaged)?;
+        if header.lsn != lsn.0 || header.nonce != file.nonce {
+            return Err(ReadError::Absent(lsn));
+        }
+        // The length is not verified yet: it may ask for no more than the file holds.
+        let content = header.content_bytes();
+        if content > left || !header.lengths_are_sound() {
+            return Err(damaged());
+        }
+        let content = content as usize;
+        if content > first {
+            bytes.resize(content, 0);
+            if file.file.read_at(position + first as u64, &mut bytes[first..])? < content - first {
+                return Err(damaged());
+            }
+        }
+        let record = PlacedRecord::decode(&bytes, lsn, file.nonce).ok_or_else(damaged)?;
+        let head_end = RECORD_HEADER_BYTES + record.head.len();
+        let shard = record.header.shard;
+        bytes.truncate(content);
+        let bytes = Bytes::from(bytes);
+        Ok(Stored { shard, head: bytes.slice(RECORD_HEADER_BYTES..head_end), body: bytes.slice(head_end..) })
+    }
+
+    fn file_of(&self, lsn: Lsn) -> Option<Arc<JournalFile>> {
+        let files = self.files.read();
+        let behind = files.partition_point(|file| file.start <= lsn.0);
+        files.get(behind.checked_sub(1)?).cloned()
+    }
+
+    /// The work of the thread that keeps the next file ready.
+    pub fn tend_files_until_stopped(&self) {
+        loop {
+            self.tend_files();
+            let mut spares = self.spares.lock();
+            if spares.stopped {
+                return;
+            }
+            let wanted = spares.wanted_bytes.unwrap_or(0);
+            let waited_for = wanted > 0 && !spares.ready.iter().any(|spare| spare.file.bytes() >= wanted);
+            if waited_for && !spares.no_space && spares.error.is_none() {
+                continue;
+            }
+            self.spares_changed.wait_for(&mut spares, TEND_INTERVAL);
+            if spares.stopped {
+                return;
+            }
+        }
+    }
+
+    pub fn stop_tending(&self) {
+        self.spares.lock().stopped = true;
+        self.spares_changed.notify_all();
+    }
+
+    /// Reuses or removes released files, and prepares one if none is ready.
+    pub fn tend_files(&self) {
+        self.look_at_free_space();
+        self.retire();
+        self.adopt_found();
+        self.prepare();
+    }
+
+    fn look_at_free_space(&self) {
+        let file = self.config.file_bytes;
+        let obtainable = match self.home.free_bytes() {
+            // Whole files only: a part of one cannot be had.
+            Some(free) => free.saturating_sub(self.config.reserve_bytes) / file * file,
+            None => file,
+        };
+        self.obtainable.store(obtainable, Ordering::Relaxed);
+    }
+
+    fn retire(&self) {
+        let mut spares = self.spares.lock();
+        let mut unneeded = Vec::new();
+        let mut held = Vec::new();
+        for file in std::mem::take(&mut spares.retiring) {
+            // It has left the table, so that the number of holders only falls.
+            if Arc::strong_count(&file) > 1 {
+                held.push(file);
+            } else if file.damaged.load(Ordering::Relaxed)
+                || file.bytes() != self.config.file_bytes
+                || spares.ready.len() >= self.config.spare_files
+            {
+                unneeded.push(file);
+            } else {
+                spares.ready.push(SpareFile { number: file.number, file: file.file.clone() });
+                self.spares_changed.notify_all();
+            }
+        }
+        spares.retiring = held;
+        drop(spares);
+        for file in unneeded {
+            // A file that cannot be removed now is found again, and released again, after the next start.
+            let _ = match file.damaged.load(Ordering::Relaxed) {
+                true => self.home.set_aside(file.number),
+                false => self.home.remove(file.number),
+            };
+        }
+    }
+
+    fn adopt_found(&self) {
+        let found = std::mem::take(&mut self.spares.lock().found);
+        for spare in found {
+            let keep = spare.file.bytes() == self.config.file_bytes && spare.file.sync().is_ok();
+            if keep {
+                self.spares.lock().ready.push(spare);
+                self.spares_changed.notify_all();
+            } else {
+                let _ = self.home.remove(spare.number);
+            }
+        }
+    }
+
+    fn prepare(&self) {
+        let mut spares = self.spares.lock();
+        let bytes = spares.wanted_bytes.unwrap_or(0).max(self.config.file_bytes);
+        if spares.stopped || spares.ready.iter().any(|spare| spare.file.bytes() >= bytes) {
+            spares.no_space = false;
+            return;
+        }
+        let short = |free: u64| free < bytes.saturating_add(self.config.reserve_bytes);
+        if self.home.free_bytes().is_some_and(short) {
+            spares.no_space = true;
+            return;
+        }
+        let number = spares.next_number;
+        spares.next_number += 1;
+        drop(spares);
+        let created = self.home.create(number, bytes);
+        let mut spares = self.spares.lock();
+        spares.no_space = false;
+        match created {
+            Ok(file) => spares.ready.push(SpareFile { number, file }),
+            Err(error) if is_no_space(&error) => spares.no_space = true,
+            Err(error) => spares.error = Some(format!("cannot create a journal file: {error}")),
+        }
+        drop(spares);
+        self.spares_changed.notify_all();
+    }
+}
+
+pub(super) fn is_no_space(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}

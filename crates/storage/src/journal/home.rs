@@ -1,0 +1,127 @@
+//! Where a journal's files live. A directory is the first home; an object store is to be the second.
+
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+
+use crate::disk::{Disk, DiskFile};
+
+/// A place for journal files, which are known by number.
+pub trait JournalHome: Send + Sync {
+    /// Numbers and sizes in bytes of all files.
+    fn list(&self) -> io::Result<Vec<(u64, u64)>>;
+
+    /// Opens an existing file.
+    fn open(&self, number: u64) -> io::Result<Arc<dyn HomeFile>>;
+
+    /// Creates a zero-filled file of `bytes`; when this returns, the file and its name are durable.
+    fn create(&self, number: u64, bytes: u64) -> io::Result<Arc<dyn HomeFile>>;
+
+    /// Removes a file; it may come back if the power is cut.
+    fn remove(&self, number: u64) -> io::Result<()>;
+
+    /// Takes a damaged file out of the list without destroying it.
+    fn set_aside(&self, number: u64) -> io::Result<()>;
+
+    /// Bytes that new files could take; a hint.
+    fn free_bytes(&self) -> Option<u64>;
+}
+
+/// A journal file. Its size never changes.
+pub trait HomeFile: Send + Sync {
+    /// Size in bytes.
+    fn bytes(&self) -> u64;
+
+    /// Fills `buffer` from `position`; returns fewer bytes only at the end of the file.
+    fn read_at(&self, position: u64, buffer: &mut [u8]) -> io::Result<usize>;
+
+    /// Writes all parts one after the other. Positions only grow within one life of a file.
+    fn write_at(&self, position: u64, parts: &[IoSlice<'_>]) -> io::Result<()>;
+
+    /// Makes what was written durable. An error ends the journal.
+    fn sync(&self) -> io::Result<()>;
+}
+
+/// A directory of a [`Disk`].
+pub struct DiskHome {
+    disk: Arc<dyn Disk>,
+    dir: String,
+}
+
+impl DiskHome {
+    /// Uses `dir`, creating it if need be.
+    pub fn open(disk: Arc<dyn Disk>, dir: &str) -> io::Result<DiskHome> {
+        disk.create_dir(dir)?;
+        Ok(DiskHome { disk, dir: dir.to_owned() })
+    }
+
+    fn path(&self, number: u64) -> String {
+        format!("{}/{number:016x}.journal", self.dir)
+    }
+}
+
+impl JournalHome for DiskHome {
+    fn list(&self) -> io::Result<Vec<(u64, u64)>> {
+        let entries = self.disk.list(&self.dir)?;
+        let numbered = entries.iter().filter_map(|entry| Some((number_of(&entry.name)?, entry.bytes)));
+        Ok(numbered.collect())
+    }
+
+    fn open(&self, number: u64) -> io::Result<Arc<dyn HomeFile>> {
+        let file = self.disk.open(&self.path(number))?;
+        Ok(Arc::new(DiskHomeFile { bytes: file.size()?, file }))
+    }
+
+    fn create(&self, number: u64, bytes: u64) -> io::Result<Arc<dyn HomeFile>> {
+        let path = self.path(number);
+        let file = self.disk.create(&path)?;
+        let filled = file.allocate(bytes).and_then(|()| file.sync_data());
+        if let Err(error) = filled.and_then(|()| self.disk.sync_dir(&self.dir)) {
+            // Best effort: what stays behind is a blank file, which the next start removes.
+            let _ = self.disk.remove(&path);
+            return Err(error);
+        }
+        Ok(Arc::new(DiskHomeFile { bytes, file }))
+    }
+
+    fn remove(&self, number: u64) -> io::Result<()> {
+        self.disk.remove(&self.path(number))
+    }
+
+    fn set_aside(&self, number: u64) -> io::Result<()> {
+        let aside = format!("{}/{number:016x}.damaged", self.dir);
+        self.disk.rename(&self.path(number), &aside)?;
+        self.disk.sync_dir(&self.dir)
+    }
+
+    fn free_bytes(&self) -> Option<u64> {
+        self.disk.free_bytes()
+    }
+}
+
+struct DiskHomeFile {
+    bytes: u64,
+    file: Arc<dyn DiskFile>,
+}
+
+impl HomeFile for DiskHomeFile {
+    fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    fn read_at(&self, position: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        self.file.read_at(position, buffer)
+    }
+
+    fn write_at(&self, position: u64, parts: &[IoSlice<'_>]) -> io::Result<()> {
+        self.file.write_at(position, parts)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+}
+
+fn number_of(name: &str) -> Option<u64> {
+    let digits = name.strip_suffix(".journal").filter(|digits| digits.len() == 16)?;
+    u64::from_str_radix(digits, 16).ok()
+}

@@ -1,0 +1,393 @@
+//! Opening a journal: finds its files, replays what is readable, decides what is tail and what is damage.
+//!
+//! The rule: what lies at or above every durable position that any readable header names may never have reached the
+//! disk, and is cut at the first byte that does not read. What lies below is reported and stepped over. A cut is
+//! final: the next file's header names where the content before it ends, and its LSNs lie above all that the cut
+//! tail can have used.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+
+use super::files::{JournalFile, Shared, SpareFile, is_no_space};
+use super::format::{FILE_HEADER_BYTES, FORMAT_VERSION, FileHeader, FileHeaderState};
+use super::scan::{self, Extent, FileScan};
+use super::writer::Start;
+use super::{HomeFile, JournalConfig, JournalHome, Lsn, OpenError, RecordRef};
+use crate::Random;
+
+/// Files start at multiples of this many bytes, so that an LSN's place in its file is easy to see.
+const START_ALIGN: u64 = 4096;
+
+/// What was found when the journal was opened.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RecoveryReport {
+    /// The journal had been closed, not merely left.
+    pub clean_shutdown: bool,
+    /// Where the readable content ends. New records get LSNs above it.
+    pub end: Lsn,
+    /// Bytes of an unsynced tail that were recognised as such and dropped.
+    pub cut_bytes: u64,
+    /// Records replayed.
+    pub records: u64,
+    /// What had been durable and cannot be read. The files are kept as `.damaged` once they are released.
+    pub quarantined: Vec<Damage>,
+}
+
+/// A stretch of the journal that cannot be read although it had been durable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// First LSN of the stretch.
+    pub from: Lsn,
+    /// LSN behind it.
+    pub to: Lsn,
+    /// Number of the file, as in its name; `None` if the file is missing.
+    pub file: Option<u64>,
+    /// What was there.
+    pub kind: DamageKind,
+    /// The shard that the damaged record names, if that much can be read; it is not verified.
+    pub shard: Option<u16>,
+}
+
+/// What a damaged stretch was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DamageKind {
+    /// The start of a file; its records were found without it.
+    FileHeader,
+    /// The start of a frame; its records, where readable, were replayed.
+    FrameHeader,
+    /// Readable records that were joined with an unreadable one, and are therefore not replayed.
+    JoinedRecords,
+    /// A file, or the end of one, that is not there.
+    Missing,
+    /// Records.
+    Records,
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match self.kind {
+            DamageKind::FileHeader => "damaged file header",
+            DamageKind::FrameHeader => "damaged frame header",
+            DamageKind::JoinedRecords => "records joined with a damaged one",
+            DamageKind::Missing => "missing content",
+            DamageKind::Records => "damaged records",
+        };
+        write!(f, "{what} at LSN {} to {}", self.from, self.to)?;
+        if let Some(file) = self.file {
+            write!(f, " in journal file {file:016x}")?;
+        }
+        match self.shard {
+            Some(shard) => write!(f, " of shard {shard}"),
+            None => Ok(()),
+        }
+    }
+}
+
+pub(super) type Replay<'a> = dyn FnMut(Lsn, RecordRef<'_>) + 'a;
+
+/// Opens the files, replays, and begins a new file behind what was found.
+pub(super) fn recover(
+    home: Arc<dyn JournalHome>,
+    config: JournalConfig,
+    from: Lsn,
+    replay: &mut Replay<'_>,
+) -> Result<(Arc<Shared>, Start, RecoveryReport), OpenError> {
+    let mut found = Found::list(&*home)?;
+    let mut report = RecoveryReport::default();
+    let tail = found.replay(from, replay, &mut report)?;
+    found.complete_last_header()?;
+    if let Some(last) = found.files.last() {
+        // What was replayed is about to be acted upon: it must not be lost now.
+        last.file.sync().map_err(|error| io_error("sync", last.number, error))?;
+    }
+    report.end = Lsn(tail.end.max(from.0));
+    let header = found.next_header(tail.end, from, config.nonce_seed);
+    let begun = found.begin_file(&*home, &config, &header)?;
+    let nonces = Random::new(header.nonce);
+    let start = Start { file: begun.clone(), sequence: tail.sequence.wrapping_add(1), nonces };
+    let mut files: Vec<_> = found.files.into_iter().map(FoundFile::into_file).collect();
+    files.push(begun);
+    let shared = Shared::new(home, config, files, found.blanks, found.next_number);
+    Ok((Arc::new(shared), start, report))
+}
+
+/// Reads one file's bytes as recovery would, for fuzzing.
+pub(crate) fn scan_bytes(bytes: &[u8], replay: &mut Replay<'_>) -> RecoveryReport {
+    let mut report = RecoveryReport::default();
+    let file: Arc<dyn HomeFile> = Arc::new(scan::Snapshot(bytes.to_vec()));
+    let Ok(Some(found)) = FoundFile::open(0, file) else { return report };
+    let mut found = Found { files: vec![found], ..Found::default() };
+    if let Ok(tail) = found.replay(Lsn(0), replay, &mut report) {
+        report.end = Lsn(tail.end);
+    }
+    report
+}
+
+/// The files of a home, sorted by start.
+#[derive(Default)]
+struct Found {
+    files: Vec<FoundFile>,
+    blanks: Vec<SpareFile>,
+    next_number: u64,
+    /// Size of the largest file, used or not.
+    largest: u64,
+}
+
+struct FoundFile {
+    number: u64,
+    file: Arc<dyn HomeFile>,
+    nonce: u64,
+    start: u64,
+    /// What the header says of the file before; `None` if the header is lost.
+    previous: Option<Previous>,
+    /// LSN behind what is readable, once replayed.
+    end: u64,
+    damaged: bool,
+}
+
+#[derive(Clone, Copy)]
+struct Previous {
+    start: u64,
+    end: u64,
+}
+
+/// Where the journal's content ends.
+struct Tail {
+    end: u64,
+    sequence: u64,
+}
+
+impl Found {
+    fn list(home: &dyn JournalHome) -> Result<Found, OpenError> {
+        let listed =
+            home.list().map_err(|error| OpenError::Io { action: "list journal files".into(), error })?;
+        let mut found = Found::default();
+        for (number, bytes) in listed {
+            found.next_number = found.next_number.max(number.saturating_add(1));
+            found.largest = found.largest.max(bytes);
+            let file = home.open(number).map_err(|error| io_error("open", number, error))?;
+            match FoundFile::open(number, file.clone())? {
+                Some(file) => found.files.push(file),
+                None => found.blanks.push(SpareFile { number, file }),
+            }
+        }
+        found.files.sort_by_key(|file| file.start);
+        match found.files.windows(2).find(|pair| pair[0].start == pair[1].start) {
+            Some(pair) => Err(OpenError::Conflict {
+                first: pair[0].number,
+                second: pair[1].number,
+                start: Lsn(pair[0].start),
+            }),
+            None => Ok(found),
+        }
+    }
+
+    fn replay(
+        &mut self,
+        from: Lsn,
+        replay: &mut Replay<'_>,
+        report: &mut RecoveryReport,
+    ) -> Result<Tail, OpenError> {
+        let mut tail = Tail { end: self.files.first().map_or(0, |file| file.start), sequence: 0 };
+        // Content below the first file was released, or is missing if the caller still asks for it.
+        let mut expected = from.0;
+        for index in 0..self.files.len() {
+            let file = &self.files[index];
+            let missing_to = match file.previous {
+                Some(previous) => previous.end,
+                None => file.start,
+            };
+            let follows = index > 0
+                && file.previous.is_none_or(|previous| previous.start == self.files[index - 1].start);
+            if !follows && expected < missing_to {
+                let (from, to) = (Lsn(expected), Lsn(missing_to));
+                report.quarantined.push(Damage {
+                    from,
+                    to,
+                    file: None,
+                    kind: DamageKind::Missing,
+                    shard: None,
+                });
+            }
+            let extent = self.extent(index);
+            let is_last = index + 1 == self.files.len();
+            let file = &mut self.files[index];
+            if !is_last && extent.limit <= from.0 {
+                file.end = extent.limit;
+                tail.end = extent.limit;
+                continue;
+            }
+            let before = report.quarantined.len();
+            let mut scan = FileScan::new(&*file.file, file.number, file.nonce, extent, from);
+            if file.previous.is_none() {
+                // In the last file the header may merely not have arrived, like all of the tail.
+                let proven = scan.is_proven(file.start);
+                if !is_last || index == 0 || proven.map_err(|error| io_error("read", file.number, error))? {
+                    report.quarantined.push(file.lost_header());
+                }
+            }
+            let end = scan.run(replay, report).map_err(|error| io_error("read", file.number, error))?;
+            file.damaged = report.quarantined.len() > before;
+            file.end = end.lsn;
+            // An empty file adds nothing to what its predecessor ended with.
+            if end.lsn > file.start + FILE_HEADER_BYTES || index == 0 {
+                tail.end = end.lsn;
+            }
+            tail.sequence = tail.sequence.max(end.sequence);
+            expected = expected.max(end.lsn);
+            if is_last {
+                report.clean_shutdown = end.clean;
+            }
+        }
+        // An empty last file lies above its predecessor's end; a checkpoint may lie in between.
+        let reached = self.files.last().map_or(0, |last| last.end);
+        if reached < from.0 {
+            let (from, to) = (Lsn(tail.end), from);
+            report.quarantined.push(Damage { from, to, file: None, kind: DamageKind::Missing, shard: None });
+        }
+        Ok(tail)
+    }
+
+    /// Writes the header that the last file's unsynced tail lacks. A damaged file is left as it is.
+    fn complete_last_header(&self) -> Result<(), OpenError> {
+        let [.., before, last] = &self.files[..] else { return Ok(()) };
+        if last.previous.is_some() || last.damaged {
+            return Ok(());
+        }
+        let header = FileHeader {
+            nonce: last.nonce,
+            start: last.start,
+            previous_end: before.end,
+            previous_start: before.start,
+        };
+        let written = last.file.write_at(0, &[io::IoSlice::new(&header.encode())]);
+        written.map_err(|error| io_error("complete", last.number, error))
+    }
+
+    /// How far a file's content goes, as far as the files behind it tell.
+    fn extent(&self, index: usize) -> Extent {
+        let file = &self.files[index];
+        let size_end = file.start.saturating_add(file.file.bytes());
+        let Some(next) = self.files.get(index + 1) else {
+            return Extent { start: file.start, limit: size_end, proven: 0, exact: false };
+        };
+        match next.previous {
+            Some(previous) if previous.start == file.start => {
+                Extent { start: file.start, limit: previous.end, proven: previous.end, exact: true }
+            }
+            // The file between, or its header, is lost. What is here was durable before that one began.
+            Some(previous) => {
+                let limit = size_end.min(previous.start.max(file.start));
+                Extent { start: file.start, limit, proven: previous.start, exact: false }
+            }
+            None => {
+                let limit = size_end.min(next.start);
+                Extent { start: file.start, limit, proven: next.start, exact: false }
+            }
+        }
+    }
+
+    /// The header of the file that this start begins. Its start lies above every LSN that can ever have been given
+    /// out: the last file may have been full, and another one begun behind it whose header was lost.
+    fn next_header(&self, end: u64, from: Lsn, seed: u64) -> FileHeader {
+        let used = match self.files.last() {
+            Some(last) => last.start.saturating_add(last.file.bytes()).saturating_add(self.largest),
+            None => from.0,
+        };
+        let start = used.max(from.0).max(end).next_multiple_of(START_ALIGN);
+        let (previous_start, previous_end) = match self.files.last() {
+            Some(last) => (last.start, last.end.max(last.start)),
+            None => (from.0, from.0),
+        };
+        let nonce = Random::new(seed ^ Random::new(start).next_u64()).next_u64();
+        FileHeader { nonce, start, previous_end, previous_start }
+    }
+
+    /// Writes the header and syncs it: from here on the cut is final.
+    fn begin_file(
+        &mut self,
+        home: &dyn JournalHome,
+        config: &JournalConfig,
+        header: &FileHeader,
+    ) -> Result<Arc<JournalFile>, OpenError> {
+        let spare = self.first_file(home, config.first_file_bytes)?;
+        let block = header.encode();
+        let written = spare.file.write_at(0, &[io::IoSlice::new(&block)]);
+        written.and_then(|()| spare.file.sync()).map_err(|error| io_error("begin", spare.number, error))?;
+        Ok(Arc::new(JournalFile {
+            number: spare.number,
+            file: spare.file,
+            nonce: header.nonce,
+            start: header.start,
+            end: AtomicU64::new(header.start + FILE_HEADER_BYTES),
+            damaged: AtomicBool::new(false),
+        }))
+    }
+
+    fn first_file(&mut self, home: &dyn JournalHome, bytes: u64) -> Result<SpareFile, OpenError> {
+        let number = self.next_number;
+        self.next_number += 1;
+        match home.create(number, bytes) {
+            Ok(file) => Ok(SpareFile { number, file }),
+            Err(error) if is_no_space(&error) => {
+                let usable = self.blanks.iter().position(|blank| blank.file.bytes() >= bytes);
+                let index = usable.ok_or(OpenError::NoSpace { bytes })?;
+                Ok(self.blanks.swap_remove(index))
+            }
+            Err(error) => Err(io_error("create", number, error)),
+        }
+    }
+}
+
+impl FoundFile {
+    /// Reads a file's header; `None` if the file holds nothing of a journal.
+    fn open(number: u64, file: Arc<dyn HomeFile>) -> Result<Option<FoundFile>, OpenError> {
+        let failed = |error| io_error("read", number, error);
+        let mut block = vec![0; FILE_HEADER_BYTES as usize];
+        let read = file.read_at(0, &mut block).map_err(failed)?;
+        block.truncate(read);
+        let (nonce, start, previous) = match FileHeader::decode(&block) {
+            FileHeaderState::Valid(header) => {
+                let previous = Previous { start: header.previous_start, end: header.previous_end };
+                (header.nonce, header.start, Some(previous))
+            }
+            FileHeaderState::OtherVersion(found) => {
+                return Err(OpenError::Version { file: number, found, supported: FORMAT_VERSION });
+            }
+            FileHeaderState::Blank | FileHeaderState::Damaged => {
+                match scan::first_frame(&*file).map_err(failed)? {
+                    Some((position, frame)) => (frame.nonce, frame.lsn - position, None),
+                    None => return Ok(None),
+                }
+            }
+        };
+        Ok(Some(FoundFile { number, file, nonce, start, previous, end: start, damaged: false }))
+    }
+
+    fn lost_header(&self) -> Damage {
+        Damage {
+            from: Lsn(self.start),
+            to: Lsn(self.start + FILE_HEADER_BYTES),
+            file: Some(self.number),
+            kind: DamageKind::FileHeader,
+            shard: None,
+        }
+    }
+
+    fn into_file(self) -> Arc<JournalFile> {
+        Arc::new(JournalFile {
+            number: self.number,
+            file: self.file,
+            nonce: self.nonce,
+            start: self.start,
+            end: AtomicU64::new(self.end),
+            damaged: AtomicBool::new(self.damaged),
+        })
+    }
+}
+
+fn io_error(action: &str, number: u64, error: io::Error) -> OpenError {
+    OpenError::Io { action: format!("{action} journal file {number:016x}"), error }
+}

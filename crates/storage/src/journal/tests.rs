@@ -1,0 +1,257 @@
+use std::collections::BTreeMap;
+use std::sync::mpsc;
+
+use super::*;
+use crate::Random;
+use crate::disk::{LocalDisk, SimDisk};
+
+/// A record as a test remembers it.
+type Written = (u64, u16, Vec<u8>, Vec<u8>);
+
+fn config(drive: Drive) -> JournalConfig {
+    JournalConfig {
+        file_bytes: 64 << 10,
+        first_file_bytes: 16 << 10,
+        ring_bytes: 32 << 10,
+        reserve_bytes: 0,
+        frame_bytes: 16 << 10,
+        drive,
+        ..JournalConfig::default()
+    }
+}
+
+struct Opened {
+    journal: Journal,
+    report: RecoveryReport,
+    replayed: Vec<Written>,
+    completions: mpsc::Receiver<Completion>,
+}
+
+fn open(disk: &Arc<dyn Disk>, config: JournalConfig, from: u64) -> Opened {
+    try_open(disk, config, from).unwrap()
+}
+
+fn try_open(disk: &Arc<dyn Disk>, config: JournalConfig, from: u64) -> Result<Opened, OpenError> {
+    let mut replayed = Vec::new();
+    let (sender, completions) = mpsc::channel();
+    let mut replay = |lsn: Lsn, record: RecordRef<'_>| {
+        replayed.push((lsn.0, record.shard, record.head.to_vec(), record.body.to_vec()));
+    };
+    let completed = Box::new(move |completion| {
+        let _ = sender.send(completion);
+    });
+    let (journal, report) =
+        Journal::open(disk.clone(), "journal", config, Lsn(from), &mut replay, completed)?;
+    Ok(Opened { journal, report, replayed, completions })
+}
+
+fn push(batch: &mut Batch, shard: u16, joined: bool, head: &[u8], body: &[u8]) -> u64 {
+    batch.push(shard, joined, &Bytes::copy_from_slice(body), |buffer| buffer.extend_from_slice(head))
+}
+
+#[test]
+fn what_was_synced_is_replayed_and_read_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk: Arc<dyn Disk> = Arc::new(LocalDisk::new(dir.path()));
+    let opened = open(&disk, config(Drive::Threads), 0);
+    let sizes = [0, 1, 7, 4096, 4097, 30_000, 100_000, 3];
+    let mut written: Vec<Written> = Vec::new();
+    for (number, size) in sizes.into_iter().enumerate() {
+        let mut batch = Batch::new(3, number as u64);
+        let body = vec![number as u8; size];
+        let first = push(&mut batch, 1, false, b"first", &body);
+        let second = push(&mut batch, 2, false, b"", b"second");
+        batch.require_sync();
+        opened.journal.submit(batch);
+        let completion = opened.completions.recv().unwrap();
+        assert_eq!((completion.source, completion.number, completion.synced), (3, number as u64, true));
+        written.push((completion.base.0 + first, 1, b"first".to_vec(), body));
+        written.push((completion.base.0 + second, 2, Vec::new(), b"second".to_vec()));
+    }
+    for (lsn, shard, head, body) in &written {
+        let stored = opened.journal.read(Lsn(*lsn)).unwrap();
+        assert_eq!((stored.shard, &stored.head[..], &stored.body[..]), (*shard, &head[..], &body[..]));
+    }
+    opened.journal.close().unwrap();
+    let again = open(&disk, config(Drive::Threads), 0);
+    assert!(again.report.clean_shutdown);
+    assert_eq!(again.report.quarantined, []);
+    assert_eq!(again.replayed, written);
+    for (lsn, shard, head, body) in &written {
+        let stored = again.journal.read(Lsn(*lsn)).unwrap();
+        assert_eq!((stored.shard, &stored.head[..], &stored.body[..]), (*shard, &head[..], &body[..]));
+    }
+}
+
+/// What a crash test knows of the records it has submitted, by LSN.
+#[derive(Default)]
+struct History {
+    synced: BTreeMap<u64, (u16, Vec<u8>, Vec<u8>)>,
+    written: BTreeMap<u64, (u16, Vec<u8>, Vec<u8>)>,
+    /// LSN to the LSN of the record that it is joined with.
+    joined: BTreeMap<u64, u64>,
+    highest: u64,
+}
+
+struct CrashRun {
+    disk: SimDisk,
+    random: Random,
+    history: History,
+    next_number: u64,
+    pending: BTreeMap<u64, Vec<(u64, u16, bool, Vec<u8>, Vec<u8>)>>,
+}
+
+impl CrashRun {
+    fn new(seed: u64) -> CrashRun {
+        CrashRun {
+            disk: SimDisk::new(seed),
+            random: Random::new(!seed),
+            history: History::default(),
+            next_number: 0,
+            pending: BTreeMap::new(),
+        }
+    }
+
+    fn batch(&mut self) -> Batch {
+        let number = self.next_number;
+        self.next_number += 1;
+        let mut batch = Batch::new(1, number);
+        let mut records = Vec::new();
+        let count = 1 + self.random.below(6);
+        for index in 0..count {
+            let size = match self.random.below(20) {
+                0 => self.random.below(20_000),
+                1..4 => self.random.below(5000),
+                _ => self.random.below(200),
+            };
+            let fill = self.random.next_u64() as u8;
+            let body = vec![fill; size as usize];
+            let head = number.to_le_bytes().to_vec();
+            let shard = self.random.below(64) as u16;
+            let joined = index + 1 < count && self.random.chance(1, 3);
+            let distance = push(&mut batch, shard, joined, &head, &body);
+            records.push((distance, shard, joined, head, body));
+        }
+        if self.random.chance(2, 3) {
+            batch.require_sync();
+        }
+        self.pending.insert(number, records);
+        batch
+    }
+
+    fn note(&mut self, completion: Completion) {
+        let Some(records) = self.pending.get(&completion.number) else { return };
+        let mut previous = None;
+        for (distance, shard, joined, head, body) in records {
+            let lsn = completion.base.0 + distance;
+            let value = (*shard, head.clone(), body.clone());
+            if let Some(previous) = previous {
+                self.history.joined.insert(previous, lsn);
+            }
+            previous = joined.then_some(lsn);
+            self.history.highest = self.history.highest.max(lsn);
+            if completion.synced {
+                self.history.synced.insert(lsn, value.clone());
+            }
+            self.history.written.insert(lsn, value);
+        }
+        if completion.synced {
+            self.pending.remove(&completion.number);
+        }
+    }
+
+    /// Opens the journal after a crash and checks what it replays.
+    fn reopen(&mut self, from: u64) -> Option<Opened> {
+        let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
+        let mut config = config(Drive::Steps);
+        config.fatal = Some(Box::new(|_| {}));
+        let opened = try_open(&disk, config, from).ok()?;
+        assert_eq!(opened.report.quarantined, [], "a crash is not damage");
+        let replayed: BTreeMap<u64, _> = opened
+            .replayed
+            .iter()
+            .map(|(lsn, shard, head, body)| (*lsn, (*shard, head.clone(), body.clone())))
+            .collect();
+        assert_eq!(replayed.len(), opened.replayed.len());
+        assert!(opened.replayed.is_sorted_by_key(|record| record.0));
+        for (lsn, record) in self.history.synced.range(from..) {
+            assert_eq!(replayed.get(lsn), Some(record), "synced record at {lsn}");
+        }
+        for (lsn, record) in &replayed {
+            if let Some(written) = self.history.written.get(lsn) {
+                assert_eq!(record, written);
+            } else {
+                // Written by a frame that was cut off before it completed: its content is one that was submitted.
+                let number = u64::from_le_bytes(record.1[..8].try_into().unwrap());
+                let submitted = self.pending.get(&number).unwrap();
+                assert!(
+                    submitted.iter().any(|(_, shard, _, _, body)| (*shard, body) == (record.0, &record.2))
+                );
+            }
+            if let Some(partner) = self.history.joined.get(lsn) {
+                assert!(replayed.contains_key(partner), "half a group at {lsn}");
+            }
+        }
+        // A prefix survives: nothing of what is known to have been written is missing before the last one replayed.
+        if let Some(last) = replayed.keys().next_back() {
+            for lsn in self.history.written.range(from..*last).map(|(lsn, _)| lsn) {
+                assert!(replayed.contains_key(lsn), "hole at {lsn}");
+            }
+        }
+        assert!(opened.journal.end().0 > self.history.highest, "LSN given out twice");
+        // What was replayed is durable from now on, and what was not is gone for good.
+        let survivors: BTreeMap<u64, _> = replayed;
+        self.history.written.retain(|lsn, _| *lsn < from || survivors.contains_key(lsn));
+        self.history.written.extend(survivors.clone());
+        self.history.synced.extend(survivors);
+        self.pending.clear();
+        Some(opened)
+    }
+}
+
+#[test]
+fn crashes_lose_nothing_synced_and_invent_nothing() {
+    for seed in 0..300 {
+        let mut run = CrashRun::new(seed);
+        let mut from = 0;
+        for _life in 0..4 {
+            if run.random.chance(1, 3) {
+                let operations = run.random.below(12);
+                run.disk.cut_power_after(operations);
+            }
+            let Some(opened) = run.reopen(from) else {
+                run.disk.crash();
+                continue;
+            };
+            if run.random.chance(1, 2) {
+                let operations = run.random.below(60);
+                run.disk.cut_power_after(operations);
+            }
+            for _ in 0..run.random.below(40) {
+                for _ in 0..run.random.below(4) {
+                    let batch = run.batch();
+                    opened.journal.submit(batch);
+                }
+                let outcome = opened.journal.step();
+                for completion in opened.completions.try_iter() {
+                    run.note(completion);
+                }
+                if outcome == StepOutcome::Failed {
+                    break;
+                }
+                if run.random.chance(1, 10) {
+                    from = opened.journal.durable().0.max(from);
+                    opened.journal.release(Lsn(from));
+                }
+                if run.random.chance(1, 10) {
+                    opened.journal.step_lazy_sync();
+                    for completion in opened.completions.try_iter() {
+                        run.note(completion);
+                    }
+                }
+            }
+            run.disk.crash();
+        }
+        assert!(run.reopen(from).is_some());
+    }
+}

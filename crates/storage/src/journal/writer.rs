@@ -1,0 +1,369 @@
+//! The one writer: takes what has arrived, writes it as one frame, syncs, completes, goes on.
+
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
+
+use super::batch::PlacedBatch;
+use super::files::{JournalFile, Life, Shared, SpareFile};
+use super::format::{CLEAN, FILE_HEADER_BYTES, FRAME_HEADER_BYTES, FileHeader, FrameHeader};
+use super::{Batch, Completion, Drive, Lsn};
+use crate::Random;
+
+/// What recovery hands to the writer: an empty file whose header is on disk.
+pub(super) struct Start {
+    pub file: Arc<JournalFile>,
+    pub sequence: u64,
+    pub nonces: Random,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    Committed,
+    Idle,
+    NoSpace,
+}
+
+/// Why the writer cannot go on.
+enum Halt {
+    NoSpace,
+    Failed,
+}
+
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    file: Arc<JournalFile>,
+    /// The file's header, until the first frame takes it along.
+    header: Option<Vec<u8>>,
+    sequence: u64,
+    nonces: Random,
+    end: u64,
+    durable: u64,
+    /// The durable position that the last frame names.
+    recorded_durable: u64,
+    /// Written, not yet synced.
+    unsynced: Vec<Completion>,
+    unsynced_since: Option<Instant>,
+    /// Taken from the inbox and waiting for space.
+    held: Vec<Batch>,
+    completed: Box<dyn FnMut(Completion) + Send>,
+    fatal: Option<Box<dyn FnOnce(String) + Send + Sync>>,
+}
+
+impl Writer {
+    pub fn new(
+        shared: Arc<Shared>,
+        start: Start,
+        completed: Box<dyn FnMut(Completion) + Send>,
+        fatal: Option<Box<dyn FnOnce(String) + Send + Sync>>,
+    ) -> Writer {
+        let end = start.file.end.load(Ordering::Acquire);
+        shared.end.store(end, Ordering::Release);
+        shared.durable.store(end, Ordering::Release);
+        Writer {
+            shared,
+            file: start.file,
+            header: None,
+            sequence: start.sequence,
+            nonces: start.nonces,
+            end,
+            durable: end,
+            recorded_durable: end,
+            unsynced: Vec::new(),
+            unsynced_since: None,
+            held: Vec::new(),
+            completed,
+            fatal,
+        }
+    }
+
+    /// The writer thread's life.
+    pub fn run(&mut self) {
+        loop {
+            match self.step() {
+                Step::Committed => {}
+                Step::NoSpace => return,
+                Step::Idle => match self.wait() {
+                    Life::Open => {}
+                    Life::Closing => return self.finish(),
+                    _ => return,
+                },
+            }
+        }
+    }
+
+    /// Commits one frame of what is in the inbox.
+    pub fn step(&mut self) -> Step {
+        let mut batches = std::mem::take(&mut self.held);
+        if batches.is_empty() {
+            self.take_from_inbox(&mut batches);
+        }
+        if batches.is_empty() {
+            return Step::Idle;
+        }
+        match self.commit(&mut batches) {
+            Ok(()) => Step::Committed,
+            Err(Halt::NoSpace) => {
+                self.held = batches;
+                Step::NoSpace
+            }
+            Err(Halt::Failed) => Step::Idle,
+        }
+    }
+
+    /// Syncs what was written, and tells its submitters.
+    pub fn sync(&mut self) {
+        // The reason of a failure has gone to the fatal hook.
+        let _ = self.try_sync();
+    }
+
+    /// Ends the journal's life after a close.
+    pub fn finish(&mut self) {
+        if !self.held.is_empty() || !self.shared.inbox.lock().batches.is_empty() {
+            let _ = self.try_sync();
+            return self.shared.turn(Life::ClosedFull);
+        }
+        let outcome = self.try_sync().and_then(|()| match self.write_frame(Vec::new(), CLEAN, false) {
+            // Nowhere to put the mark: the next start merely reads more.
+            Err(Halt::NoSpace) => Ok(()),
+            outcome => outcome.and_then(|()| self.try_sync()),
+        });
+        if outcome.is_ok() {
+            self.shared.turn(Life::Closed);
+        }
+    }
+
+    fn take_from_inbox(&mut self, batches: &mut Vec<Batch>) {
+        let mut inbox = self.shared.inbox.lock();
+        let mut bytes = 0;
+        while let Some(next) = inbox.batches.front() {
+            if !batches.is_empty() && bytes + next.bytes() > self.shared.config.frame_bytes {
+                break;
+            }
+            bytes += next.bytes();
+            batches.extend(inbox.batches.pop_front());
+        }
+    }
+
+    /// Sleeps until something arrives, syncing what was written lazily when its time has come.
+    fn wait(&mut self) -> Life {
+        let shared = self.shared.clone();
+        let mut inbox = shared.inbox.lock();
+        loop {
+            if inbox.life != Life::Open || !inbox.batches.is_empty() {
+                return inbox.life;
+            }
+            inbox.writer_waits = true;
+            let lazy = shared.config.lazy_sync;
+            let idle_work = self.unsynced_since.is_some() || self.recorded_durable < self.durable;
+            if !idle_work {
+                shared.arrived.wait(&mut inbox);
+            } else {
+                let due = self.unsynced_since.unwrap_or_else(Instant::now) + lazy;
+                if shared.arrived.wait_until(&mut inbox, due).timed_out() {
+                    inbox.writer_waits = false;
+                    drop(inbox);
+                    let _ = self.try_sync().and_then(|()| self.note_durable());
+                    inbox = shared.inbox.lock();
+                }
+            }
+            inbox.writer_waits = false;
+        }
+    }
+
+    fn commit(&mut self, batches: &mut Vec<Batch>) -> Result<(), Halt> {
+        let length: u64 = batches.iter().map(Batch::bytes).sum();
+        let sync = batches.iter().any(|batch| batch.requires_sync);
+        if length > 0 {
+            self.make_room(FRAME_HEADER_BYTES as u64 + length)?;
+        }
+        let batches = std::mem::take(batches);
+        self.shared.taken(length);
+        let mut lsn = self.end + FRAME_HEADER_BYTES as u64;
+        let mut completions = Vec::with_capacity(batches.len());
+        for batch in &batches {
+            let (source, number) = (batch.source, batch.number);
+            completions
+                .push((Completion { source, number, base: Lsn(lsn), synced: false }, batch.requires_sync));
+            lsn += batch.bytes();
+        }
+        if length > 0 {
+            self.write_frame(batches, 0, true)?;
+        }
+        for (completion, requires_sync) in completions {
+            if !requires_sync {
+                (self.completed)(completion);
+            }
+            self.unsynced.push(Completion { synced: true, ..completion });
+        }
+        if !sync && self.shared.config.drive == Drive::Threads {
+            let since = *self.unsynced_since.get_or_insert_with(Instant::now);
+            if since.elapsed() < self.shared.config.lazy_sync {
+                return Ok(());
+            }
+        } else if !sync {
+            return Ok(());
+        }
+        self.try_sync()
+    }
+
+    /// Writes the batches as one frame, and what is in memory of it into the ring.
+    fn write_frame(&mut self, batches: Vec<Batch>, flags: u32, roomy: bool) -> Result<(), Halt> {
+        let length: u64 = batches.iter().map(Batch::bytes).sum();
+        let records: usize = batches.iter().map(Batch::len).sum();
+        let total = FRAME_HEADER_BYTES as u64 + length;
+        if !roomy {
+            self.make_room(total)?;
+        }
+        let mut lsn = self.end + FRAME_HEADER_BYTES as u64;
+        let mut placed: Vec<PlacedBatch> = Vec::with_capacity(batches.len());
+        for batch in batches {
+            let bytes = batch.bytes();
+            placed.push(batch.place(lsn, self.file.nonce));
+            lsn += bytes;
+        }
+        let frame = FrameHeader {
+            sequence: self.sequence,
+            lsn: self.end,
+            nonce: self.file.nonce,
+            length,
+            durable: self.durable,
+            records: records as u32,
+            flags,
+        };
+        let frame = frame.encode();
+        let header = self.header.take();
+        let mut parts: Vec<IoSlice<'_>> = Vec::with_capacity(placed.len() * 2 + 2);
+        parts.extend(header.as_deref().map(IoSlice::new));
+        parts.push(IoSlice::new(&frame));
+        placed.iter().for_each(|batch| batch.parts(|part| parts.push(IoSlice::new(part))));
+        let position = if header.is_some() { 0 } else { self.end - self.file.start };
+        if let Err(error) = self.file.file.write_at(position, &parts) {
+            return Err(self.fail("write to", &error));
+        }
+        self.sequence += 1;
+        self.recorded_durable = self.durable;
+        self.end += total;
+        self.shared.stats.lock().frame(total, records as u64);
+        let dropped = self.shared.ring.write().push(placed.into_iter());
+        drop(dropped);
+        self.file.end.store(self.end, Ordering::Release);
+        self.shared.end.store(self.end, Ordering::Release);
+        Ok(())
+    }
+
+    /// Writes an empty frame that names the durable position, so that damage to what was committed last is told from
+    /// an unsynced tail. It needs no sync: without it nothing is lost but this knowledge.
+    fn note_durable(&mut self) -> Result<(), Halt> {
+        let left = self.file.start + self.file.bytes() - self.end;
+        if self.recorded_durable >= self.durable || left < FRAME_HEADER_BYTES as u64 {
+            self.recorded_durable = self.durable;
+            return Ok(());
+        }
+        self.write_frame(Vec::new(), 0, true)
+    }
+
+    fn try_sync(&mut self) -> Result<(), Halt> {
+        if self.shared.has_failed() {
+            return Err(Halt::Failed);
+        }
+        if self.durable < self.end {
+            if let Err(error) = self.file.file.sync() {
+                return Err(self.fail("sync", &error));
+            }
+            self.shared.stats.lock().syncs += 1;
+            self.durable = self.end;
+            self.shared.durable.store(self.end, Ordering::Release);
+        }
+        self.unsynced_since = None;
+        for completion in self.unsynced.drain(..) {
+            (self.completed)(completion);
+        }
+        Ok(())
+    }
+
+    /// Goes on to the next file if this one cannot take `bytes` more.
+    fn make_room(&mut self, bytes: u64) -> Result<(), Halt> {
+        if self.end + bytes <= self.file.start + self.file.bytes() {
+            return Ok(());
+        }
+        // What a new file's header says of the end of this one must be true before the header can be.
+        self.try_sync()?;
+        let spare = self.next_file(FILE_HEADER_BYTES + bytes)?;
+        let header = FileHeader {
+            nonce: self.nonces.next_u64(),
+            start: self.end,
+            previous_end: self.end,
+            previous_start: self.file.start,
+        };
+        let file = Arc::new(JournalFile {
+            number: spare.number,
+            file: spare.file,
+            nonce: header.nonce,
+            start: header.start,
+            end: AtomicU64::new(header.start + FILE_HEADER_BYTES),
+            damaged: AtomicBool::new(false),
+        });
+        self.header = Some(header.encode());
+        self.end = header.start + FILE_HEADER_BYTES;
+        self.file = file.clone();
+        self.shared.files.write().push(file);
+        self.shared.end.store(self.end, Ordering::Release);
+        self.shared.stats.lock().rotations += 1;
+        Ok(())
+    }
+
+    /// Takes a prepared file of at least `bytes`, waiting for one if need be.
+    fn next_file(&mut self, bytes: u64) -> Result<SpareFile, Halt> {
+        let shared = self.shared.clone();
+        loop {
+            let mut spares = shared.spares.lock();
+            if let Some(index) = spares.ready.iter().position(|spare| spare.file.bytes() >= bytes) {
+                spares.wanted_bytes = None;
+                let spare = spares.ready.swap_remove(index);
+                shared.spares_changed.notify_all();
+                return Ok(spare);
+            }
+            if let Some(error) = spares.error.take() {
+                drop(spares);
+                return Err(self.fail("extend", &io::Error::other(error)));
+            }
+            spares.wanted_bytes = Some(bytes);
+            if shared.config.drive == Drive::Steps {
+                drop(spares);
+                shared.tend_files();
+                let spares = shared.spares.lock();
+                if spares.error.is_none() && !spares.ready.iter().any(|spare| spare.file.bytes() >= bytes) {
+                    return Err(Halt::NoSpace);
+                }
+                continue;
+            }
+            if spares.no_space && shared.inbox.lock().life != Life::Open {
+                drop(spares);
+                shared.turn(Life::ClosedFull);
+                return Err(Halt::NoSpace);
+            }
+            shared.spares_changed.notify_all();
+            shared.spares_changed.wait(&mut spares);
+        }
+    }
+
+    /// Law 8: after a failed write or sync nobody knows what the disk holds; only recovery can find out.
+    fn fail(&mut self, action: &str, error: &io::Error) -> Halt {
+        self.shared.turn(Life::Failed);
+        let message = format!(
+            "cannot {action} journal file {:016x} at LSN {}: {error}; stopping, because what was written last may not be \
+             on disk. Nothing acknowledged is lost; check the disk and start again",
+            self.file.number, self.end
+        );
+        match self.fatal.take() {
+            Some(fatal) => fatal(message),
+            None => {
+                eprintln!("posthaste: {message}");
+                std::process::abort();
+            }
+        }
+        Halt::Failed
+    }
+}
