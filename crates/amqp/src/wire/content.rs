@@ -7,8 +7,8 @@ use super::methods::{ContentMethod, EncodeMethod, Method, MethodId};
 use super::properties::PropertyList;
 use super::reply_code::{Exception, ReplyCode};
 
-/// Body fragments from this size on stay slices of the read buffer; smaller ones are copied together, so that a body
-/// in many tiny frames costs about its own size in memory.
+/// Body fragments from this size on stay slices of the read buffer; smaller ones are copied together, so that
+/// a body in many tiny frames costs about its own size in memory.
 const SHARED_FRAGMENT_OCTETS_MIN: usize = 16 * 1024;
 
 /// A method with all that belongs to it.
@@ -104,8 +104,8 @@ pub enum AssembleError {
 }
 
 impl AssembleError {
-    /// The answer to the peer. All but `BodyTooLarge` close the connection; that one closes the channel, whose
-    /// remaining content frames are to be discarded like everything else on a closing channel.
+    /// The answer to the peer. All but `BodyTooLarge` close the connection; that one closes the channel,
+    /// whose remaining content frames are to be discarded like everything else on a closing channel.
     pub fn exception(self) -> Exception {
         match self {
             Self::BodyExceedsHeader { method } => {

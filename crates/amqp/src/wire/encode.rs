@@ -10,8 +10,8 @@ use super::methods::{EncodeMethod, MethodId};
 use super::short_string::ShortStr;
 use super::writer::Writer;
 
-/// A piece of a body up to this size is copied next to its frame head, which is cheaper than one more slice in a
-/// vectored write.
+/// A piece of a body up to this size is copied next to its frame head, which is cheaper than one more slice
+/// in a vectored write.
 pub const INLINE_BODY_OCTETS_MAX: usize = 4096;
 
 /// Where encoded frames go.
@@ -107,9 +107,9 @@ pub fn encode_method(
     check(out, start, "method", frame_max)
 }
 
-/// Encodes a method, a content header and as many body frames as `frame_max` makes necessary. `properties` is a
-/// property list as [`PropertyList::as_bytes`](super::PropertyList::as_bytes) gives it; the body is the pieces one
-/// after the other.
+/// Encodes a method, a content header and as many body frames as `frame_max` makes necessary. `properties` is
+/// a property list as [`PropertyList::as_bytes`](super::PropertyList::as_bytes) gives it; the body is the
+/// pieces one after the other.
 ///
 /// # Errors
 /// The properties do not fit a frame.

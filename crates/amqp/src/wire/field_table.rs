@@ -1,5 +1,5 @@
-//! Field tables and arrays, with the type tags that RabbitMQ and its clients use (which differ from the printed
-//! specification: <https://www.rabbitmq.com/amqp-0-9-1-errata.html#section_3>).
+//! Field tables and arrays, with the type tags that RabbitMQ and its clients use (which differ from the
+//! printed specification: <https://www.rabbitmq.com/amqp-0-9-1-errata.html#section_3>).
 
 use std::fmt;
 
@@ -12,8 +12,8 @@ use super::writer::Writer;
 /// How deep tables and arrays may be nested. Clients in the field stay below ten.
 pub const TABLE_DEPTH_MAX: usize = 64;
 
-/// How many values a table, with all that is nested in it, may have. An octet of the wire can become a value of 40
-/// octets in memory; this bounds what one frame can claim.
+/// How many values a table, with all that is nested in it, may have. An octet of the wire can become a value
+/// of 40 octets in memory; this bounds what one frame can claim.
 pub const TABLE_VALUES_MAX: usize = 65_536;
 
 /// A field table. Keeps the order of its fields, and fields of the same name.

@@ -1,6 +1,9 @@
-//! The methods of AMQP 0-9-1 with RabbitMQ's extensions: one struct each, with the specification's field names.
+//! The methods of AMQP 0-9-1 with RabbitMQ's extensions: one struct each, with the specification's field
+//! names.
 //!
 //! Reserved fields (the ticket, and `reserved-n`) are read, ignored, and written as zero or empty.
+//!
+//! One long file, because it is one table: the specification's classes, ids and fields.
 
 use bytes::Bytes;
 
@@ -57,7 +60,7 @@ trait Field: Default {
 }
 
 /// A method made of fields; every method frame ends with its last field.
-pub(super) trait ReadFields: Sized {
+trait ReadFields: Sized {
     fn read_fields(reader: &mut Reader<'_>) -> Result<Self, FieldError>;
 }
 

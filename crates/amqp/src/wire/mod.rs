@@ -1,15 +1,15 @@
 //! The AMQP 0-9-1 codec, in both directions: no I/O, no clock, no broker.
 //!
-//! Inbound: [`ProtocolHeader::read`], then [`FrameReader`] takes frames out of a read buffer, and one [`Assembler`]
-//! per channel makes a [`Command`] of a method and the content frames that follow it. Strings, property lists and
-//! bodies are slices of the read buffer, so whoever keeps one for long copies it out first
+//! Inbound: [`ProtocolHeader::read`], then [`FrameReader`] takes frames out of a read buffer, and one
+//! [`Assembler`] per channel makes a [`Command`] of a method and the content frames that follow it. Strings,
+//! property lists and bodies are slices of the read buffer, so whoever keeps one for long copies it out first
 //! ([`ShortString::detached`]).
 //!
-//! Outbound: [`encode_method`], [`encode_content`] and friends append to an [`Output`], which keeps large bodies as
-//! shared chunks for vectored writes.
+//! Outbound: [`encode_method`], [`encode_content`] and friends append to an [`Output`], which keeps large
+//! bodies as shared chunks for vectored writes.
 //!
-//! Every fault of the peer is a variant of [`FrameError`] or [`AssembleError`], and knows the [`Exception`] that
-//! answers it.
+//! Every fault of the peer is a variant of [`FrameError`] or [`AssembleError`], and knows the [`Exception`]
+//! that answers it.
 
 mod content;
 mod encode;

@@ -24,14 +24,20 @@ const CLUSTER_ID: u16 = 1 << 2;
 /// More flags follow, which class basic does not need; and a fifteenth property, which it does not have.
 const UNKNOWN: u16 = 0b11;
 
-/// The property list of a content header, byte for byte as it came: flags, then the values that are present, in the
-/// order of the fields of [`BasicProperties`].
+/// The property list of a content header, byte for byte as it came: flags, then the values that are present,
+/// in the order of the fields of [`BasicProperties`].
 ///
-/// Its outline was checked when it was parsed, so the accessors cannot fail; only the inside of the headers table is
-/// first looked at by [`PropertyList::headers`] and [`PropertyList::decode`].
+/// Its outline was checked when it was parsed, so the accessors cannot fail; only the inside of the headers
+/// table is first looked at by [`PropertyList::headers`] and [`PropertyList::decode`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PropertyList {
     raw: Bytes,
+    outline: Outline,
+}
+
+/// What was found out while a property list was checked.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Outline {
     flags: u16,
     delivery_mode: u8,
     priority: u8,
@@ -41,24 +47,14 @@ impl PropertyList {
     /// # Errors
     /// Unknown flags, or values that do not end where `raw` ends.
     pub fn parse(raw: Bytes) -> Result<Self, FieldError> {
-        let mut reader = Reader::new(&raw, &raw);
-        let flags = reader.u16()?;
-        if flags & UNKNOWN != 0 {
-            return Err(FieldError::UnknownPropertyFlags { flags });
-        }
-        let (mut delivery_mode, mut priority) = (0, 0);
-        let mut left = flags;
-        while left != 0 {
-            let flag = highest(left);
-            left &= !flag;
-            match (flag, skip(flag, &mut reader)?) {
-                (DELIVERY_MODE, &[octet]) => delivery_mode = octet,
-                (PRIORITY, &[octet]) => priority = octet,
-                _ => {}
-            }
-        }
-        reader.finish()?;
-        Ok(Self { raw, flags, delivery_mode, priority })
+        let outline = Outline::of(&raw)?;
+        Ok(Self { raw, outline })
+    }
+
+    /// `outline` is that of `raw`.
+    #[inline]
+    pub(super) fn with_outline(raw: Bytes, outline: Outline) -> Self {
+        Self { raw, outline }
     }
 
     /// The list as it came, for encoding and for storing.
@@ -69,12 +65,12 @@ impl PropertyList {
     /// A copy that does not keep the read buffer alive.
     #[must_use]
     pub fn detached(&self) -> Self {
-        Self { raw: Bytes::copy_from_slice(&self.raw), ..*self }
+        Self { raw: Bytes::copy_from_slice(&self.raw), outline: self.outline }
     }
 
     /// 1 for transient, 2 for persistent.
     pub fn delivery_mode(&self) -> Option<u8> {
-        self.has(DELIVERY_MODE).then_some(self.delivery_mode)
+        self.has(DELIVERY_MODE).then_some(self.outline.delivery_mode)
     }
 
     /// `delivery_mode` is 2. RabbitMQ takes everything else for transient.
@@ -83,7 +79,7 @@ impl PropertyList {
     }
 
     pub fn priority(&self) -> Option<u8> {
-        self.has(PRIORITY).then_some(self.priority)
+        self.has(PRIORITY).then_some(self.outline.priority)
     }
 
     /// Time to live in milliseconds, as decimal digits; not checked.
@@ -162,7 +158,7 @@ impl PropertyList {
     }
 
     fn has(&self, flag: u16) -> bool {
-        self.flags & flag != 0
+        self.outline.flags & flag != 0
     }
 
     fn short_string(&self, flag: u16) -> Option<ShortStr<'_>> {
@@ -174,12 +170,12 @@ impl PropertyList {
         if !self.has(wanted) {
             return None;
         }
-        let mut reader = Reader::new(&self.raw, self.raw.get(2..)?);
-        let mut left = self.flags;
+        let mut rest = self.raw.get(2..)?;
+        let mut left = self.outline.flags;
         while left != 0 {
             let flag = highest(left);
             left &= !flag;
-            let value = skip(flag, &mut reader).ok()?;
+            let value = take(flag, &mut rest)?;
             if flag == wanted {
                 return Some(value);
             }
@@ -188,10 +184,36 @@ impl PropertyList {
     }
 }
 
+impl Outline {
+    #[inline]
+    pub(super) fn of(list: &[u8]) -> Result<Self, FieldError> {
+        let (&flags, mut rest) = list.split_first_chunk().ok_or(FieldError::Truncated)?;
+        let flags = u16::from_be_bytes(flags);
+        if flags & UNKNOWN != 0 {
+            return Err(FieldError::UnknownPropertyFlags { flags });
+        }
+        let mut outline = Self { flags, ..Self::default() };
+        let mut left = flags;
+        while left != 0 {
+            let flag = highest(left);
+            left &= !flag;
+            match (flag, take(flag, &mut rest).ok_or(FieldError::Truncated)?) {
+                (DELIVERY_MODE, &[octet]) => outline.delivery_mode = octet,
+                (PRIORITY, &[octet]) => outline.priority = octet,
+                _ => {}
+            }
+        }
+        match rest.len() {
+            0 => Ok(outline),
+            octets => Err(FieldError::TrailingOctets { octets }),
+        }
+    }
+}
+
 /// No properties.
 impl Default for PropertyList {
     fn default() -> Self {
-        Self { raw: Bytes::from_static(&[0, 0]), flags: 0, delivery_mode: 0, priority: 0 }
+        Self { raw: Bytes::from_static(&[0, 0]), outline: Outline::default() }
     }
 }
 
@@ -199,12 +221,9 @@ impl From<&BasicProperties> for PropertyList {
     fn from(properties: &BasicProperties) -> Self {
         let mut raw = BytesMut::new();
         let flags = properties.write(&mut Writer::new(&mut raw));
-        Self {
-            raw: raw.freeze(),
-            flags,
-            delivery_mode: properties.delivery_mode.unwrap_or_default(),
-            priority: properties.priority.unwrap_or_default(),
-        }
+        let delivery_mode = properties.delivery_mode.unwrap_or_default();
+        let outline = Outline { flags, delivery_mode, priority: properties.priority.unwrap_or_default() };
+        Self { raw: raw.freeze(), outline }
     }
 }
 
@@ -291,16 +310,24 @@ fn highest(flags: u16) -> u16 {
     1 << flags.checked_ilog2().unwrap_or_default()
 }
 
-/// Takes the value of one property, without its length.
+/// Takes the value of one property, without its length; none if it is not all there.
 #[inline]
-fn skip<'a>(flag: u16, reader: &mut Reader<'a>) -> Result<&'a [u8], FieldError> {
-    match flag {
-        DELIVERY_MODE | PRIORITY => reader.take(1),
-        TIMESTAMP => reader.take(8),
-        HEADERS => reader.long_string_octets(),
-        _ => {
-            let octets = reader.u8()?;
-            reader.take(octets.into())
+fn take<'a>(flag: u16, rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let octets = match flag {
+        DELIVERY_MODE | PRIORITY => 1,
+        TIMESTAMP => 8,
+        HEADERS => {
+            let (&length, after) = rest.split_first_chunk()?;
+            *rest = after;
+            usize::try_from(u32::from_be_bytes(length)).ok()?
         }
-    }
+        _ => {
+            let (&length, after) = rest.split_first()?;
+            *rest = after;
+            length.into()
+        }
+    };
+    let (value, after) = rest.split_at_checked(octets)?;
+    *rest = after;
+    Some(value)
 }

@@ -115,12 +115,6 @@ impl<'a> Reader<'a> {
         self.source.slice_ref(octets)
     }
 
-    /// All that is left.
-    pub(super) fn remaining(&mut self) -> Bytes {
-        let rest = std::mem::take(&mut self.rest);
-        self.slice(rest)
-    }
-
     pub(super) fn nested(&mut self) -> Result<Self, FieldError> {
         let octets = self.long_string_octets()?;
         Ok(Self::new(self.source, octets))

@@ -110,8 +110,8 @@ impl Exception {
         self
     }
 
-    /// The close method, and the channel to send it on: `connection.close` on channel 0 for a hard error and for
-    /// whatever happened on channel 0, else `channel.close` on `channel`.
+    /// The close method, and the channel to send it on: `connection.close` on channel 0 for a hard error and
+    /// for whatever happened on channel 0, else `channel.close` on `channel`.
     pub fn into_close(self, channel: u16) -> (u16, Method) {
         let (reply_code, MethodId { class_id, method_id }) = (self.reply_code.code(), self.method);
         let reply_text = self.reply_text;
@@ -129,7 +129,8 @@ impl Exception {
         Self::new(ReplyCode::NotFound, format_args!("no {resource}"))
     }
 
-    /// `configure access to queue 'q' in vhost '/' refused for user 'u'`; `permission` is `configure`, `write` or
+    /// `configure access to queue 'q' in vhost '/' refused for user 'u'`; `permission` is `configure`,
+    /// `write` or
     /// `read`.
     pub fn access_refused(permission: &str, resource: Resource<'_>, user: &str) -> Self {
         Self::new(
@@ -160,8 +161,8 @@ impl Exception {
         Self::new(
             ReplyCode::ResourceLocked,
             format_args!(
-                "cannot obtain exclusive access to locked {queue}. It could be originally declared on another \
-                 connection or the exclusive property value does not match that of the original declaration."
+                "cannot obtain exclusive access to locked {queue}. It could be originally declared on \
+                 another connection or the exclusive property value does not match that of the original declaration."
             ),
         )
     }

@@ -8,7 +8,8 @@ use bytes::Bytes;
 
 /// A short string of the wire: 0 to 255 octets of any value (AMQP 4.2.5.3).
 ///
-/// One that was decoded is a slice of the read buffer and keeps that buffer alive; see [`ShortString::detached`].
+/// One that was decoded is a slice of the read buffer and keeps that buffer alive; see
+/// [`ShortString::detached`].
 #[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ShortString(Bytes);
 

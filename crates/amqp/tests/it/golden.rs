@@ -212,8 +212,8 @@ fn exceptions_read_like_rabbitmq() {
     check(
         Exception::inequivalent_arg("durable", queue, "'true'", "'false'"),
         406,
-        "PRECONDITION_FAILED - inequivalent arg 'durable' for queue 'q' in vhost '/': received 'true' but current \
-         is 'false'",
+        "PRECONDITION_FAILED - inequivalent arg 'durable' for queue 'q' in vhost '/': received 'true' but \
+         current is 'false'",
     );
     check(Exception::unknown_delivery_tag(5), 406, "PRECONDITION_FAILED - unknown delivery tag 5");
 

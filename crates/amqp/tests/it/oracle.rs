@@ -24,8 +24,8 @@ fn generated(frames: &[AMQPFrame]) -> Vec<u8> {
     })
 }
 
-/// It reads what we write, and writes it again octet for octet. (The fields of the samples' tables are in the order
-/// in which it sorts them, and it drops tickets, which we write as zero.)
+/// It reads what we write, and writes it again octet for octet. (The fields of the samples' tables are in the
+/// order in which it sorts them, and it drops tickets, which we write as zero.)
 #[test]
 fn methods_both_ways() {
     for method in methods() {

@@ -8,8 +8,8 @@ pub fn short(text: &'static str) -> ShortString {
     ShortString::from_static(text)
 }
 
-/// Every type tag that has one meaning only, nesting, and empty things; in the order of the names, in which the oracle
-/// writes them.
+/// Every type tag that has one meaning only, nesting, and empty things; in the order of the names, in which
+/// the oracle writes them.
 pub fn table() -> FieldTable {
     let mut inner = FieldTable::new();
     inner.push(short("deep"), vec![FieldValue::Void, FieldValue::Table(FieldTable::new()), true.into()]);
