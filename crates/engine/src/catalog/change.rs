@@ -1,0 +1,534 @@
+//! Changes of the catalog: decided against what is there, then applied as events.
+
+use super::{
+    Catalog, Namespace,
+    entry::{Binding, ExchangeSpec, Partition, Queue, QueueConfig, Target, Topic, TopicConfig, User},
+    routing::{Exchange, binding_key},
+};
+use bytes::Bytes;
+use posthaste_model::{
+    ConnectionId, Limits, Name, PartitionId, Pattern, QueueId, Subject, Timestamp, TopicId,
+};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// What the catalog can be asked to change.
+#[derive(Clone, Debug)]
+pub enum CatalogCommand {
+    CreateNamespace(Name),
+    DeleteNamespace(Name),
+    CreateTopic {
+        namespace: Name,
+        name: Name,
+        partitions: u32,
+        config: TopicConfig,
+    },
+    /// More partitions; there are never fewer.
+    AddPartitions {
+        namespace: Name,
+        name: Name,
+        total: u32,
+    },
+    ConfigureTopic {
+        namespace: Name,
+        name: Name,
+        config: TopicConfig,
+    },
+    DeleteTopic {
+        namespace: Name,
+        name: Name,
+    },
+    CreateQueue {
+        namespace: Name,
+        name: Name,
+        config: QueueConfig,
+        durable: bool,
+        exclusive: Option<ConnectionId>,
+        auto_delete: bool,
+    },
+    ConfigureQueue {
+        namespace: Name,
+        name: Name,
+        config: QueueConfig,
+    },
+    /// Only if it is still this one.
+    DeleteQueue {
+        queue: QueueId,
+    },
+    CreateExchange(ExchangeSpec),
+    DeleteExchange {
+        namespace: Name,
+        name: Name,
+        if_unused: bool,
+    },
+    Bind {
+        namespace: Name,
+        exchange: Name,
+        binding: Binding,
+    },
+    Unbind {
+        namespace: Name,
+        exchange: Name,
+        target: Target,
+        key: Bytes,
+        arguments: Bytes,
+    },
+    PutUser(User),
+    DeleteUser(Name),
+}
+
+/// Everything that can happen to the catalog. The journal's format: variants are added at the end.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum CatalogEvent {
+    NamespaceCreated(Name),
+    NamespaceDeleted(Name),
+    /// Also when it changed.
+    TopicPut(Topic),
+    TopicDeleted {
+        namespace: Name,
+        name: Name,
+    },
+    /// Also when it changed.
+    QueuePut(Queue),
+    QueueDeleted {
+        namespace: Name,
+        name: Name,
+    },
+    ExchangePut(ExchangeSpec),
+    ExchangeDeleted {
+        namespace: Name,
+        name: Name,
+    },
+    Bound {
+        namespace: Name,
+        exchange: Name,
+        binding: Binding,
+    },
+    Unbound {
+        namespace: Name,
+        exchange: Name,
+        binding: Binding,
+    },
+    UserPut(User),
+    UserDeleted(Name),
+    /// Ids below may have been given out.
+    IdsReserved(u64),
+}
+
+/// An event and whether it is to be journalled.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Change {
+    pub event: CatalogEvent,
+    pub durable: bool,
+}
+
+/// Why the catalog did not change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CatalogRefusal {
+    Exists,
+    ExchangeUnknown,
+    InUse,
+    /// The name belongs to the system, or the object cannot be changed.
+    Protected,
+    QueueUnknown,
+    TooMany,
+    TopicUnknown,
+    Unchanged,
+    Unknown,
+    /// Fewer partitions than there are.
+    Shrinks,
+}
+
+/// Ids that are journalled as taken at a time.
+const IDS_RESERVED: u64 = 4_096;
+
+impl Catalog {
+    /// Decides what a command changes. Nothing is changed yet.
+    pub fn decide(
+        &self,
+        command: CatalogCommand,
+        now: Timestamp,
+        limits: &Limits,
+    ) -> Result<Vec<Change>, CatalogRefusal> {
+        let mut changes = Vec::new();
+        let mut ids = Ids { next: self.next_id, reserved: self.reserved_id };
+        let durable = |event| Change { event, durable: true };
+        match command {
+            CatalogCommand::CreateNamespace(name) => {
+                if self.namespace(&name).is_some() {
+                    return Err(CatalogRefusal::Exists);
+                }
+                changes.push(durable(CatalogEvent::NamespaceCreated(name)));
+            }
+            CatalogCommand::DeleteNamespace(name) => {
+                self.namespace(&name).ok_or(CatalogRefusal::Unknown)?;
+                changes.push(durable(CatalogEvent::NamespaceDeleted(name)));
+            }
+            CatalogCommand::CreateTopic { namespace, name, partitions, config } => {
+                let within = self.namespace(&namespace).ok_or(CatalogRefusal::Unknown)?;
+                if within.topics.contains_key(&name) {
+                    return Err(CatalogRefusal::Exists);
+                }
+                let too_many = within.topics.len() >= limits.names_per_namespace_max
+                    || partitions > limits.partitions_per_topic_max
+                    || partitions == 0;
+                if too_many {
+                    return Err(CatalogRefusal::TooMany);
+                }
+                let id = TopicId(ids.take());
+                let partitions = (0..partitions).map(|_| self.place(&mut ids)).collect();
+                let topic = Topic { id, namespace, name, partitions, config, created: now };
+                changes.push(durable(CatalogEvent::TopicPut(topic)));
+            }
+            CatalogCommand::AddPartitions { namespace, name, total } => {
+                let mut topic = self.topic(&namespace, &name)?.clone();
+                if total > limits.partitions_per_topic_max {
+                    return Err(CatalogRefusal::TooMany);
+                }
+                let more = (total as usize).checked_sub(topic.partitions.len());
+                let more = more.filter(|more| *more > 0).ok_or(CatalogRefusal::Shrinks)?;
+                topic.partitions.extend((0..more).map(|_| self.place(&mut ids)));
+                changes.push(durable(CatalogEvent::TopicPut(topic)));
+            }
+            CatalogCommand::ConfigureTopic { namespace, name, config } => {
+                let topic = Topic { config, ..self.topic(&namespace, &name)?.clone() };
+                changes.push(durable(CatalogEvent::TopicPut(topic)));
+            }
+            CatalogCommand::DeleteTopic { namespace, name } => {
+                self.topic(&namespace, &name)?;
+                changes.push(durable(CatalogEvent::TopicDeleted { namespace, name }));
+            }
+            CatalogCommand::CreateQueue { namespace, name, config, durable, exclusive, auto_delete } => {
+                let within = self.namespace(&namespace).ok_or(CatalogRefusal::Unknown)?;
+                if within.queues.contains_key(&name) {
+                    return Err(CatalogRefusal::Exists);
+                }
+                if within.queues.len() >= limits.names_per_namespace_max {
+                    return Err(CatalogRefusal::TooMany);
+                }
+                let streams: Vec<u64> = (0..=config.priorities).map(|_| ids.take()).collect();
+                let id = QueueId(streams.first().copied().unwrap_or_default());
+                let shard = self.shard_of_id(id.0);
+                // An exclusive queue goes with its connection, so it never survives a restart.
+                let durable = durable && exclusive.is_none();
+                let created = now;
+                let queue = Queue {
+                    id,
+                    namespace,
+                    name,
+                    shard,
+                    streams,
+                    config,
+                    durable,
+                    exclusive,
+                    auto_delete,
+                    created,
+                };
+                changes.push(Change { event: CatalogEvent::QueuePut(queue), durable });
+            }
+            CatalogCommand::ConfigureQueue { namespace, name, config } => {
+                let within = self.namespace(&namespace).ok_or(CatalogRefusal::Unknown)?;
+                let queue = within.queues.get(&name).ok_or(CatalogRefusal::QueueUnknown)?;
+                let queue = Queue { config, ..(**queue).clone() };
+                let durable = queue.durable;
+                changes.push(Change { event: CatalogEvent::QueuePut(queue), durable });
+            }
+            CatalogCommand::DeleteQueue { queue } => {
+                let queue = self.queue_by_id(queue).ok_or(CatalogRefusal::QueueUnknown)?;
+                let (namespace, name) = (queue.namespace.clone(), queue.name.clone());
+                let target = Target::Queue(name.clone());
+                self.unbind_all(&namespace, &target, &mut changes);
+                let event = CatalogEvent::QueueDeleted { namespace, name };
+                changes.push(Change { event, durable: queue.durable });
+            }
+            CatalogCommand::CreateExchange(spec) => {
+                let within = self.namespace(&spec.namespace).ok_or(CatalogRefusal::Unknown)?;
+                if within.exchanges.contains_key(&spec.name) {
+                    return Err(CatalogRefusal::Exists);
+                }
+                if within.exchanges.len() >= limits.names_per_namespace_max {
+                    return Err(CatalogRefusal::TooMany);
+                }
+                let durable = spec.durable;
+                changes.push(Change { event: CatalogEvent::ExchangePut(spec), durable });
+            }
+            CatalogCommand::DeleteExchange { namespace, name, if_unused } => {
+                let within = self.namespace(&namespace).ok_or(CatalogRefusal::Unknown)?;
+                let exchange = within.exchanges.get(&name).ok_or(CatalogRefusal::ExchangeUnknown)?;
+                if super::PREDECLARED.iter().any(|(known, _)| **known == *name) {
+                    return Err(CatalogRefusal::Protected);
+                }
+                if if_unused && exchange.has_bindings() {
+                    return Err(CatalogRefusal::InUse);
+                }
+                self.unbind_all(&namespace, &Target::Exchange(name.clone()), &mut changes);
+                let durable = exchange.spec.durable;
+                changes.push(Change { event: CatalogEvent::ExchangeDeleted { namespace, name }, durable });
+            }
+            CatalogCommand::Bind { namespace, exchange, binding } => {
+                changes.extend(self.decide_bind(namespace, exchange, binding, limits)?);
+            }
+            CatalogCommand::Unbind { namespace, exchange, target, key, arguments } => {
+                let within = self.namespace(&namespace).ok_or(CatalogRefusal::Unknown)?;
+                let source = within.exchanges.get(&exchange).ok_or(CatalogRefusal::ExchangeUnknown)?;
+                let binding = source.binding(&(target, key, arguments)).ok_or(CatalogRefusal::Unchanged)?;
+                self.unbind(&namespace, source, binding, &mut changes);
+            }
+            CatalogCommand::PutUser(user) => changes.push(durable(CatalogEvent::UserPut(user))),
+            CatalogCommand::DeleteUser(name) => {
+                self.user(&name).ok_or(CatalogRefusal::Unknown)?;
+                changes.push(durable(CatalogEvent::UserDeleted(name)));
+            }
+        }
+        if ids.next > ids.reserved {
+            let reserved = ids.next + IDS_RESERVED;
+            changes.insert(0, Change { event: CatalogEvent::IdsReserved(reserved), durable: true });
+        }
+        Ok(changes)
+    }
+
+    fn topic(&self, namespace: &Name, name: &Name) -> Result<&Topic, CatalogRefusal> {
+        let within = self.namespace(namespace).ok_or(CatalogRefusal::Unknown)?;
+        within.topics.get(name).map(|t| &**t).ok_or(CatalogRefusal::TopicUnknown)
+    }
+
+    fn place(&self, ids: &mut Ids) -> Partition {
+        let id = ids.take();
+        Partition { id: PartitionId(id), shard: self.shard_of_id(id) }
+    }
+
+    fn decide_bind(
+        &self,
+        namespace: Name,
+        exchange: Name,
+        mut binding: Binding,
+        limits: &Limits,
+    ) -> Result<Option<Change>, CatalogRefusal> {
+        let within = self.namespace(&namespace).ok_or(CatalogRefusal::Unknown)?;
+        let source = within.exchanges.get(&exchange).ok_or(CatalogRefusal::ExchangeUnknown)?;
+        let target_durable = match &binding.target {
+            Target::Queue(name) => within.queues.get(name).ok_or(CatalogRefusal::QueueUnknown)?.durable,
+            Target::Exchange(name) => {
+                within.exchanges.get(name).ok_or(CatalogRefusal::ExchangeUnknown)?.spec.durable
+            }
+        };
+        if within.bindings_len() >= limits.bindings_max {
+            return Err(CatalogRefusal::TooMany);
+        }
+        // A binding outlives neither of its ends.
+        binding.durable = binding.durable && target_durable && source.spec.durable;
+        if source.binding(&binding_key(&binding)).is_some_and(|known| **known == binding) {
+            return Ok(None);
+        }
+        let durable = binding.durable;
+        Ok(Some(Change { event: CatalogEvent::Bound { namespace, exchange, binding }, durable }))
+    }
+
+    /// Unbinds, and deletes an auto-delete exchange whose last binding that was.
+    fn unbind(&self, namespace: &Name, source: &Exchange, binding: &Binding, changes: &mut Vec<Change>) {
+        let exchange = source.spec.name.clone();
+        changes.push(Change {
+            event: CatalogEvent::Unbound {
+                namespace: namespace.clone(),
+                exchange: exchange.clone(),
+                binding: binding.clone(),
+            },
+            durable: binding.durable,
+        });
+        if source.spec.auto_delete && source.bindings().count() == 1 {
+            self.unbind_all(namespace, &Target::Exchange(exchange.clone()), changes);
+            let event = CatalogEvent::ExchangeDeleted { namespace: namespace.clone(), name: exchange };
+            changes.push(Change { event, durable: source.spec.durable });
+        }
+    }
+
+    fn unbind_all(&self, namespace: &Name, target: &Target, changes: &mut Vec<Change>) {
+        let Some(within) = self.namespace(namespace) else { return };
+        for source in within.exchanges.values() {
+            let bound: Vec<_> = source.bindings_to(target);
+            let all = bound.len() == source.bindings().count();
+            for (index, binding) in bound.iter().enumerate() {
+                if all && index + 1 == bound.len() && source.spec.auto_delete {
+                    // The last one takes the exchange along.
+                    let exchange = source.spec.name.clone();
+                    let (namespace, durable) = (namespace.clone(), source.spec.durable);
+                    changes.push(unbound(&namespace, source, binding));
+                    changes.push(Change {
+                        event: CatalogEvent::ExchangeDeleted { namespace, name: exchange },
+                        durable,
+                    });
+                } else {
+                    changes.push(unbound(namespace, source, binding));
+                }
+            }
+        }
+    }
+
+    /// Changes the catalog. Never fails: an event about something unknown changes nothing.
+    pub fn apply(&mut self, event: &CatalogEvent) {
+        match event {
+            CatalogEvent::NamespaceCreated(name) => {
+                self.namespaces.insert(name.clone(), Arc::new(Namespace::new(name.clone())));
+            }
+            CatalogEvent::NamespaceDeleted(name) => {
+                if let Some(gone) = self.namespaces.remove(name) {
+                    gone.queues.values().for_each(|q| {
+                        self.queues.remove(&q.id);
+                    });
+                    gone.topics.values().for_each(|t| {
+                        self.topics.remove(&t.id);
+                    });
+                }
+            }
+            CatalogEvent::TopicPut(topic) => self.put_topic(topic),
+            CatalogEvent::TopicDeleted { namespace, name } => {
+                if let Some(topic) = self.change(namespace, |n| n.remove_topic(name)).flatten() {
+                    self.topics.remove(&topic.id);
+                }
+            }
+            CatalogEvent::QueuePut(queue) => {
+                let last = queue.streams.iter().copied().max().unwrap_or(queue.id.0);
+                self.next_id = self.next_id.max(last + 1);
+                let queue = Arc::new(queue.clone());
+                self.queues.insert(queue.id, queue.clone());
+                let namespace = queue.namespace.clone();
+                self.change(&namespace, |n| n.queues.insert(queue.name.clone(), queue));
+            }
+            CatalogEvent::QueueDeleted { namespace, name } => {
+                if let Some(queue) = self.change(namespace, |n| n.queues.remove(name)).flatten() {
+                    self.queues.remove(&queue.id);
+                }
+            }
+            CatalogEvent::ExchangePut(spec) => {
+                let (namespace, name) = (spec.namespace.clone(), spec.name.clone());
+                let exchange = Exchange::new(spec.clone());
+                self.change(&namespace, |n| n.exchanges.insert(name, exchange));
+            }
+            CatalogEvent::ExchangeDeleted { namespace, name } => {
+                self.change(namespace, |n| {
+                    if let Some(gone) = n.exchanges.remove(name) {
+                        n.bindings -= gone.bindings().count();
+                    }
+                });
+            }
+            CatalogEvent::Bound { namespace, exchange, binding } => {
+                self.change(namespace, |n| {
+                    let Some(exchange) = n.exchanges.get_mut(exchange) else { return };
+                    let known = exchange.binding(&binding_key(binding)).is_some();
+                    exchange.bind(binding.clone());
+                    n.bindings += usize::from(!known);
+                });
+            }
+            CatalogEvent::Unbound { namespace, exchange, binding } => {
+                self.change(namespace, |n| {
+                    let Some(exchange) = n.exchanges.get_mut(exchange) else { return };
+                    n.bindings -= usize::from(exchange.unbind(binding));
+                });
+            }
+            CatalogEvent::UserPut(user) => {
+                self.users.insert(user.name.clone(), Arc::new(user.clone()));
+            }
+            CatalogEvent::UserDeleted(name) => {
+                self.users.remove(name);
+            }
+            CatalogEvent::IdsReserved(to) => self.reserved_id = self.reserved_id.max(*to),
+        }
+    }
+
+    fn put_topic(&mut self, topic: &Topic) {
+        let last = topic.partitions.iter().map(|p| p.id.0).max().unwrap_or(topic.id.0);
+        self.next_id = self.next_id.max(last + 1);
+        let topic = Arc::new(topic.clone());
+        self.topics.insert(topic.id, topic.clone());
+        let namespace = topic.namespace.clone();
+        self.change(&namespace, |n| {
+            n.remove_topic(&topic.name);
+            for pattern in n.captures_of(&topic) {
+                n.captures.insert(&pattern, topic.name.clone(), topic.clone());
+            }
+            n.topics.insert(topic.name.clone(), topic);
+        });
+    }
+
+    fn change<R>(&mut self, namespace: &Name, change: impl FnOnce(&mut Namespace) -> R) -> Option<R> {
+        self.namespaces.get_mut(namespace).map(|n| change(Arc::make_mut(n)))
+    }
+
+    /// Ends recovery: ids that may have been given out before are not given out again.
+    pub fn recovered(&mut self) {
+        self.next_id = self.next_id.max(self.reserved_id);
+    }
+
+    /// The events that make this catalog out of an empty one: what a checkpoint keeps.
+    pub fn to_events(&self) -> Vec<CatalogEvent> {
+        let mut events = vec![CatalogEvent::IdsReserved(self.reserved_id)];
+        events.extend(self.users().map(|user| CatalogEvent::UserPut((**user).clone())));
+        for namespace in self.namespaces() {
+            events.push(CatalogEvent::NamespaceCreated(namespace.name.clone()));
+            events.extend(namespace.topics.values().map(|t| CatalogEvent::TopicPut((**t).clone())));
+            let queues = namespace.queues.values().filter(|q| q.durable);
+            events.extend(queues.map(|q| CatalogEvent::QueuePut((**q).clone())));
+            let exchanges = || namespace.exchanges.values().filter(|e| e.spec.durable);
+            let declared = exchanges().filter(|e| !is_predeclared(&e.spec.name));
+            events.extend(declared.map(|e| CatalogEvent::ExchangePut((*e.spec).clone())));
+            for exchange in exchanges() {
+                events.extend(exchange.bindings().filter(|b| b.durable).map(|b| CatalogEvent::Bound {
+                    namespace: namespace.name.clone(),
+                    exchange: exchange.spec.name.clone(),
+                    binding: (**b).clone(),
+                }));
+            }
+        }
+        events
+    }
+}
+
+fn is_predeclared(name: &str) -> bool {
+    super::PREDECLARED.iter().any(|(known, _)| *known == name)
+}
+
+fn unbound(namespace: &Name, source: &Exchange, binding: &Binding) -> Change {
+    let event = CatalogEvent::Unbound {
+        namespace: namespace.clone(),
+        exchange: source.spec.name.clone(),
+        binding: binding.clone(),
+    };
+    Change { event, durable: binding.durable }
+}
+
+impl Exchange {
+    fn bindings_to(&self, target: &Target) -> Vec<Arc<Binding>> {
+        // Binding keys begin with the target, so its bindings stand together.
+        let first = (target.clone(), Bytes::new(), Bytes::new());
+        self.bindings_from(&first).take_while(|b| b.target == *target).cloned().collect()
+    }
+}
+
+impl Namespace {
+    fn remove_topic(&mut self, name: &Name) -> Option<Arc<Topic>> {
+        let topic = self.topics.remove(name)?;
+        for pattern in self.captures_of(&topic) {
+            self.captures.remove(&pattern, name);
+        }
+        Some(topic)
+    }
+
+    /// The subjects whose messages on the bus are appended to a topic: its own name and its patterns.
+    fn captures_of(&self, topic: &Topic) -> Vec<Pattern> {
+        let own = Subject::dotted(topic.name.as_str().to_owned()).unwrap_or_default();
+        std::iter::once(Pattern::exact(&own)).chain(topic.config.captures.iter().cloned()).collect()
+    }
+}
+
+/// Ids are taken one after the other.
+struct Ids {
+    next: u64,
+    reserved: u64,
+}
+
+impl Ids {
+    fn take(&mut self) -> u64 {
+        self.next += 1;
+        self.next - 1
+    }
+}

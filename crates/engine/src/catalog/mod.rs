@@ -1,0 +1,136 @@
+//! Names, configurations, routing rules and users: one state machine, read by everyone as a snapshot.
+//!
+//! It is made of persistent maps, so cloning it is cheap and a change costs what it changes. Durable entries
+//! change by journalled [`CatalogEvent`]s; volatile ones (exclusive queues, clean sessions) by the same events, not
+//! journalled.
+
+mod change;
+mod entry;
+mod routing;
+mod trie;
+
+pub use change::{CatalogCommand, CatalogEvent, CatalogRefusal, Change};
+pub use entry::{
+    Action, Binding, DeadLetter, Durability, ExchangeKind, ExchangeSpec, Matching, Options, Overflow,
+    Partition, Permission, Queue, QueueConfig, Resource, Rule, Target, Topic, TopicConfig, User, glob,
+};
+pub use routing::{Exchange, Headers, NoHeaders, QueueRoute, Routes};
+
+use imbl::{HashMap, OrdMap};
+use posthaste_model::{Name, QueueId, ShardId, TopicId};
+use std::sync::Arc;
+use trie::Trie;
+
+/// The exchange that is the bus: what is published to it also goes to every topic that captures its subject.
+pub const BUS: &str = "amq.topic";
+
+/// Exchanges that every namespace has from the start.
+pub const PREDECLARED: [(&str, ExchangeKind); 5] = [
+    ("amq.direct", ExchangeKind::Direct),
+    ("amq.fanout", ExchangeKind::Fanout),
+    ("amq.headers", ExchangeKind::Headers),
+    ("amq.match", ExchangeKind::Headers),
+    (BUS, ExchangeKind::Topic),
+];
+
+/// Everything that has a name.
+#[derive(Clone, Debug, Default)]
+pub struct Catalog {
+    namespaces: OrdMap<Name, Arc<Namespace>>,
+    users: OrdMap<Name, Arc<User>>,
+    queues: HashMap<QueueId, Arc<Queue>>,
+    topics: HashMap<TopicId, Arc<Topic>>,
+    next_id: u64,
+    /// Ids below are journalled as taken.
+    reserved_id: u64,
+    shards: u16,
+}
+
+/// An owner of names.
+#[derive(Clone, Debug)]
+pub struct Namespace {
+    pub name: Name,
+    pub topics: OrdMap<Name, Arc<Topic>>,
+    pub queues: OrdMap<Name, Arc<Queue>>,
+    pub exchanges: OrdMap<Name, Exchange>,
+    /// Which topics capture a subject: by their own name or a pattern.
+    captures: Trie<Name, Arc<Topic>>,
+    bindings: usize,
+}
+
+impl Catalog {
+    /// The catalog of a new data directory, whose state is divided into `shards`.
+    pub fn new(shards: u16) -> Catalog {
+        Catalog { shards: shards.max(1), next_id: 1, reserved_id: 1, ..Catalog::default() }
+    }
+
+    pub fn shards(&self) -> u16 {
+        self.shards
+    }
+
+    pub fn namespace(&self, name: &str) -> Option<&Arc<Namespace>> {
+        self.namespaces.get(name)
+    }
+
+    pub fn namespaces(&self) -> impl Iterator<Item = &Arc<Namespace>> {
+        self.namespaces.values()
+    }
+
+    pub fn user(&self, name: &str) -> Option<&Arc<User>> {
+        self.users.get(name)
+    }
+
+    pub fn users(&self) -> impl Iterator<Item = &Arc<User>> {
+        self.users.values()
+    }
+
+    pub fn queue_by_id(&self, id: QueueId) -> Option<&Arc<Queue>> {
+        self.queues.get(&id)
+    }
+
+    pub fn topic_by_id(&self, id: TopicId) -> Option<&Arc<Topic>> {
+        self.topics.get(&id)
+    }
+
+    /// The shard that something without a catalog entry lives in, such as a group: by its name.
+    pub fn shard_of(&self, name: &str) -> ShardId {
+        ShardId((crc32c::crc32c(name.as_bytes()) % u32::from(self.shards)) as u16)
+    }
+
+    fn shard_of_id(&self, id: u64) -> ShardId {
+        ShardId((id % u64::from(self.shards)) as u16)
+    }
+}
+
+impl Namespace {
+    fn new(name: Name) -> Namespace {
+        let mut namespace = Namespace {
+            name: name.clone(),
+            topics: OrdMap::new(),
+            queues: OrdMap::new(),
+            exchanges: OrdMap::new(),
+            captures: Trie::default(),
+            bindings: 0,
+        };
+        for (exchange, kind) in PREDECLARED {
+            let exchange = Name::constant(exchange);
+            let spec = ExchangeSpec {
+                namespace: name.clone(),
+                name: exchange.clone(),
+                kind,
+                durable: true,
+                auto_delete: false,
+                internal: false,
+                alternate: None,
+                options: Options::new(),
+            };
+            namespace.exchanges.insert(exchange, Exchange::new(spec));
+        }
+        namespace
+    }
+
+    /// How many bindings all its exchanges have.
+    pub fn bindings_len(&self) -> usize {
+        self.bindings
+    }
+}

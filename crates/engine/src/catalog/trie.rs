@@ -1,0 +1,179 @@
+//! A persistent index from patterns to values: cloning is cheap, a change copies one path.
+
+use posthaste_model::{Pattern, Subject, Word};
+use std::{borrow::Cow, sync::Arc};
+
+/// Values `V` under patterns, told apart by `K`.
+#[derive(Clone)]
+pub(crate) struct Trie<K, V> {
+    root: Arc<Node<K, V>>,
+}
+
+#[derive(Clone)]
+struct Node<K, V> {
+    children: Children<K, V>,
+    one: Option<Arc<Node<K, V>>>,
+    many: Option<Arc<Node<K, V>>>,
+    values: imbl::OrdMap<K, Entry<V>>,
+}
+
+#[derive(Clone, Debug)]
+struct Entry<V> {
+    value: V,
+    hides_dollar: bool,
+}
+
+type Children<K, V> = imbl::OrdMap<Arc<str>, Arc<Node<K, V>>>;
+
+impl<K, V> std::fmt::Debug for Trie<K, V> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Trie")
+    }
+}
+
+impl<K, V> Default for Trie<K, V> {
+    fn default() -> Trie<K, V> {
+        Trie { root: Arc::new(Node::default()) }
+    }
+}
+
+impl<K, V> Default for Node<K, V> {
+    fn default() -> Node<K, V> {
+        Node { children: Children::new(), one: None, many: None, values: imbl::OrdMap::new() }
+    }
+}
+
+impl<K: Ord + Clone, V: Clone> Trie<K, V> {
+    pub fn insert(&mut self, pattern: &Pattern, key: K, value: V) {
+        let mut node = Arc::make_mut(&mut self.root);
+        for word in pattern.words() {
+            node = match word {
+                Word::Literal(text) => Arc::make_mut(
+                    node.children.entry(text.clone()).or_insert_with(|| Arc::new(Node::default())),
+                ),
+                Word::Many => Arc::make_mut(node.many.get_or_insert_with(Default::default)),
+                Word::One => Arc::make_mut(node.one.get_or_insert_with(Default::default)),
+            };
+        }
+        node.values.insert(key, Entry { value, hides_dollar: pattern.hides_dollar() });
+    }
+
+    pub fn remove(&mut self, pattern: &Pattern, key: &K) {
+        remove(Arc::make_mut(&mut self.root), pattern.words(), key);
+    }
+
+    /// Calls `found` for the value of every pattern that matches, possibly more than once for each.
+    pub fn matches<'a>(&'a self, subject: &Subject, mut found: impl FnMut(&'a V)) {
+        let segments: smallvec::SmallVec<[Cow<'_, str>; 8]> = subject.segments().collect();
+        let dollar = segments.first().is_some_and(|s| s.starts_with('$'));
+        walk(&self.root, &segments, dollar, true, &mut found);
+    }
+}
+
+fn walk<'a, K: Ord + Clone, V>(
+    node: &'a Node<K, V>,
+    segments: &[Cow<'_, str>],
+    dollar: bool,
+    first: bool,
+    found: &mut impl FnMut(&'a V),
+) {
+    // A first segment with `$` is reached by its literal, or by wildcards that do not hide it. Which ones
+    // do is known only at the values, so `dollar` is carried along while the first word was a wildcard.
+    if let Some(many) = &node.many {
+        for skip in 0..=segments.len() {
+            walk(many, &segments[skip..], dollar, false, found);
+        }
+    }
+    let Some((head, rest)) = segments.split_first() else {
+        for entry in node.values.values() {
+            if !(dollar && entry.hides_dollar) {
+                found(&entry.value);
+            }
+        }
+        return;
+    };
+    if let Some(child) = node.children.get(&**head) {
+        walk(child, rest, dollar && !first, false, found);
+    }
+    if let Some(one) = &node.one {
+        walk(one, rest, dollar, false, found);
+    }
+}
+
+/// Removes an entry and the nodes that become empty; true when `node` is one of them.
+fn remove<K: Ord + Clone, V: Clone>(node: &mut Node<K, V>, words: &[Word], key: &K) -> bool {
+    match words.split_first() {
+        None => {
+            node.values.remove(key);
+        }
+        Some((Word::Literal(text), rest)) => {
+            if let Some(child) = node.children.get_mut(text)
+                && remove(Arc::make_mut(child), rest, key)
+            {
+                node.children.remove(text);
+            }
+        }
+        Some((Word::Many, rest)) => {
+            if node.many.as_mut().is_some_and(|n| remove(Arc::make_mut(n), rest, key)) {
+                node.many = None;
+            }
+        }
+        Some((Word::One, rest)) => {
+            if node.one.as_mut().is_some_and(|n| remove(Arc::make_mut(n), rest, key)) {
+                node.one = None;
+            }
+        }
+    }
+    node.children.is_empty() && node.one.is_none() && node.many.is_none() && node.values.is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use posthaste_model::Syntax;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn finds_what_matching_one_by_one_finds() {
+        let words = ["a", "b", "$s", "*", "#", ""];
+        let mut patterns = Vec::new();
+        for i in 0..words.len().pow(3) {
+            let pick = |n: usize| words[(i / words.len().pow(n as u32)) % words.len()];
+            for text in
+                [pick(0).to_owned(), [pick(0), pick(1)].join("."), [pick(0), pick(1), pick(2)].join(".")]
+            {
+                patterns.push(Pattern::parse(&text, Syntax::DOTTED).unwrap());
+                let slashed = text.replace('*', "+").replace('.', "/");
+                patterns.extend(Pattern::parse(&slashed, Syntax::SLASHED));
+            }
+        }
+        let mut trie = Trie::default();
+        for (index, pattern) in patterns.iter().enumerate() {
+            trie.insert(pattern, index, index);
+        }
+        let subjects = ["a", "b.a", "a.b.a", "$s", "$s.a", "a.$s", "", "a..b", "a.b.a.b"];
+        let check = |trie: &Trie<usize, usize>, present: &dyn Fn(usize) -> bool| {
+            for subject in subjects {
+                let subject = Subject::dotted(subject).unwrap();
+                let mut found = BTreeSet::new();
+                trie.matches(&subject, |index| {
+                    found.insert(*index);
+                });
+                let expect: BTreeSet<_> =
+                    (0..patterns.len()).filter(|i| present(*i) && patterns[*i].matches(&subject)).collect();
+                assert_eq!(found, expect, "{subject}");
+            }
+        };
+        check(&trie, &|_| true);
+        let snapshot = trie.clone();
+        for (index, pattern) in patterns.iter().enumerate().filter(|(i, _)| i % 2 == 0) {
+            trie.remove(pattern, &index);
+        }
+        check(&trie, &|i| i % 2 == 1);
+        check(&snapshot, &|_| true);
+        for (index, pattern) in patterns.iter().enumerate() {
+            trie.remove(pattern, &index);
+        }
+        assert!(trie.root.children.is_empty() && trie.root.one.is_none() && trie.root.many.is_none());
+    }
+}

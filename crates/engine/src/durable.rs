@@ -1,0 +1,434 @@
+//! A shard's durable state, and the only function that changes it: [`Durable::apply`].
+
+use crate::{
+    Map,
+    effect::OutboxItem,
+    event::{CommittedOffset, Event, PartitionSpec, QueueSpec, Sequence},
+    settlement::DurableLane,
+};
+use bytes::Bytes;
+use posthaste_model::{Envelope, Name, PartitionId, Payload, QueueId, Subject, TopicId};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Durable {
+    pub partitions: Map<PartitionId, DurablePartition>,
+    pub queues: Map<QueueId, DurableQueue>,
+    pub groups: Map<(Name, Name), BTreeMap<(TopicId, u32), CommittedOffset>>,
+    pub retained: Map<(Name, Subject), Retained>,
+    pub outbox: Outbox,
+    /// What has arrived, by source.
+    pub arrived: BTreeMap<u64, u64>,
+    pub producer_ids: u64,
+    /// What changed since it was last taken for a checkpoint.
+    dirty: BTreeSet<Entity>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct DurablePartition {
+    pub spec: PartitionSpec,
+    pub start: u64,
+    pub next: u64,
+    pub tap: u64,
+    pub producers: BTreeMap<u64, Producer>,
+    /// Subscriptions that settle its messages.
+    pub readers: Vec<QueueId>,
+}
+
+/// The last batches of an idempotent producer, latest last.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Producer {
+    pub epoch: u16,
+    pub batches: VecDeque<(Sequence, u64)>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct DurableQueue {
+    pub spec: QueueSpec,
+    pub lanes: Vec<DurableLane>,
+    pub received: BTreeSet<u32>,
+    /// Handle to lane and offset; none once the reader has the message.
+    pub handles: BTreeMap<u32, Option<(u8, u64)>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Retained {
+    pub envelope: Envelope,
+    pub payload: Payload,
+    pub body: Bytes,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Outbox {
+    /// The number of the next entry; the first is 1.
+    pub last: u64,
+    pub entries: BTreeMap<u64, OutboxItem>,
+}
+
+/// Names a part of the state in checkpoints. Stored: variants are added at the end.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) enum Entity {
+    Partition(PartitionId),
+    Queue(QueueId),
+    Group(Name, Name),
+    Retained(Name, Subject),
+    Outbox,
+    Arrived,
+    ProducerIds,
+}
+
+/// Batches of one producer that are remembered, so that a repeated one is recognized.
+const REMEMBERED_BATCHES: usize = 5;
+/// Idempotent producers remembered per partition. Part of `apply`, hence no setting: replay must agree.
+const REMEMBERED_PRODUCERS: usize = 10_000;
+
+impl Durable {
+    /// Changes the state. Never fails: an event about something unknown (lost to damage) changes nothing.
+    pub fn apply(&mut self, event: &Event) {
+        match event {
+            Event::PartitionOpened { .. }
+            | Event::PartitionClosed { .. }
+            | Event::Appended { .. }
+            | Event::Trimmed { .. }
+            | Event::TapMoved { .. } => self.apply_partition(event),
+            Event::QueueOpened { queue, spec } => self.open_queue(*queue, spec),
+            Event::QueueClosed { queue } => self.close_queue(*queue),
+            Event::Enqueued { queue, lane, offset, envelope, .. } => {
+                self.with_lane(*queue, *lane, |l| l.add(*offset, envelope.expires, envelope.due));
+            }
+            Event::Settled { queue, lane, ranges } => self.with_lane(*queue, *lane, |l| {
+                ranges.iter().for_each(|(start, end)| l.settle(*start, *end));
+            }),
+            Event::DeliveredTo { queue, lane, to } => {
+                self.with_lane(*queue, *lane, |l| l.delivered_to = l.delivered_to.max(*to));
+            }
+            Event::Attempted { queue, lane, offset, attempts } => self.with_lane(*queue, *lane, |l| {
+                if !l.is_settled(*offset) {
+                    l.attempts.insert(*offset, *attempts);
+                }
+            }),
+            Event::Due { queue, lane, offset } => self.with_lane(*queue, *lane, |l| {
+                l.delayed.remove(offset);
+            }),
+            Event::DeadLettered { .. } | Event::Relayed { .. } | Event::OutboxDone { .. } => {
+                self.apply_outbox(event)
+            }
+            Event::Arrived { source, number } => {
+                let last = self.arrived.entry(*source).or_default();
+                *last = (*last).max(*number);
+                self.dirty.insert(Entity::Arrived);
+            }
+            Event::Received { queue, id } => self.with_queue(*queue, |q| {
+                q.received.insert(*id);
+            }),
+            Event::Forgotten { queue, id } => self.with_queue(*queue, |q| {
+                q.received.remove(id);
+            }),
+            Event::HandleAssigned { queue, lane, offset, handle } => self.with_queue(*queue, |q| {
+                q.handles.insert(*handle, Some((*lane, *offset)));
+            }),
+            Event::HandleSettled { queue, handle } => self.with_queue(*queue, |q| {
+                if let Some(delivery) = q.handles.get_mut(handle) {
+                    *delivery = None;
+                }
+            }),
+            Event::HandleFreed { queue, handle } => self.with_queue(*queue, |q| {
+                q.handles.remove(handle);
+            }),
+            Event::OffsetsCommitted { .. } | Event::GroupDeleted { .. } | Event::OffsetsForgotten { .. } => {
+                self.apply_group(event);
+            }
+            Event::RetainedSet { namespace, envelope, payload } => {
+                let key = (namespace.clone(), envelope.subject.clone());
+                self.dirty.insert(Entity::Retained(key.0.clone(), key.1.clone()));
+                let (payload, body) = (payload.clone(), payload.body.clone());
+                self.retained.insert(key, Retained { envelope: envelope.clone(), payload, body });
+            }
+            Event::RetainedCleared { namespace, subject } => {
+                self.dirty.insert(Entity::Retained(namespace.clone(), subject.clone()));
+                self.retained.remove(&(namespace.clone(), subject.clone()));
+            }
+            Event::ProducerIdsReserved { to } => {
+                self.producer_ids = self.producer_ids.max(*to);
+                self.dirty.insert(Entity::ProducerIds);
+            }
+        }
+    }
+
+    fn apply_partition(&mut self, event: &Event) {
+        match event {
+            Event::PartitionOpened { partition, spec } => {
+                self.dirty.insert(Entity::Partition(*partition));
+                match self.partitions.get_mut(partition) {
+                    Some(known) => known.spec = spec.clone(),
+                    None => {
+                        let fresh = DurablePartition {
+                            spec: spec.clone(),
+                            start: 0,
+                            next: 0,
+                            tap: 0,
+                            producers: BTreeMap::new(),
+                            readers: Vec::new(),
+                        };
+                        self.partitions.insert(*partition, fresh);
+                    }
+                }
+            }
+            Event::PartitionClosed { partition } => {
+                self.dirty.insert(Entity::Partition(*partition));
+                if let Some(closed) = self.partitions.remove(partition) {
+                    closed.readers.into_iter().for_each(|queue| self.close_queue(queue));
+                }
+            }
+            Event::Appended { partition, offset, span, producer, .. } => {
+                let Some(known) = self.partitions.get_mut(partition) else { return };
+                self.dirty.insert(Entity::Partition(*partition));
+                known.next = known.next.max(offset + u64::from(*span));
+                if let Some(sequence) = producer {
+                    known.remember(*sequence, *offset);
+                }
+                let next = known.next;
+                for reader in known.readers.clone() {
+                    self.with_lane(reader, 0, |lane| lane.next = next);
+                }
+            }
+            Event::Trimmed { partition, start } => {
+                let Some(known) = self.partitions.get_mut(partition) else { return };
+                self.dirty.insert(Entity::Partition(*partition));
+                known.start = known.start.max(*start);
+                known.next = known.next.max(*start);
+                for reader in known.readers.clone() {
+                    self.with_lane(reader, 0, |lane| lane.settle(0, *start));
+                }
+            }
+            Event::TapMoved { partition, to } => {
+                let Some(known) = self.partitions.get_mut(partition) else { return };
+                self.dirty.insert(Entity::Partition(*partition));
+                known.tap = known.tap.max(*to);
+            }
+            _ => {}
+        }
+    }
+
+    fn open_queue(&mut self, id: QueueId, spec: &QueueSpec) {
+        self.dirty.insert(Entity::Queue(id));
+        if let Some(known) = self.queues.get_mut(&id) {
+            known.spec = spec.clone();
+            return;
+        }
+        let mut queue = DurableQueue::new(spec.clone());
+        if let Some(partition) = spec.over
+            && let Some(known) = self.partitions.get_mut(&partition)
+        {
+            known.readers.push(id);
+            self.dirty.insert(Entity::Partition(partition));
+            if let Some(lane) = queue.lanes.first_mut() {
+                lane.next = known.next;
+                lane.settle(0, known.start);
+            }
+        }
+        self.queues.insert(id, queue);
+    }
+
+    fn close_queue(&mut self, id: QueueId) {
+        self.dirty.insert(Entity::Queue(id));
+        let Some(closed) = self.queues.remove(&id) else { return };
+        if let Some(partition) = closed.spec.over
+            && let Some(known) = self.partitions.get_mut(&partition)
+        {
+            known.readers.retain(|reader| *reader != id);
+            self.dirty.insert(Entity::Partition(partition));
+        }
+    }
+
+    fn apply_outbox(&mut self, event: &Event) {
+        self.dirty.insert(Entity::Outbox);
+        match event {
+            Event::DeadLettered { number, queue, lane, offset, reason } => {
+                let mut stream = 0;
+                self.with_queue(*queue, |q| {
+                    stream = q.spec.streams.get(usize::from(*lane)).copied().unwrap_or_default();
+                    if let Some(lane) = q.lanes.get_mut(usize::from(*lane)) {
+                        lane.delayed.remove(offset);
+                        lane.expiring.remove(offset);
+                        lane.moving.insert(*offset, *number);
+                    }
+                });
+                let (queue, lane, offset, reason) = (*queue, *lane, *offset, *reason);
+                self.outbox.add(*number, OutboxItem::DeadLetter { queue, lane, stream, offset, reason });
+            }
+            Event::Relayed { number, namespace, exchange, envelope, payload } => {
+                let (namespace, exchange) = (namespace.clone(), exchange.clone());
+                let (envelope, payload, body) = (envelope.clone(), payload.clone(), payload.body.clone());
+                self.outbox.add(*number, OutboxItem::Relay { namespace, exchange, envelope, payload, body });
+            }
+            Event::OutboxDone { number } => {
+                while let Some(entry) = self.outbox.entries.first_entry().filter(|e| *e.key() <= *number) {
+                    if let OutboxItem::DeadLetter { queue, lane, offset, .. } = entry.remove() {
+                        self.with_lane(queue, lane, |l| l.settle(offset, offset + 1));
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn apply_group(&mut self, event: &Event) {
+        match event {
+            Event::OffsetsCommitted { namespace, group, offsets } => {
+                self.dirty.insert(Entity::Group(namespace.clone(), group.clone()));
+                let known = self.groups.entry((namespace.clone(), group.clone())).or_default();
+                for offset in offsets {
+                    known.insert((offset.topic, offset.partition), offset.clone());
+                }
+            }
+            Event::GroupDeleted { namespace, group } => {
+                self.dirty.insert(Entity::Group(namespace.clone(), group.clone()));
+                self.groups.remove(&(namespace.clone(), group.clone()));
+            }
+            Event::OffsetsForgotten { namespace, group, partitions } => {
+                self.dirty.insert(Entity::Group(namespace.clone(), group.clone()));
+                if let Some(known) = self.groups.get_mut(&(namespace.clone(), group.clone())) {
+                    partitions.iter().for_each(|key| {
+                        known.remove(key);
+                    });
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn with_queue(&mut self, id: QueueId, change: impl FnOnce(&mut DurableQueue)) {
+        if let Some(queue) = self.queues.get_mut(&id) {
+            self.dirty.insert(Entity::Queue(id));
+            change(queue);
+        }
+    }
+
+    fn with_lane(&mut self, id: QueueId, lane: u8, change: impl FnOnce(&mut DurableLane)) {
+        self.with_queue(id, |queue| {
+            if let Some(lane) = queue.lanes.get_mut(usize::from(lane)) {
+                change(lane);
+            }
+        });
+    }
+
+    /// What changed since the last call, encoded for a checkpoint; no value for what is gone.
+    pub fn take_dirty(&mut self) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
+        let dirty = std::mem::take(&mut self.dirty);
+        dirty.into_iter().map(|entity| (encode(&entity), self.value_of(&entity))).collect()
+    }
+
+    fn value_of(&self, entity: &Entity) -> Option<Vec<u8>> {
+        match entity {
+            Entity::Partition(id) => self.partitions.get(id).map(encode),
+            Entity::Queue(id) => self.queues.get(id).map(encode),
+            Entity::Group(namespace, group) => {
+                self.groups.get(&(namespace.clone(), group.clone())).map(encode_group)
+            }
+            Entity::Retained(namespace, subject) => {
+                self.retained.get(&(namespace.clone(), subject.clone())).map(encode)
+            }
+            Entity::Outbox => Some(encode(&self.outbox)),
+            Entity::Arrived => Some(encode(&self.arrived)),
+            Entity::ProducerIds => Some(encode(&self.producer_ids)),
+        }
+    }
+
+    /// Takes one entity of a checkpoint.
+    pub fn load(&mut self, key: &[u8], value: &[u8]) -> Result<(), postcard::Error> {
+        match decode::<Entity>(key)? {
+            Entity::Partition(id) => {
+                self.partitions.insert(id, decode(value)?);
+            }
+            Entity::Queue(id) => {
+                self.queues.insert(id, decode(value)?);
+            }
+            Entity::Group(namespace, group) => {
+                let offsets: Vec<CommittedOffset> = decode(value)?;
+                let offsets = offsets.into_iter().map(|o| ((o.topic, o.partition), o)).collect();
+                self.groups.insert((namespace, group), offsets);
+            }
+            Entity::Retained(namespace, subject) => {
+                let mut retained: Retained = decode(value)?;
+                retained.payload.body = retained.body.clone();
+                self.retained.insert((namespace, subject), retained);
+            }
+            Entity::Outbox => {
+                self.outbox = decode(value)?;
+                for item in self.outbox.entries.values_mut() {
+                    if let OutboxItem::Relay { payload, body, .. } = item {
+                        payload.body = body.clone();
+                    }
+                }
+            }
+            Entity::Arrived => self.arrived = decode(value)?,
+            Entity::ProducerIds => self.producer_ids = decode(value)?,
+        }
+        Ok(())
+    }
+
+    /// A checksum over all of it that is the same for the same state, however it came about.
+    pub fn digest(&self) -> u32 {
+        let mut entities: Vec<Entity> = Vec::new();
+        entities.extend(self.partitions.keys().map(|id| Entity::Partition(*id)));
+        entities.extend(self.queues.keys().map(|id| Entity::Queue(*id)));
+        entities.extend(self.groups.keys().map(|(n, g)| Entity::Group(n.clone(), g.clone())));
+        entities.extend(self.retained.keys().map(|(n, s)| Entity::Retained(n.clone(), s.clone())));
+        entities.extend([Entity::Outbox, Entity::Arrived, Entity::ProducerIds]);
+        entities.sort();
+        entities.iter().fold(0, |crc, entity| {
+            let crc = crc32c::crc32c_append(crc, &encode(entity));
+            crc32c::crc32c_append(crc, &self.value_of(entity).unwrap_or_default())
+        })
+    }
+}
+
+impl DurableQueue {
+    pub fn new(spec: QueueSpec) -> DurableQueue {
+        let lanes = vec![DurableLane::default(); spec.streams.len().max(1)];
+        DurableQueue { spec, lanes, received: BTreeSet::new(), handles: BTreeMap::new() }
+    }
+}
+
+impl DurablePartition {
+    fn remember(&mut self, sequence: Sequence, offset: u64) {
+        let producer = self.producers.entry(sequence.producer).or_default();
+        if producer.epoch != sequence.epoch {
+            producer.epoch = sequence.epoch;
+            producer.batches.clear();
+        }
+        if producer.batches.len() == REMEMBERED_BATCHES {
+            producer.batches.pop_front();
+        }
+        producer.batches.push_back((sequence, offset));
+        if self.producers.len() > REMEMBERED_PRODUCERS {
+            let oldest =
+                self.producers.iter().min_by_key(|(_, p)| p.batches.back().map(|(_, offset)| *offset));
+            if let Some(id) = oldest.map(|(id, _)| *id) {
+                self.producers.remove(&id);
+            }
+        }
+    }
+}
+
+impl Outbox {
+    fn add(&mut self, number: u64, item: OutboxItem) {
+        self.last = self.last.max(number);
+        self.entries.insert(number, item);
+    }
+}
+
+fn encode<T: Serialize>(value: &T) -> Vec<u8> {
+    // Serialization into a growing vector has no way to fail for these types.
+    postcard::to_allocvec(value).unwrap_or_default()
+}
+
+fn encode_group(offsets: &BTreeMap<(TopicId, u32), CommittedOffset>) -> Vec<u8> {
+    encode(&offsets.values().collect::<Vec<_>>())
+}
+
+fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, postcard::Error> {
+    postcard::from_bytes(bytes)
+}

@@ -1,0 +1,281 @@
+//! Everything that can happen to a shard's durable state. This enum is the journal's format: variants are
+//! added at the end and never changed.
+
+use crate::catalog::QueueConfig;
+use bytes::Bytes;
+use posthaste_model::{
+    DeathReason, Envelope, Name, PartitionId, Payload, QueueId, Subject, Timestamp, TopicId,
+};
+use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
+
+/// A change of durable state, with absolute ids and offsets, so that applying it needs nothing else.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Event {
+    PartitionOpened {
+        partition: PartitionId,
+        spec: PartitionSpec,
+    },
+    PartitionClosed {
+        partition: PartitionId,
+    },
+    /// Messages were appended; `span` offsets from `offset`.
+    Appended {
+        partition: PartitionId,
+        offset: u64,
+        span: u32,
+        /// The latest of the messages' timestamps.
+        timestamp: Timestamp,
+        producer: Option<Sequence>,
+        /// What routing knows of a message that came from the bus; none for a batch.
+        envelope: Option<Envelope>,
+        payload: Payload,
+    },
+    /// Everything below `start` is gone.
+    Trimmed {
+        partition: PartitionId,
+        start: u64,
+    },
+
+    QueueOpened {
+        queue: QueueId,
+        spec: QueueSpec,
+    },
+    QueueClosed {
+        queue: QueueId,
+    },
+    Enqueued {
+        queue: QueueId,
+        lane: u8,
+        offset: u64,
+        envelope: Envelope,
+        payload: Payload,
+    },
+    /// Half-open ranges of offsets.
+    Settled {
+        queue: QueueId,
+        lane: u8,
+        ranges: SmallVec<[(u64, u64); 2]>,
+    },
+    /// Lazy: messages below `to` were handed out.
+    DeliveredTo {
+        queue: QueueId,
+        lane: u8,
+        to: u64,
+    },
+    /// Lazy: a message was delivered in vain so many times.
+    Attempted {
+        queue: QueueId,
+        lane: u8,
+        offset: u64,
+        attempts: u32,
+    },
+    /// Lazy: a delayed message is ready.
+    Due {
+        queue: QueueId,
+        lane: u8,
+        offset: u64,
+    },
+
+    /// A message of a queue leaves for its dead-letter target; it stays in the queue's log until `OutboxDone`.
+    DeadLettered {
+        number: u64,
+        queue: QueueId,
+        lane: u8,
+        offset: u64,
+        reason: DeathReason,
+    },
+    /// A message was taken in, to be published to an exchange exactly once.
+    Relayed {
+        number: u64,
+        namespace: Name,
+        exchange: Option<Name>,
+        envelope: Envelope,
+        payload: Payload,
+    },
+    /// Outbox entries up to and including `number` have arrived.
+    OutboxDone {
+        number: u64,
+    },
+    /// Everything from `source` up to and including `number` has arrived here.
+    Arrived {
+        source: u64,
+        number: u64,
+    },
+
+    /// A publisher's message with this id was taken; the same id again is a repetition.
+    Received {
+        queue: QueueId,
+        id: u32,
+    },
+    Forgotten {
+        queue: QueueId,
+        id: u32,
+    },
+    /// A delivery got a handle that outlives the connection.
+    HandleAssigned {
+        queue: QueueId,
+        lane: u8,
+        offset: u64,
+        handle: u32,
+    },
+    /// The reader has the message, but the handle is not free yet.
+    HandleSettled {
+        queue: QueueId,
+        handle: u32,
+    },
+    HandleFreed {
+        queue: QueueId,
+        handle: u32,
+    },
+
+    OffsetsCommitted {
+        namespace: Name,
+        group: Name,
+        offsets: Vec<CommittedOffset>,
+    },
+    GroupDeleted {
+        namespace: Name,
+        group: Name,
+    },
+
+    RetainedSet {
+        namespace: Name,
+        envelope: Envelope,
+        payload: Payload,
+    },
+    RetainedCleared {
+        namespace: Name,
+        subject: Subject,
+    },
+
+    /// A partition's messages below `to` were handed to the bus.
+    TapMoved {
+        partition: PartitionId,
+        to: u64,
+    },
+    /// Ids below `to` of idempotent producers are taken.
+    ProducerIdsReserved {
+        to: u64,
+    },
+    OffsetsForgotten {
+        namespace: Name,
+        group: Name,
+        partitions: Vec<(TopicId, u32)>,
+    },
+}
+
+/// What a partition needs to know of its topic.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionSpec {
+    pub topic: TopicId,
+    pub index: u32,
+    /// False when messages are acknowledged before the disk confirmed them.
+    pub sync: bool,
+}
+
+/// What a shard needs to know of a queue.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueSpec {
+    pub namespace: Name,
+    pub name: Name,
+    /// One per lane, lowest priority first.
+    pub streams: Vec<u64>,
+    pub config: QueueConfig,
+    pub durable: bool,
+    pub auto_delete: bool,
+    /// It settles this partition's messages instead of its own: a subscription.
+    pub over: Option<PartitionId>,
+}
+
+/// An idempotent producer's numbering of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sequence {
+    pub producer: u64,
+    pub epoch: u16,
+    /// Of the first message; wraps from 2³¹−1 to 0.
+    pub first: u32,
+    /// Messages in the batch.
+    pub count: u32,
+}
+
+/// How far a group has read one partition.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommittedOffset {
+    pub topic: TopicId,
+    pub partition: u32,
+    pub offset: u64,
+    /// The leader epoch that the reader saw; -1 when it said none.
+    pub epoch: i32,
+    /// The reader's own note.
+    pub metadata: String,
+    pub committed: Timestamp,
+}
+
+impl Event {
+    /// The payload whose body is stored beside the event.
+    pub fn payload(&self) -> Option<&Payload> {
+        match self {
+            Event::Appended { payload, .. }
+            | Event::Enqueued { payload, .. }
+            | Event::Relayed { payload, .. }
+            | Event::RetainedSet { payload, .. } => Some(payload),
+            _ => None,
+        }
+    }
+
+    /// Gives a decoded event its body back.
+    pub fn set_body(&mut self, body: Bytes) {
+        match self {
+            Event::Appended { payload, .. }
+            | Event::Enqueued { payload, .. }
+            | Event::Relayed { payload, .. }
+            | Event::RetainedSet { payload, .. } => payload.body = body,
+            _ => {}
+        }
+    }
+
+    /// Writes everything but the body.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let taken = std::mem::take(out);
+        // Serialization into a growing vector has no way to fail for these types.
+        *out = postcard::to_extend(self, taken).unwrap_or_default();
+    }
+
+    pub fn decode(head: &[u8]) -> Result<Event, postcard::Error> {
+        postcard::from_bytes(head)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use posthaste_model::Format;
+
+    #[test]
+    fn events_come_back_as_they_were() {
+        let payload = Payload { format: Format(3), head: Bytes::from_static(b"head"), body: Bytes::new() };
+        let envelope = Envelope::new(Subject::dotted("a.b").unwrap(), Timestamp(17));
+        let spec = QueueSpec {
+            namespace: Name::constant("default"),
+            name: Name::constant("q"),
+            streams: vec![7],
+            config: QueueConfig::default(),
+            durable: true,
+            auto_delete: false,
+            over: None,
+        };
+        for event in [
+            Event::QueueOpened { queue: QueueId(1), spec },
+            Event::Enqueued { queue: QueueId(1), lane: 0, offset: 9, envelope, payload },
+            Event::Settled { queue: QueueId(1), lane: 0, ranges: SmallVec::from_slice(&[(1, 2), (5, 9)]) },
+            Event::OutboxDone { number: u64::MAX },
+        ] {
+            let mut bytes = vec![1, 2, 3];
+            event.encode(&mut bytes);
+            assert_eq!(bytes[..3], [1, 2, 3]);
+            assert_eq!(Event::decode(&bytes[3..]), Ok(event));
+        }
+        assert!(Event::decode(&[250, 1]).is_err());
+    }
+}

@@ -1,0 +1,175 @@
+//! Commands to groups: membership goes to the live group, offsets to the journal.
+
+use crate::{
+    command::{Command, Ticket},
+    durable::Durable,
+    effect::{Gate, Refusal, Reply},
+    event::Event,
+    group::{LiveGroup, Replies},
+    shard::{Context, Step},
+    volatile::{Timer, Volatile},
+};
+use posthaste_model::Name;
+use std::collections::BTreeMap;
+
+type Key = (Name, Name);
+
+pub(crate) fn decide(
+    durable: &Durable,
+    volatile: &mut Volatile,
+    ctx: &Context,
+    command: Command,
+    ticket: Ticket,
+    step: &mut Step,
+) {
+    let offsets = match volatile.groups_changed {
+        0 => Gate::Open,
+        batch => Gate::Synced(batch),
+    };
+    match command {
+        Command::Join(join) => {
+            let key = (join.namespace.clone(), join.group.clone());
+            change(volatile, &key, step, |group, out| group.join(*join, ticket, ctx.now, ctx.limits, out));
+        }
+        Command::Sync { namespace, group, member, assignments } => {
+            let key = (namespace, group);
+            if !volatile.groups.contains_key(&key) {
+                return step.reply(Gate::Open, ticket, Reply::Refused(Refusal::UnknownMember));
+            }
+            change(volatile, &key, step, |group, out| group.sync(&member, assignments, ticket, ctx.now, out));
+        }
+        Command::Heartbeat { namespace, group, member } => {
+            let key = (namespace, group);
+            let result = match volatile.groups.get_mut(&key) {
+                Some(live) => live.heartbeat(&member, ctx.now),
+                None => Err(Refusal::UnknownMember),
+            };
+            step.reply(Gate::Open, ticket, result.map_or_else(Reply::Refused, |()| Reply::Done));
+        }
+        Command::Leave { namespace, group, members } => {
+            let key = (namespace, group);
+            if !volatile.groups.contains_key(&key) {
+                let unknown = vec![Err(Refusal::UnknownMember); members.len()];
+                return step.reply(Gate::Open, ticket, Reply::Left(unknown));
+            }
+            let mut results = Vec::new();
+            change(volatile, &key, step, |group, out| results = group.leave(&members, ctx.now, out));
+            step.reply(Gate::Open, ticket, Reply::Left(results));
+        }
+        Command::CommitOffsets { namespace, group, member, offsets } => {
+            let key = (namespace, group);
+            let allowed = match (volatile.groups.get(&key), &member) {
+                (Some(live), member) => live.may_commit(member.as_ref()),
+                (None, None) => Ok(()),
+                (None, Some(_)) => Err(Refusal::UnknownMember),
+            };
+            if let Err(refusal) = allowed {
+                return step.reply(Gate::Open, ticket, Reply::Refused(refusal));
+            }
+            volatile.groups_changed = ctx.batch;
+            let (namespace, group) = key;
+            step.event(Event::OffsetsCommitted { namespace, group, offsets }, true);
+            step.reply(Gate::Synced(ctx.batch), ticket, Reply::Done);
+        }
+        Command::FetchOffsets { namespace, group, partitions } => {
+            let none = BTreeMap::new();
+            let known = durable.groups.get(&(namespace, group)).unwrap_or(&none);
+            let found = match partitions {
+                Some(wanted) => wanted.iter().filter_map(|key| known.get(key)).cloned().collect(),
+                None => known.values().cloned().collect(),
+            };
+            step.reply(offsets, ticket, Reply::Offsets(found));
+        }
+        Command::DescribeGroup { namespace, group } => {
+            let key = (namespace, group);
+            let state = match volatile.groups.get(&key) {
+                Some(live) => Some(Box::new(live.describe(&key.1))),
+                None if durable.groups.contains_key(&key) => {
+                    Some(Box::new(LiveGroup::default().describe(&key.1)))
+                }
+                None => None,
+            };
+            step.reply(offsets, ticket, Reply::Group(state));
+        }
+        Command::ListGroups { namespace } => list(durable, volatile, &namespace, offsets, ticket, step),
+        Command::DeleteGroup { namespace, group } => {
+            delete(durable, volatile, ctx, (namespace, group), ticket, step)
+        }
+        Command::ForgetOffsets { namespace, group, partitions } => {
+            volatile.groups_changed = ctx.batch;
+            step.event(Event::OffsetsForgotten { namespace, group, partitions }, true);
+            step.reply(Gate::Synced(ctx.batch), ticket, Reply::Done);
+        }
+        _ => {}
+    }
+}
+
+fn list(
+    durable: &Durable,
+    volatile: &Volatile,
+    namespace: &Name,
+    gate: Gate,
+    ticket: Ticket,
+    step: &mut Step,
+) {
+    let mut states = BTreeMap::new();
+    for (key, _) in durable.groups.iter().filter(|((n, _), _)| n == namespace) {
+        states.insert(key.1.clone(), LiveGroup::default().describe(&key.1));
+    }
+    for (key, live) in volatile.groups.iter().filter(|((n, _), _)| n == namespace) {
+        states.insert(key.1.clone(), live.describe(&key.1));
+    }
+    step.reply(gate, ticket, Reply::Groups(states.into_values().collect()));
+}
+
+fn delete(
+    durable: &Durable,
+    volatile: &mut Volatile,
+    ctx: &Context,
+    key: Key,
+    ticket: Ticket,
+    step: &mut Step,
+) {
+    let live = volatile.groups.get(&key);
+    let refusal = match (live, durable.groups.contains_key(&key)) {
+        (Some(live), _) if !live.is_empty() => Some(Refusal::NonEmptyGroup),
+        (None, false) => Some(Refusal::UnknownGroup),
+        _ => None,
+    };
+    if let Some(refusal) = refusal {
+        return step.reply(Gate::Open, ticket, Reply::Refused(refusal));
+    }
+    volatile.groups.remove(&key);
+    volatile.groups_changed = ctx.batch;
+    step.event(Event::GroupDeleted { namespace: key.0, group: key.1 }, true);
+    step.reply(Gate::Synced(ctx.batch), ticket, Reply::Done);
+}
+
+/// Lets a live group act, and passes on what it says.
+fn change(
+    volatile: &mut Volatile,
+    key: &Key,
+    step: &mut Step,
+    act: impl FnOnce(&mut LiveGroup, &mut Replies),
+) {
+    let mut replies = Replies::new();
+    act(volatile.groups.entry(key.clone()).or_default(), &mut replies);
+    finish(volatile, key, replies, step);
+}
+
+/// Sends a group's replies and sets its timer; an empty group is forgotten.
+pub(crate) fn finish(volatile: &mut Volatile, key: &Key, replies: Replies, step: &mut Step) {
+    for (ticket, reply) in replies {
+        step.reply(Gate::Open, ticket, reply);
+    }
+    let Some(live) = volatile.groups.get_mut(key) else { return };
+    if live.is_empty() {
+        volatile.groups.remove(key);
+        return;
+    }
+    if let Some(at) = live.next_deadline()
+        && live.timer_needed(at)
+    {
+        volatile.timers.insert((at, Timer::Group(key.0.clone(), key.1.clone())));
+    }
+}

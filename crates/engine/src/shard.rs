@@ -1,0 +1,384 @@
+//! A shard: commands in, events and effects out.
+
+use crate::{
+    command::{Command, Ticket},
+    durable::Durable,
+    effect::{Effect, Gate, Gated, Journaled, OutboxEntry, Output, Refusal, Reply},
+    event::Event,
+    group::Replies,
+    partition, queue, retained, transfer,
+    volatile::{Timer, Volatile},
+};
+use posthaste_model::{Limits, QueueId, ShardId, Timestamp};
+
+/// What a step may know of the world.
+#[derive(Clone, Copy, Debug)]
+pub struct Context<'a> {
+    pub now: Timestamp,
+    /// The number of the journal batch that the step's events will be in.
+    pub batch: u64,
+    /// The disk is nearly full: only what frees space is taken.
+    pub no_space: bool,
+    /// Memory for messages without durability is used up.
+    pub no_memory: bool,
+    pub limits: &'a Limits,
+}
+
+/// A single-threaded state machine that holds a share of all partitions, queues and groups.
+#[derive(Debug)]
+pub struct Shard {
+    id: ShardId,
+    durable: Durable,
+    volatile: Volatile,
+    /// Buffers that a step fills and the next one reuses.
+    step: Step,
+}
+
+/// What a decision wants.
+#[derive(Debug, Default)]
+pub(crate) struct Step {
+    pub events: Vec<Journaled>,
+    pub effects: Vec<Gated>,
+}
+
+impl Step {
+    pub fn event(&mut self, event: Event, sync: bool) {
+        self.events.push(Journaled { event, sync, joined: false });
+    }
+
+    /// An event that a crash may lose: it only makes redeliveries more likely.
+    pub fn lazy(&mut self, event: Event) {
+        self.event(event, false);
+    }
+
+    pub fn effect(&mut self, gate: Gate, effect: Effect) {
+        self.effects.push(Gated { gate, effect });
+    }
+
+    pub fn reply(&mut self, gate: Gate, ticket: Ticket, reply: Reply) {
+        if ticket != Ticket::NONE {
+            self.effect(gate, Effect::Reply { ticket, reply });
+        }
+    }
+}
+
+/// Timers fired in one step; the rest waits for the next, so that other work goes on.
+const TIMERS_PER_STEP_MAX: usize = 4_096;
+
+impl Shard {
+    /// An empty shard.
+    pub fn new(id: ShardId) -> Shard {
+        Shard { id, durable: Durable::default(), volatile: Volatile::default(), step: Step::default() }
+    }
+
+    pub fn id(&self) -> ShardId {
+        self.id
+    }
+
+    /// Takes one entity of a checkpoint. Before [`Shard::replay`].
+    pub fn load(&mut self, key: &[u8], value: &[u8]) -> Result<(), postcard::Error> {
+        self.durable.load(key, value)
+    }
+
+    /// Takes one event of the journal. Before [`Shard::recovered`].
+    pub fn replay(&mut self, event: &Event) {
+        self.durable.apply(event);
+    }
+
+    /// Ends recovery. `clean` is whether the last stop was orderly, so that lazy events were not lost.
+    /// What was on its way elsewhere is sent again.
+    pub fn recovered(&mut self, clean: bool, out: &mut Output) {
+        self.volatile = Volatile::recovered(&self.durable, clean);
+        for (number, item) in &self.durable.outbox.entries {
+            let entry = OutboxEntry { number: *number, item: item.clone() };
+            out.effects.push(Gated { gate: Gate::Open, effect: Effect::Outbox(entry) });
+        }
+    }
+
+    /// What changed since the last call, for a checkpoint.
+    pub fn take_dirty(&mut self) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
+        self.durable.take_dirty()
+    }
+
+    /// A checksum of the durable state; equal after replay.
+    pub fn digest(&self) -> u32 {
+        self.durable.digest()
+    }
+
+    /// The offsets of a stream that are still wanted: from, to (exclusive), and the settled ranges between.
+    pub fn live_ranges(&self, stream: u64) -> Option<(u64, u64, Vec<(u64, u64)>)> {
+        if let Some(partition) = self.durable.partitions.get(&posthaste_model::PartitionId(stream)) {
+            return Some((partition.start, partition.next, Vec::new()));
+        }
+        self.durable.queues.values().find_map(|queue| {
+            let lane = queue.spec.streams.iter().position(|s| *s == stream)?;
+            let lane = queue.lanes.get(lane)?;
+            Some((lane.floor, lane.next, lane.settled.iter().collect()))
+        })
+    }
+
+    /// Every stream with its live range and the settled ranges in it.
+    pub fn streams(&self) -> Vec<Stream> {
+        let mut streams: Vec<Stream> = self
+            .durable
+            .partitions
+            .iter()
+            .map(|(id, p)| Stream { id: id.0, start: p.start, next: p.next, settled: Vec::new(), log: true })
+            .collect();
+        for queue in self.durable.queues.values().filter(|q| q.spec.over.is_none()) {
+            streams.extend(queue.spec.streams.iter().zip(&queue.lanes).map(|(id, lane)| Stream {
+                id: *id,
+                start: lane.floor,
+                next: lane.next,
+                settled: lane.settled.iter().collect(),
+                log: false,
+            }));
+        }
+        streams.sort_by_key(|s| s.id);
+        streams
+    }
+
+    /// The durable objects it holds, to be compared with the catalog after a start.
+    pub fn objects(&self) -> (Vec<posthaste_model::PartitionId>, Vec<QueueId>) {
+        let mut partitions: Vec<_> = self.durable.partitions.keys().copied().collect();
+        let mut queues: Vec<_> =
+            self.durable.queues.iter().filter(|(_, q)| q.spec.over.is_none()).map(|(id, _)| *id).collect();
+        partitions.sort();
+        queues.sort();
+        (partitions, queues)
+    }
+
+    /// The last message on each subject, to build the view that readers search.
+    pub fn retained(
+        &self,
+    ) -> impl Iterator<Item = (&posthaste_model::Name, &posthaste_model::Envelope, &posthaste_model::Payload)>
+    {
+        self.durable.retained.iter().map(|((namespace, _), r)| (namespace, &r.envelope, &r.payload))
+    }
+
+    /// Where the tap of a partition stands.
+    pub fn tap(&self, partition: posthaste_model::PartitionId) -> u64 {
+        self.durable.partitions.get(&partition).map_or(0, |p| p.tap)
+    }
+
+    /// Memory taken by messages without durability, in bytes.
+    pub fn transient_bytes(&self) -> u64 {
+        self.volatile.transient_bytes
+    }
+
+    /// When it next has to be given a [`Command::Tick`].
+    pub fn next_timer(&self) -> Option<Timestamp> {
+        self.volatile.timers.first().map(|(at, _)| *at)
+    }
+
+    /// Adds messages to a queue or partition, as [`Command::Enqueue`] and [`Command::Append`] do, but says at once
+    /// what came of it. The message counts as published once the returned gate is open.
+    pub fn publish(
+        &mut self,
+        ctx: &Context,
+        publish: Publish,
+        out: &mut Output,
+    ) -> Result<Published, Refusal> {
+        let result = match publish {
+            Publish::Append(append) => {
+                partition::append(&self.durable, &mut self.volatile, ctx, append, &mut self.step)
+            }
+            Publish::Enqueue(enqueue) => {
+                queue::enqueue(&self.durable, &mut self.volatile, ctx, enqueue, &mut self.step)
+            }
+            Publish::Retain { namespace, envelope, payload } => retained::retain(
+                &self.durable,
+                &mut self.volatile,
+                ctx,
+                namespace,
+                envelope,
+                payload,
+                &mut self.step,
+            ),
+        };
+        self.commit(out);
+        result
+    }
+
+    /// Does what `command` asks. Deliveries that follow from it come with the next [`Shard::deliver`].
+    pub fn step(&mut self, ctx: &Context, command: Command, ticket: Ticket, out: &mut Output) {
+        match command {
+            Command::Append(append) => {
+                let result = self.publish(ctx, Publish::Append(append), out);
+                self.reply_published(result, ticket);
+            }
+            Command::Enqueue(enqueue) => {
+                let result = self.publish(ctx, Publish::Enqueue(enqueue), out);
+                self.reply_published(result, ticket);
+            }
+            Command::Retain { namespace, envelope, payload } => {
+                let result = self.publish(ctx, Publish::Retain { namespace, envelope, payload }, out);
+                self.reply_published(result, ticket);
+            }
+            Command::Arrive { source, number, items } => self.arrive(ctx, source, number, items, ticket, out),
+            Command::OpenPartition { .. }
+            | Command::ClosePartition { .. }
+            | Command::Trim { .. }
+            | Command::MoveTap { .. }
+            | Command::ReserveProducerIds { .. } => {
+                partition::decide(&self.durable, &mut self.volatile, ctx, command, ticket, &mut self.step);
+            }
+            Command::Join(_)
+            | Command::Sync { .. }
+            | Command::Heartbeat { .. }
+            | Command::Leave { .. }
+            | Command::CommitOffsets { .. }
+            | Command::FetchOffsets { .. }
+            | Command::DescribeGroup { .. }
+            | Command::ListGroups { .. }
+            | Command::DeleteGroup { .. }
+            | Command::ForgetOffsets { .. } => {
+                crate::group_commands::decide(
+                    &self.durable,
+                    &mut self.volatile,
+                    ctx,
+                    command,
+                    ticket,
+                    &mut self.step,
+                );
+            }
+            Command::Receive { .. }
+            | Command::Forget { .. }
+            | Command::AssignHandles { .. }
+            | Command::SettleHandle { .. }
+            | Command::FreeHandle { .. }
+            | Command::SessionState { .. }
+            | Command::OutboxDone { .. } => {
+                transfer::decide(&self.durable, &mut self.volatile, ctx, command, ticket, &mut self.step);
+            }
+            Command::Tick => self.tick(ctx, out),
+            queue_command => {
+                queue::decide(&self.durable, &mut self.volatile, ctx, queue_command, ticket, &mut self.step);
+            }
+        }
+        self.commit(out);
+    }
+
+    /// Hands out what is ready to whom has credit, in all queues that were touched.
+    pub fn deliver(&mut self, ctx: &Context, out: &mut Output) {
+        while let Some(id) = self.volatile.touched.pop_first() {
+            queue::deliver(&self.durable, &mut self.volatile, ctx, id, &mut self.step);
+            self.commit(out);
+            queue::drop_overflow(&self.durable, &mut self.volatile, ctx, id, &mut self.step);
+            self.commit(out);
+        }
+        self.volatile.recent.clear();
+    }
+
+    /// Applies what was decided and passes it on.
+    fn commit(&mut self, out: &mut Output) {
+        for journaled in self.step.events.drain(..) {
+            queue::before_event(&self.durable, &mut self.volatile, &journaled.event);
+            self.durable.apply(&journaled.event);
+            queue::after_event(&self.durable, &mut self.volatile, &journaled.event);
+            out.events.push(journaled);
+        }
+        out.effects.append(&mut self.step.effects);
+    }
+
+    fn reply_published(&mut self, result: Result<Published, Refusal>, ticket: Ticket) {
+        let (gate, reply) = match result {
+            Ok(Published { gate, offset, duplicate: true }) => (gate, Reply::Duplicate { offset }),
+            Ok(Published { gate, offset, .. }) => (gate, Reply::Appended { offset }),
+            Err(refusal) => (Gate::Open, Reply::Refused(refusal)),
+        };
+        self.step.reply(gate, ticket, reply);
+    }
+
+    /// What another shard sends is taken once: its number is journaled in one piece with what it brings.
+    fn arrive(
+        &mut self,
+        ctx: &Context,
+        source: u64,
+        number: u64,
+        items: Vec<crate::command::Arrival>,
+        ticket: Ticket,
+        out: &mut Output,
+    ) {
+        use crate::command::Arrival;
+        if self.durable.arrived.get(&source).is_some_and(|last| number <= *last) {
+            return self.step.reply(Gate::Synced(self.volatile.outbox_changed), ticket, Reply::Done);
+        }
+        if ctx.no_space {
+            return self.step.reply(Gate::Open, ticket, Reply::Refused(Refusal::NoSpace));
+        }
+        let first = out.events.len();
+        for item in items {
+            let publish = match item {
+                Arrival::Append(append) => Publish::Append(append),
+                Arrival::Enqueue(enqueue) => Publish::Enqueue(enqueue),
+                Arrival::Retain { namespace, envelope, payload } => {
+                    Publish::Retain { namespace, envelope, payload }
+                }
+            };
+            // A full or deleted target refuses this message for good: there is no publisher to tell.
+            let _ = self.publish(ctx, publish, out);
+        }
+        for journaled in out.events.get_mut(first..).unwrap_or_default() {
+            journaled.joined = true;
+        }
+        self.step.event(Event::Arrived { source, number }, true);
+        self.volatile.outbox_changed = ctx.batch;
+        self.step.reply(Gate::Synced(ctx.batch), ticket, Reply::Done);
+    }
+
+    fn tick(&mut self, ctx: &Context, out: &mut Output) {
+        for _ in 0..TIMERS_PER_STEP_MAX {
+            if !self.volatile.timers.first().is_some_and(|(at, _)| *at <= ctx.now) {
+                break;
+            }
+            let Some((_, timer)) = self.volatile.timers.pop_first() else { break };
+            match timer {
+                Timer::Group(namespace, group) => {
+                    let mut replies = Replies::new();
+                    let key = (namespace, group);
+                    if let Some(live) = self.volatile.groups.get_mut(&key) {
+                        live.tick(ctx.now, &mut replies);
+                    }
+                    crate::group_commands::finish(&mut self.volatile, &key, replies, &mut self.step);
+                }
+                queue_timer => {
+                    queue::fire(&self.durable, &mut self.volatile, ctx, queue_timer, &mut self.step)
+                }
+            }
+            self.commit(out);
+        }
+    }
+}
+
+/// Something to be stored in a queue, a partition or as the last message on its subject.
+#[derive(Clone, Debug)]
+pub enum Publish {
+    Append(crate::command::Append),
+    Enqueue(crate::command::Enqueue),
+    Retain {
+        namespace: posthaste_model::Name,
+        envelope: posthaste_model::Envelope,
+        payload: posthaste_model::Payload,
+    },
+}
+
+/// What came of a publish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Published {
+    pub gate: Gate,
+    pub offset: u64,
+    /// The same batch had been published before; nothing was added.
+    pub duplicate: bool,
+}
+
+/// A stored log and what of it is still wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stream {
+    pub id: u64,
+    pub start: u64,
+    pub next: u64,
+    pub settled: Vec<(u64, u64)>,
+    /// A partition's, kept by retention.
+    pub log: bool,
+}
