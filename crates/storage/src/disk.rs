@@ -89,12 +89,3 @@ impl fmt::Debug for DiskLock {
         f.write_str("DiskLock")
     }
 }
-
-/// Reads exactly `buffer.len()` bytes, or fails with [`io::ErrorKind::UnexpectedEof`].
-pub(crate) fn read_exact_at(file: &dyn DiskFile, position: u64, buffer: &mut [u8]) -> io::Result<()> {
-    if file.read_at(position, buffer)? == buffer.len() {
-        Ok(())
-    } else {
-        Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file is shorter than expected"))
-    }
-}

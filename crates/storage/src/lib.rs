@@ -8,5 +8,6 @@ pub mod disk;
 pub mod journal;
 
 mod random;
+pub mod segment;
 
 pub use random::Random;

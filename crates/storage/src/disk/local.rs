@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 
 use super::{DirEntry, Disk, DiskFile, DiskLock};
 
-const ZEROS: [u8; 256 * 1024] = [0; 256 * 1024];
+static ZEROS: [u8; 256 * 1024] = [0; 256 * 1024];
 
 /// [`Disk`] over a directory.
 #[derive(Clone, Debug)]

@@ -120,7 +120,7 @@ fn decode_copy(used: &[u8]) -> Option<FileHeaderState> {
         previous_end: u64_at(used, 32)?,
         previous_start: u64_at(used, 40)?,
     };
-    let sound = header.start % ALIGN == 0
+    let sound = header.start.is_multiple_of(ALIGN)
         && header.previous_end <= header.start
         && header.previous_start <= header.previous_end;
     sound.then_some(FileHeaderState::Valid(header))

@@ -124,7 +124,7 @@ impl<'a> FileScan<'a> {
         Ok(frame.filter(|frame| {
             frame.lsn == lsn
                 && frame.nonce == self.nonce
-                && frame.length % STEP == 0
+                && frame.length.is_multiple_of(STEP)
                 && frame.end() <= file_end
         }))
     }
@@ -355,7 +355,7 @@ pub(super) fn first_frame(file: &dyn HomeFile) -> io::Result<Option<(u64, FrameH
     let mut position = FILE_HEADER_BYTES;
     while position < window.size {
         let frame = FrameHeader::decode(window.bytes(position, FRAME_HEADER_BYTES as u64)?);
-        if let Some(frame) = frame.filter(|frame| frame.lsn >= position && frame.lsn % STEP == 0) {
+        if let Some(frame) = frame.filter(|frame| frame.lsn >= position && frame.lsn.is_multiple_of(STEP)) {
             return Ok(Some((position, frame)));
         }
         position += STEP;

@@ -83,6 +83,9 @@ fn what_was_synced_is_replayed_and_read_back() {
     }
 }
 
+/// Distance from the batch's base, shard, joined, head, body.
+type Submitted = (u64, u16, bool, Vec<u8>, Vec<u8>);
+
 /// What a crash test knows of the records it has submitted, by LSN.
 #[derive(Default)]
 struct History {
@@ -98,7 +101,7 @@ struct CrashRun {
     random: Random,
     history: History,
     next_number: u64,
-    pending: BTreeMap<u64, Vec<(u64, u16, bool, Vec<u8>, Vec<u8>)>>,
+    pending: BTreeMap<u64, Vec<Submitted>>,
 }
 
 impl CrashRun {

@@ -1,0 +1,200 @@
+//! Segments: immutable files of entries that have left the journal.
+//!
+//! One file holds one large stream or many small ones, each as a [`Run`] of entries in offset order. Whoever keeps the
+//! runs can read an entry with one or two reads; nothing of a file stays in memory but a bounded cache of indexes.
+
+mod cache;
+pub mod format;
+mod read;
+mod store;
+#[cfg(test)]
+mod tests;
+mod write;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+pub use store::{DiskSegments, SegmentFile, SegmentSink, SegmentStore};
+pub use write::{SegmentWriter, WriteError};
+
+pub(crate) use read::read_all;
+
+use cache::Cache;
+use format::IndexPoint;
+
+/// Open files kept at once.
+const CACHED_FILES: usize = 256;
+/// Index points kept at once; each takes 24 bytes.
+const CACHED_INDEX_POINTS: usize = 256 * 1024;
+
+/// Names a segment. Chosen by the caller; a crash may leave one behind whose runs nobody knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct SegmentId(pub u64);
+
+impl fmt::Display for SegmentId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// One stream's contiguous entries in one segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Run {
+    /// The file.
+    pub segment: SegmentId,
+    /// The stream.
+    pub stream: u64,
+    /// Offset of the first entry.
+    pub first: u64,
+    /// Offset behind the last entry's span.
+    pub end: u64,
+    /// Number of entries.
+    pub entries: u64,
+    /// Bytes of the entries in the file.
+    pub bytes: u64,
+    /// Where in the file the first entry starts, in bytes.
+    pub position: u64,
+    /// Highest timestamp of all entries.
+    pub max_timestamp: i64,
+}
+
+/// What a stream holds at an offset.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// First offset.
+    pub offset: u64,
+    /// Number of offsets that it covers.
+    pub span: u32,
+    /// Highest timestamp in it.
+    pub max_timestamp: i64,
+    /// As given to [`SegmentWriter::append`].
+    pub head: Bytes,
+    /// As given to [`SegmentWriter::append`].
+    pub body: Bytes,
+}
+
+/// Why a run cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The bytes are not those that were written.
+    #[error(
+        "segment {segment} is damaged for stream {stream} from offset {from} on; readable again from {resume}"
+    )]
+    Damaged {
+        /// The file.
+        segment: SegmentId,
+        /// The stream.
+        stream: u64,
+        /// First offset that may be lost.
+        from: u64,
+        /// Offset from which reading may be tried again; the run's end if there is none.
+        resume: u64,
+    },
+    /// The store failed.
+    #[error("cannot read segment {segment}: {error}")]
+    Io {
+        /// The file.
+        segment: SegmentId,
+        /// What the store said.
+        error: io::Error,
+    },
+    /// Another version of the program wrote it.
+    #[error("segment {segment} has format version {found}; this program reads version {supported}")]
+    Version {
+        /// The file.
+        segment: SegmentId,
+        /// Version in the file.
+        found: u32,
+        /// Version that is understood.
+        supported: u32,
+    },
+}
+
+/// A handle to the segments of a store. Clones share their caches.
+#[derive(Clone)]
+pub struct Segments {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    store: Arc<dyn SegmentStore>,
+    sizes: Mutex<BTreeMap<SegmentId, u64>>,
+    files: Mutex<Cache<SegmentId, Arc<dyn SegmentFile>>>,
+    indexes: Mutex<Cache<(SegmentId, u64), Arc<[IndexPoint]>>>,
+}
+
+impl Segments {
+    /// Lists the store's segments and makes them readable.
+    pub fn open(store: Arc<dyn SegmentStore>) -> io::Result<Segments> {
+        let sizes = store.list()?.into_iter().collect();
+        let shared = Shared {
+            store,
+            sizes: Mutex::new(sizes),
+            files: Mutex::new(Cache::new(CACHED_FILES)),
+            indexes: Mutex::new(Cache::new(CACHED_INDEX_POINTS)),
+        };
+        Ok(Segments { shared: Arc::new(shared) })
+    }
+
+    /// Begins a segment. It exists once [`SegmentWriter::finish`] has returned; an older one of that id is replaced.
+    pub fn writer(&self, id: SegmentId) -> SegmentWriter {
+        SegmentWriter::new(self.clone(), id)
+    }
+
+    /// Reads entries from the one that contains `from`, or the next one, on: at most `max_entries`, and at most
+    /// `max_bytes` of heads and bodies, but at least one entry unless the run has none from there on. What lies before
+    /// some damage is returned; the error comes when reading starts at it.
+    pub fn read(
+        &self,
+        run: &Run,
+        from: u64,
+        max_bytes: usize,
+        max_entries: usize,
+    ) -> Result<Vec<Entry>, ReadError> {
+        read::read(&self.shared, run, from, max_bytes, max_entries)
+    }
+
+    /// The offset of the first entry whose highest timestamp is at least `timestamp`.
+    pub fn find_timestamp(&self, run: &Run, timestamp: i64) -> Result<Option<u64>, ReadError> {
+        read::find_timestamp(&self.shared, run, timestamp)
+    }
+
+    /// The runs that a segment's footer lists.
+    pub fn runs(&self, id: SegmentId) -> Result<Vec<Run>, ReadError> {
+        read::runs(&self.shared, id)
+    }
+
+    /// Removes a segment. Reads that have begun go on. One that cannot be removed stays in the list.
+    pub fn remove(&self, id: SegmentId) {
+        match self.shared.store.remove(id) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {}
+            _ => {
+                self.shared.sizes.lock().remove(&id);
+                self.shared.forget(id);
+            }
+        }
+    }
+
+    /// All segments and their sizes in bytes.
+    pub fn list(&self) -> Vec<(SegmentId, u64)> {
+        self.shared.sizes.lock().iter().map(|(id, bytes)| (*id, *bytes)).collect()
+    }
+}
+
+impl Shared {
+    fn published(&self, id: SegmentId, bytes: u64) {
+        self.forget(id);
+        self.sizes.lock().insert(id, bytes);
+    }
+
+    fn forget(&self, id: SegmentId) {
+        self.files.lock().retain(|cached| *cached != id);
+        self.indexes.lock().retain(|(cached, _)| *cached != id);
+    }
+}

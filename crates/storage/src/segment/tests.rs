@@ -1,0 +1,150 @@
+use std::sync::Arc;
+
+use super::*;
+use crate::disk::{Disk, SimDisk};
+
+fn segments(disk: &SimDisk) -> Segments {
+    let disk: Arc<dyn Disk> = Arc::new(disk.clone());
+    Segments::open(Arc::new(DiskSegments::open(disk, "segments").unwrap())).unwrap()
+}
+
+/// Three offsets per entry and a gap of one before every tenth entry.
+fn offset_of(index: u64) -> u64 {
+    100 + index * 3 + index / 10
+}
+
+fn write(segments: &Segments, id: SegmentId, entries: u64) -> Vec<Run> {
+    let mut writer = segments.writer(id);
+    for index in 0..entries {
+        let body = vec![index as u8; 1000];
+        writer.append(7, offset_of(index), 3, 1000 + index as i64, &index.to_le_bytes(), &body);
+    }
+    for stream in 8..20 {
+        writer.append(stream, 5, 1, 9, b"", b"small");
+    }
+    writer.finish().unwrap()
+}
+
+#[test]
+fn entries_are_read_from_any_offset() {
+    let disk = SimDisk::new(1);
+    let entries = 300;
+    let runs = write(&segments(&disk), SegmentId(4), entries);
+    assert_eq!(runs.len(), 13);
+    let again = segments(&disk);
+    assert_eq!(again.runs(SegmentId(4)).unwrap(), runs);
+    let run = &runs[0];
+    assert_eq!((run.first, run.end, run.entries, run.max_timestamp), (100, offset_of(299) + 3, 300, 1299));
+    for index in 0..entries {
+        for from in offset_of(index)..offset_of(index) + 3 {
+            let read = again.read(run, from, 2500, 10).unwrap();
+            assert_eq!(read[0].offset, offset_of(index));
+            assert_eq!(read[0].head[..], index.to_le_bytes());
+            assert_eq!(read.len() as u64, (entries - index).min(2));
+        }
+        let timestamp = 1000 + index as i64;
+        assert_eq!(again.find_timestamp(run, timestamp).unwrap(), Some(offset_of(index)));
+    }
+    // In a gap the next entry is found; a limit that fits nothing still gives one entry.
+    assert_eq!(again.read(run, offset_of(10) - 1, 0, 10).unwrap()[0].offset, offset_of(10));
+    assert_eq!(again.read(run, 0, 0, 10).unwrap().len(), 1);
+    assert_eq!(again.read(run, run.end, 100, 10).unwrap(), []);
+    assert_eq!(again.find_timestamp(run, 1300).unwrap(), None);
+    for run in &runs[1..] {
+        let read = again.read(run, 0, 100, 10).unwrap();
+        assert_eq!((read.len(), read[0].offset, &read[0].body[..]), (1, 5, &b"small"[..]));
+    }
+}
+
+#[test]
+fn an_entry_larger_than_any_read_is_returned_whole() {
+    let disk = SimDisk::new(1);
+    let segments = segments(&disk);
+    let mut writer = segments.writer(SegmentId(1));
+    let body = vec![3; 5 << 20];
+    writer.append(1, 0, 1, 0, b"h", &body);
+    writer.append(1, 1, 1, 0, b"h", b"after");
+    let runs = writer.finish().unwrap();
+    assert_eq!(segments.read(&runs[0], 0, 10, 10).unwrap()[0].body, body);
+    assert_eq!(&segments.read(&runs[0], 1, 10, 10).unwrap()[0].body[..], b"after");
+}
+
+#[test]
+fn a_published_segment_survives_and_an_unfinished_one_vanishes() {
+    for seed in 0..100 {
+        let disk = SimDisk::new(seed);
+        let before = segments(&disk);
+        let runs = write(&before, SegmentId(1), 50);
+        let mut unfinished = before.writer(SegmentId(2));
+        (0..3000).for_each(|offset| unfinished.append(1, offset, 1, 0, b"", &[1; 1000]));
+        disk.cut_power_after(seed % 5);
+        let published = unfinished.finish().is_ok();
+        disk.crash();
+        let after = segments(&disk);
+        let ids: Vec<_> = after.list().into_iter().map(|(id, _)| id.0).collect();
+        assert!(ids == [1, 2] || (ids == [1] && !published), "{ids:?}");
+        assert_eq!(after.read(&runs[0], 0, usize::MAX / 2, 100).unwrap().len(), 50);
+    }
+}
+
+#[test]
+fn a_flipped_bit_is_never_returned_and_never_hides_what_follows() {
+    let clean = {
+        let disk = SimDisk::new(0);
+        let segments = segments(&disk);
+        let runs = write(&segments, SegmentId(1), 300);
+        (segments.read(&runs[0], 0, usize::MAX / 2, usize::MAX).unwrap(), segments.list()[0].1)
+    };
+    for seed in 0..300 {
+        let disk = SimDisk::new(seed);
+        let runs = write(&segments(&disk), SegmentId(1), 300);
+        let bit = crate::Random::new(seed).below(clean.1 * 8);
+        assert!(disk.flip_bit("segments/0000000000000001.segment", bit));
+        let segments = segments(&disk);
+        let run = &runs[0];
+        let (mut from, mut good, mut damaged) = (0, Vec::new(), 0);
+        while from < run.end {
+            match segments.read(run, from, 50_000, usize::MAX) {
+                Ok(read) => {
+                    from = read.last().map_or(run.end, |entry| entry.offset + 3);
+                    good.extend(read);
+                }
+                Err(ReadError::Damaged { segment, stream, resume, .. }) => {
+                    assert_eq!((segment, stream), (SegmentId(1), 7));
+                    assert!(resume > from);
+                    damaged += 1;
+                    from = resume;
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+        assert!(damaged <= 1);
+        assert!(good.iter().all(|entry| clean.0.contains(entry)));
+        assert!(good.len() + 40 * damaged >= 300, "{} of 300 readable", good.len());
+    }
+}
+
+#[test]
+fn wrong_order_is_refused_and_no_entries_make_no_segment() {
+    let disk = SimDisk::new(1);
+    let segments = segments(&disk);
+    let mut writer = segments.writer(SegmentId(1));
+    writer.append(1, 10, 5, 0, b"", b"");
+    writer.append(1, 14, 1, 0, b"", b"");
+    assert!(matches!(writer.finish(), Err(WriteError::Misplaced { stream: 1, offset: 14, .. })));
+    assert_eq!(segments.list(), []);
+    assert_eq!(segments.writer(SegmentId(1)).finish().unwrap(), []);
+    assert_eq!(segments.list(), []);
+}
+
+#[test]
+fn a_full_disk_fails_the_writer_and_leaves_nothing() {
+    let disk = SimDisk::new(1);
+    let segments = segments(&disk);
+    disk.set_capacity(Some(100_000));
+    let mut writer = segments.writer(SegmentId(1));
+    (0..3000).for_each(|offset| writer.append(1, offset, 1, 0, b"", &[1; 1000]));
+    let error = writer.finish().unwrap_err();
+    assert!(matches!(&error, WriteError::Io { error, .. } if error.kind() == io::ErrorKind::StorageFull));
+    assert_eq!(disk.used_bytes(), 0);
+}
