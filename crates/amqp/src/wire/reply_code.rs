@@ -162,7 +162,8 @@ impl Exception {
             ReplyCode::ResourceLocked,
             format_args!(
                 "cannot obtain exclusive access to locked {queue}. It could be originally declared on \
-                 another connection or the exclusive property value does not match that of the original declaration."
+                 another connection or the exclusive property value does not match that of the original \
+                 declaration."
             ),
         )
     }
