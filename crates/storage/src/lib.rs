@@ -4,6 +4,7 @@
 //! in; nothing here looks at a network, and only the journal's writer thread looks at a clock.
 #![forbid(unsafe_code)]
 
+pub mod checkpoint;
 pub mod disk;
 pub mod journal;
 
