@@ -5,10 +5,14 @@
 #![forbid(unsafe_code)]
 
 pub mod checkpoint;
+pub mod conformance;
+pub mod data_dir;
 pub mod disk;
+pub mod fuzz;
 pub mod journal;
 
 mod random;
 pub mod segment;
 
+pub use data_dir::DataDir;
 pub use random::Random;

@@ -285,7 +285,8 @@ impl FileReader {
 }
 
 /// Reads every entry of a file's bytes, for fuzzing; returns how many.
-pub(crate) fn scan(file: Arc<dyn DiskFile>, kind: Kind, number: u64) -> Result<u64, CheckpointError> {
+pub(crate) fn scan(file: Arc<dyn DiskFile>, number: u64) -> Result<u64, CheckpointError> {
+    let kind = Kind::Delta;
     let bytes = file.size().map_err(|error| io_error("read", "", error))?;
     let info = FileInfo { kind, number, bytes, entries: 0, crc: 0 };
     let mut reader = FileReader::of(file, &info)?;

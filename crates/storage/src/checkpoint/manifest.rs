@@ -27,7 +27,7 @@ pub(crate) struct Manifest {
 }
 
 /// How a manifest's bytes read.
-pub(crate) enum ManifestState {
+enum ManifestState {
     Valid(Manifest),
     OtherVersion(u32),
     Damaged,
@@ -45,7 +45,7 @@ impl Manifest {
     }
 
     /// Writes the manifest under another name, syncs and verifies it, and gives it its own.
-    pub fn publish(&self, dir: &Dir) -> Result<(), CheckpointError> {
+    pub(super) fn publish(&self, dir: &Dir) -> Result<(), CheckpointError> {
         if self.meta.len() > MAX_META_BYTES {
             return Err(CheckpointError::TooLarge { bytes: self.meta.len(), limit: MAX_META_BYTES });
         }
@@ -72,7 +72,7 @@ impl Manifest {
     }
 
     /// Reads a manifest; `None` if it is damaged.
-    pub fn read(dir: &Dir, number: u64) -> Result<Option<Manifest>, CheckpointError> {
+    pub(super) fn read(dir: &Dir, number: u64) -> Result<Option<Manifest>, CheckpointError> {
         let name = manifest_name(number);
         let read = || -> io::Result<Vec<u8>> {
             let file = dir.disk.open(&dir.join(&name))?;
@@ -83,7 +83,7 @@ impl Manifest {
             Ok(bytes)
         };
         let bytes = read().map_err(|error| io_error("read", &name, error))?;
-        match Manifest::decode(&bytes) {
+        match Manifest::decode_any(&bytes) {
             ManifestState::Valid(manifest) if manifest.number == number => Ok(Some(manifest)),
             ManifestState::Valid(_) | ManifestState::Damaged => Ok(None),
             ManifestState::OtherVersion(found) => {
@@ -114,7 +114,15 @@ impl Manifest {
         bytes
     }
 
-    pub fn decode(bytes: &[u8]) -> ManifestState {
+    /// Reads a manifest of this version; `None` if it is damaged or another version's.
+    pub fn decode(bytes: &[u8]) -> Option<Manifest> {
+        match Manifest::decode_any(bytes) {
+            ManifestState::Valid(manifest) => Some(manifest),
+            ManifestState::OtherVersion(_) | ManifestState::Damaged => None,
+        }
+    }
+
+    fn decode_any(bytes: &[u8]) -> ManifestState {
         let sound = bytes.len() >= HEADER_BYTES
             && bytes[..8] == MAGIC
             && u32_at(bytes, 12) == Some(manifest_crc(bytes));
