@@ -4,7 +4,7 @@ use super::error::DecodeError;
 use super::packet::PacketType;
 
 macro_rules! reason_codes {
-    ($($(#[$doc:meta])* $name:ident = $value:literal,)+) => {
+    ($($(#[$doc:meta])* $name:ident = $value:literal: $($packet:ident)+;)+) => {
         /// A reason code, MQTT 5 section 2.4. Values from 0x80 report a failure.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[repr(u8)]
@@ -15,55 +15,61 @@ macro_rules! reason_codes {
             pub const fn from_value(value: u8) -> Option<Self> {
                 match value { $($value => Some(Self::$name),)+ _ => None }
             }
+
+            /// Whether packets of this type may carry the code.
+            pub(super) const fn allowed_in(self, packet_type: PacketType) -> bool {
+                match self { $(Self::$name => matches!(packet_type, $(PacketType::$packet)|+),)+ }
+            }
         }
     };
 }
 
+// Names, values and packets of table 2-6.
 reason_codes! {
     /// Success; Normal disconnection in DISCONNECT; Granted QoS 0 in SUBACK.
-    Success = 0x00,
-    GrantedQoS1 = 0x01,
-    GrantedQoS2 = 0x02,
-    DisconnectWithWillMessage = 0x04,
-    NoMatchingSubscribers = 0x10,
-    NoSubscriptionExisted = 0x11,
-    ContinueAuthentication = 0x18,
-    ReAuthenticate = 0x19,
-    UnspecifiedError = 0x80,
-    MalformedPacket = 0x81,
-    ProtocolError = 0x82,
-    ImplementationSpecificError = 0x83,
-    UnsupportedProtocolVersion = 0x84,
-    ClientIdentifierNotValid = 0x85,
-    BadUserNameOrPassword = 0x86,
-    NotAuthorized = 0x87,
-    ServerUnavailable = 0x88,
-    ServerBusy = 0x89,
-    Banned = 0x8A,
-    ServerShuttingDown = 0x8B,
-    BadAuthenticationMethod = 0x8C,
-    KeepAliveTimeout = 0x8D,
-    SessionTakenOver = 0x8E,
-    TopicFilterInvalid = 0x8F,
-    TopicNameInvalid = 0x90,
-    PacketIdentifierInUse = 0x91,
-    PacketIdentifierNotFound = 0x92,
-    ReceiveMaximumExceeded = 0x93,
-    TopicAliasInvalid = 0x94,
-    PacketTooLarge = 0x95,
-    MessageRateTooHigh = 0x96,
-    QuotaExceeded = 0x97,
-    AdministrativeAction = 0x98,
-    PayloadFormatInvalid = 0x99,
-    RetainNotSupported = 0x9A,
-    QoSNotSupported = 0x9B,
-    UseAnotherServer = 0x9C,
-    ServerMoved = 0x9D,
-    SharedSubscriptionsNotSupported = 0x9E,
-    ConnectionRateExceeded = 0x9F,
-    MaximumConnectTime = 0xA0,
-    SubscriptionIdentifiersNotSupported = 0xA1,
-    WildcardSubscriptionsNotSupported = 0xA2,
+    Success = 0x00: Connack Puback Pubrec Pubrel Pubcomp Suback Unsuback Disconnect Auth;
+    GrantedQoS1 = 0x01: Suback;
+    GrantedQoS2 = 0x02: Suback;
+    DisconnectWithWillMessage = 0x04: Disconnect;
+    NoMatchingSubscribers = 0x10: Puback Pubrec;
+    NoSubscriptionExisted = 0x11: Unsuback;
+    ContinueAuthentication = 0x18: Auth;
+    ReAuthenticate = 0x19: Auth;
+    UnspecifiedError = 0x80: Connack Puback Pubrec Suback Unsuback Disconnect;
+    MalformedPacket = 0x81: Connack Disconnect;
+    ProtocolError = 0x82: Connack Disconnect;
+    ImplementationSpecificError = 0x83: Connack Puback Pubrec Suback Unsuback Disconnect;
+    UnsupportedProtocolVersion = 0x84: Connack;
+    ClientIdentifierNotValid = 0x85: Connack;
+    BadUserNameOrPassword = 0x86: Connack;
+    NotAuthorized = 0x87: Connack Puback Pubrec Suback Unsuback Disconnect;
+    ServerUnavailable = 0x88: Connack;
+    ServerBusy = 0x89: Connack Disconnect;
+    Banned = 0x8A: Connack;
+    ServerShuttingDown = 0x8B: Disconnect;
+    BadAuthenticationMethod = 0x8C: Connack Disconnect;
+    KeepAliveTimeout = 0x8D: Disconnect;
+    SessionTakenOver = 0x8E: Disconnect;
+    TopicFilterInvalid = 0x8F: Suback Unsuback Disconnect;
+    TopicNameInvalid = 0x90: Connack Puback Pubrec Disconnect;
+    PacketIdentifierInUse = 0x91: Puback Pubrec Suback Unsuback;
+    PacketIdentifierNotFound = 0x92: Pubrel Pubcomp;
+    ReceiveMaximumExceeded = 0x93: Disconnect;
+    TopicAliasInvalid = 0x94: Disconnect;
+    PacketTooLarge = 0x95: Connack Disconnect;
+    MessageRateTooHigh = 0x96: Disconnect;
+    QuotaExceeded = 0x97: Connack Puback Pubrec Suback Disconnect;
+    AdministrativeAction = 0x98: Disconnect;
+    PayloadFormatInvalid = 0x99: Connack Puback Pubrec Disconnect;
+    RetainNotSupported = 0x9A: Connack Disconnect;
+    QoSNotSupported = 0x9B: Connack Disconnect;
+    UseAnotherServer = 0x9C: Connack Disconnect;
+    ServerMoved = 0x9D: Connack Disconnect;
+    SharedSubscriptionsNotSupported = 0x9E: Suback Disconnect;
+    ConnectionRateExceeded = 0x9F: Connack Disconnect;
+    MaximumConnectTime = 0xA0: Disconnect;
+    SubscriptionIdentifiersNotSupported = 0xA1: Suback Disconnect;
+    WildcardSubscriptionsNotSupported = 0xA2: Suback Disconnect;
 }
 
 impl ReasonCode {
@@ -115,94 +121,6 @@ impl ReasonCode {
         match Self::from_value(value) {
             Some(code) if code.allowed_in(packet_type) => Ok(code),
             _ => Err(DecodeError::ReasonCodeNotAllowed(value)),
-        }
-    }
-
-    /// The "Packets" column of the table in section 2.4.
-    pub(super) const fn allowed_in(self, packet_type: PacketType) -> bool {
-        use ReasonCode::*;
-        match packet_type {
-            PacketType::Connack => matches!(
-                self,
-                Success
-                    | UnspecifiedError
-                    | MalformedPacket
-                    | ProtocolError
-                    | ImplementationSpecificError
-                    | UnsupportedProtocolVersion
-                    | ClientIdentifierNotValid
-                    | BadUserNameOrPassword
-                    | NotAuthorized
-                    | ServerUnavailable
-                    | ServerBusy
-                    | Banned
-                    | BadAuthenticationMethod
-                    | TopicNameInvalid
-                    | PacketTooLarge
-                    | QuotaExceeded
-                    | PayloadFormatInvalid
-                    | RetainNotSupported
-                    | QoSNotSupported
-                    | UseAnotherServer
-                    | ServerMoved
-                    | ConnectionRateExceeded
-            ),
-            PacketType::Puback | PacketType::Pubrec => matches!(
-                self,
-                Success
-                    | NoMatchingSubscribers
-                    | UnspecifiedError
-                    | ImplementationSpecificError
-                    | NotAuthorized
-                    | TopicNameInvalid
-                    | PacketIdentifierInUse
-                    | QuotaExceeded
-                    | PayloadFormatInvalid
-            ),
-            PacketType::Pubrel | PacketType::Pubcomp => matches!(self, Success | PacketIdentifierNotFound),
-            PacketType::Suback => matches!(
-                self,
-                Success
-                    | GrantedQoS1
-                    | GrantedQoS2
-                    | UnspecifiedError
-                    | ImplementationSpecificError
-                    | NotAuthorized
-                    | TopicFilterInvalid
-                    | PacketIdentifierInUse
-                    | QuotaExceeded
-                    | SharedSubscriptionsNotSupported
-                    | SubscriptionIdentifiersNotSupported
-                    | WildcardSubscriptionsNotSupported
-            ),
-            PacketType::Unsuback => matches!(
-                self,
-                Success
-                    | NoSubscriptionExisted
-                    | UnspecifiedError
-                    | ImplementationSpecificError
-                    | NotAuthorized
-                    | TopicFilterInvalid
-                    | PacketIdentifierInUse
-            ),
-            PacketType::Disconnect => !matches!(
-                self,
-                GrantedQoS1
-                    | GrantedQoS2
-                    | NoMatchingSubscribers
-                    | NoSubscriptionExisted
-                    | ContinueAuthentication
-                    | ReAuthenticate
-                    | UnsupportedProtocolVersion
-                    | ClientIdentifierNotValid
-                    | BadUserNameOrPassword
-                    | ServerUnavailable
-                    | Banned
-                    | PacketIdentifierInUse
-                    | PacketIdentifierNotFound
-            ),
-            PacketType::Auth => matches!(self, Success | ContinueAuthentication | ReAuthenticate),
-            _ => false,
         }
     }
 }
