@@ -112,12 +112,6 @@ impl<'a> Reader<'a> {
         Ok(Reader { bytes: self.bytes, at: start, end: self.at })
     }
 
-    /// Everything up to the end.
-    pub(super) fn rest(&mut self) -> Bytes {
-        let start = std::mem::replace(&mut self.at, self.end);
-        self.bytes.slice(start..self.end)
-    }
-
     pub(super) fn finish(&self) -> Result<(), DecodeError> {
         if self.remaining() == 0 { Ok(()) } else { Err(DecodeError::TrailingBytes) }
     }

@@ -231,16 +231,14 @@ impl Packet {
         u32::try_from(length).map_err(|_| EncodeError::PacketTooLong(PACKET_SIZE_MAX_BYTES as usize))
     }
 
-    /// Decodes the body of a packet whose fixed header is checked.
+    /// Decodes the body of a packet other than CONNECT and PUBLISH, whose fixed header is checked.
     pub(super) fn decode(
         packet_type: PacketType,
-        flags: u8,
         body: &Bytes,
         version: ProtocolVersion,
         sender: Sender,
     ) -> Result<Self, DecodeError> {
         Ok(match packet_type {
-            PacketType::Publish => Self::Publish(Publish::decode(flags, body, version, sender)?),
             PacketType::Puback => Self::Puback(Ack::decode(packet_type, body, version)?),
             PacketType::Pubrec => Self::Pubrec(Ack::decode(packet_type, body, version)?),
             PacketType::Pubrel => Self::Pubrel(Ack::decode(packet_type, body, version)?),
@@ -260,7 +258,9 @@ impl Packet {
             PacketType::Disconnect => Self::Disconnect(Box::new(Disconnect::decode(body, version, sender)?)),
             PacketType::Auth => Self::Auth(Box::new(Auth::decode(body)?)),
             PacketType::Connack => Self::Connack(Box::new(Connack::decode(body, version)?)),
-            PacketType::Connect => return Err(DecodeError::UnexpectedPacket(packet_type)),
+            PacketType::Connect | PacketType::Publish => {
+                return Err(DecodeError::UnexpectedPacket(packet_type));
+            }
         })
     }
 }

@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU16;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use bytestring::ByteString;
 
 use super::Sender;
@@ -42,9 +42,10 @@ pub struct PublishProperties {
 }
 
 impl Publish {
+    #[inline]
     pub(super) fn decode(
         flags: u8,
-        body: &Bytes,
+        mut body: Bytes,
         version: ProtocolVersion,
         sender: Sender,
     ) -> Result<Self, DecodeError> {
@@ -53,7 +54,7 @@ impl Publish {
         if dup && qos == QoS::AtMostOnce && version != ProtocolVersion::V3_1 {
             return Err(DecodeError::DupWithQoS0);
         }
-        let mut reader = Reader::new(body);
+        let mut reader = Reader::new(&body);
         let topic_name = read_topic(&mut reader)?;
         let packet_identifier = match qos {
             QoS::AtMostOnce => None,
@@ -67,7 +68,10 @@ impl Publish {
             return Err(DecodeError::EmptyTopicName);
         }
         let retain = flags & 1 != 0;
-        Ok(Self { dup, qos, retain, topic_name, packet_identifier, properties, payload: reader.rest() })
+        // The packet itself becomes the payload: one reference count less than a slice of it.
+        let payload_at = reader.position();
+        body.advance(payload_at);
+        Ok(Self { dup, qos, retain, topic_name, packet_identifier, properties, payload: body })
     }
 
     /// Writes the packet up to its payload, which must follow.
