@@ -122,11 +122,14 @@ pub struct Segments {
     shared: Arc<Shared>,
 }
 
+/// Segment and position of a run.
+type RunPlace = (SegmentId, u64);
+
 struct Shared {
     store: Arc<dyn SegmentStore>,
     sizes: Mutex<BTreeMap<SegmentId, u64>>,
     files: Mutex<Cache<SegmentId, Arc<dyn SegmentFile>>>,
-    indexes: Mutex<Cache<(SegmentId, u64), Arc<[IndexPoint]>>>,
+    indexes: Mutex<Cache<RunPlace, Arc<[IndexPoint]>>>,
 }
 
 impl Segments {

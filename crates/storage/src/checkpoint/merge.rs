@@ -3,6 +3,9 @@
 use super::file::{Change, FileReader};
 use super::{CheckpointError, Dir, Manifest};
 
+/// A key and its value.
+pub(super) type Entry = (Vec<u8>, Vec<u8>);
+
 pub(super) struct Merge {
     /// Oldest first, each with its next change.
     sources: Vec<(FileReader, Option<Change>)>,
@@ -20,7 +23,7 @@ impl Merge {
     }
 
     /// The next key that is there, with its value.
-    pub fn next(&mut self) -> Result<Option<(Vec<u8>, Vec<u8>)>, CheckpointError> {
+    pub fn next(&mut self) -> Result<Option<Entry>, CheckpointError> {
         loop {
             let keys = self.sources.iter().filter_map(|(_, change)| change.as_ref().map(|(key, _)| key));
             let Some(lowest) = keys.min().cloned() else { return Ok(None) };

@@ -1,7 +1,7 @@
 //! The journal's bytes: file header, frame header, record header. Integers are little-endian.
 //!
 //! ```text
-//! file    magic 8 | version 4 | crc 4 | nonce 8 | start lsn 8 | previous end 8 | previous start 8     (to 4096)
+//! file    magic 8 | version 4 | crc 4 | nonce 8 | start lsn 8 | previous end 8 | previous start 8 | size 8
 //! frame   magic 4 | crc 4 | sequence 8 | lsn 8 | nonce 8 | length 8 | durable 8 | records 4 | flags 4 | zero 8
 //! record  crc 4 | head_len 4 | body_len 4 | shard 2 | flags 1 | zero 1 | lsn 8 | nonce 8 | head | body | pad to 8
 //! ```
@@ -30,7 +30,7 @@ pub const MAX_BODY_BYTES: usize = 1 << 30;
 const FILE_MAGIC: [u8; 8] = *b"PHJOURNL";
 const FRAME_MAGIC: [u8; 4] = *b"PHFR";
 const HEADER_COPY_AT: usize = 2048;
-const FILE_HEADER_USED: usize = 48;
+const FILE_HEADER_USED: usize = 56;
 
 /// The record is atomic with the next one of its batch.
 pub const JOINED: u8 = 1;
@@ -49,8 +49,10 @@ pub struct FileHeader {
     pub start: u64,
     /// Where the journal's content ended before this file; durable when this header was written.
     pub previous_end: u64,
-    /// Start of the file that content was in; equal to `start` for the very first file.
+    /// Start of the file that content was in; equal to `previous_end` for the very first file.
     pub previous_start: u64,
+    /// Size of the file in bytes, so that a truncated one is known.
+    pub bytes: u64,
 }
 
 /// How a file header reads.
@@ -119,8 +121,10 @@ fn decode_copy(used: &[u8]) -> Option<FileHeaderState> {
         start: u64_at(used, 24)?,
         previous_end: u64_at(used, 32)?,
         previous_start: u64_at(used, 40)?,
+        bytes: u64_at(used, 48)?,
     };
     let sound = header.start.is_multiple_of(ALIGN)
+        && header.start.checked_add(header.bytes).is_some()
         && header.previous_end <= header.start
         && header.previous_start <= header.previous_end;
     sound.then_some(FileHeaderState::Valid(header))

@@ -140,6 +140,8 @@ struct FoundFile {
     file: Arc<dyn HomeFile>,
     nonce: u64,
     start: u64,
+    /// Size in bytes, as the header tells or else as it is.
+    bytes: u64,
     /// What the header says of the file before; `None` if the header is lost.
     previous: Option<Previous>,
     /// LSN behind what is readable, once replayed.
@@ -169,7 +171,10 @@ impl Found {
             found.largest = found.largest.max(bytes);
             let file = home.open(number).map_err(|error| io_error("open", number, error))?;
             match FoundFile::open(number, file.clone())? {
-                Some(file) => found.files.push(file),
+                Some(file) => {
+                    found.largest = found.largest.max(file.bytes);
+                    found.files.push(file);
+                }
                 None => found.blanks.push(SpareFile { number, file }),
             }
         }
@@ -228,7 +233,14 @@ impl Found {
                     report.quarantined.push(file.lost_header());
                 }
             }
-            let end = scan.run(replay, report).map_err(|error| io_error("read", file.number, error))?;
+            let mut end = scan.run(replay, report).map_err(|error| io_error("read", file.number, error))?;
+            if is_last && file.file.bytes() < file.bytes {
+                // Files are written to only at their full size: something has shortened this one.
+                let (from, to) = (Lsn(end.lsn), Lsn(file.start + file.bytes));
+                let kind = DamageKind::Missing;
+                report.quarantined.push(Damage { from, to, file: Some(file.number), kind, shard: None });
+                end.clean = false;
+            }
             file.damaged = report.quarantined.len() > before;
             file.end = end.lsn;
             // An empty file adds nothing to what its predecessor ended with.
@@ -261,6 +273,7 @@ impl Found {
             start: last.start,
             previous_end: before.end,
             previous_start: before.start,
+            bytes: last.bytes,
         };
         let written = last.file.write_at(0, &[io::IoSlice::new(&header.encode())]);
         written.map_err(|error| io_error("complete", last.number, error))
@@ -293,7 +306,7 @@ impl Found {
     /// out: the last file may have been full, and another one begun behind it whose header was lost.
     fn next_header(&self, end: u64, from: Lsn, seed: u64) -> FileHeader {
         let used = match self.files.last() {
-            Some(last) => last.start.saturating_add(last.file.bytes()).saturating_add(self.largest),
+            Some(last) => last.start.saturating_add(last.bytes).saturating_add(self.largest),
             None => from.0,
         };
         let start = used.max(from.0).max(end).next_multiple_of(START_ALIGN);
@@ -302,7 +315,7 @@ impl Found {
             None => (from.0, from.0),
         };
         let nonce = Random::new(seed ^ Random::new(start).next_u64()).next_u64();
-        FileHeader { nonce, start, previous_end, previous_start }
+        FileHeader { nonce, start, previous_end, previous_start, bytes: 0 }
     }
 
     /// Writes the header and syncs it: from here on the cut is final.
@@ -313,7 +326,7 @@ impl Found {
         header: &FileHeader,
     ) -> Result<Arc<JournalFile>, OpenError> {
         let spare = self.first_file(home, config.first_file_bytes)?;
-        let block = header.encode();
+        let block = FileHeader { bytes: spare.file.bytes(), ..*header }.encode();
         let written = spare.file.write_at(0, &[io::IoSlice::new(&block)]);
         written.and_then(|()| spare.file.sync()).map_err(|error| io_error("begin", spare.number, error))?;
         Ok(Arc::new(JournalFile {
@@ -348,22 +361,22 @@ impl FoundFile {
         let mut block = vec![0; FILE_HEADER_BYTES as usize];
         let read = file.read_at(0, &mut block).map_err(failed)?;
         block.truncate(read);
-        let (nonce, start, previous) = match FileHeader::decode(&block) {
+        let (nonce, start, bytes, previous) = match FileHeader::decode(&block) {
             FileHeaderState::Valid(header) => {
                 let previous = Previous { start: header.previous_start, end: header.previous_end };
-                (header.nonce, header.start, Some(previous))
+                (header.nonce, header.start, header.bytes.max(file.bytes()), Some(previous))
             }
             FileHeaderState::OtherVersion(found) => {
                 return Err(OpenError::Version { file: number, found, supported: FORMAT_VERSION });
             }
             FileHeaderState::Blank | FileHeaderState::Damaged => {
                 match scan::first_frame(&*file).map_err(failed)? {
-                    Some((position, frame)) => (frame.nonce, frame.lsn - position, None),
+                    Some((position, frame)) => (frame.nonce, frame.lsn - position, file.bytes(), None),
                     None => return Ok(None),
                 }
             }
         };
-        Ok(Some(FoundFile { number, file, nonce, start, previous, end: start, damaged: false }))
+        Ok(Some(FoundFile { number, file, nonce, start, bytes, previous, end: start, damaged: false }))
     }
 
     fn lost_header(&self) -> Damage {

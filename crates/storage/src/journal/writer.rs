@@ -296,6 +296,7 @@ impl Writer {
             start: self.end,
             previous_end: self.end,
             previous_start: self.file.start,
+            bytes: spare.file.bytes(),
         };
         let file = Arc::new(JournalFile {
             number: spare.number,
