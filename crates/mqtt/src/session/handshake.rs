@@ -42,7 +42,8 @@ pub struct Refusal {
 /// What goes into the CONNACK of an accepted connection, besides what is known from CONNECT and options.
 #[derive(Debug)]
 pub struct Acceptance<H> {
-    /// The state of the client's session, if the server has one. Ignored when the client asked for a clean start.
+    /// The state of the client's session, if the server has one. Ignored when the client asked for a clean
+    /// start.
     pub session: Option<SessionState<H>>,
     /// The last data of an authentication exchange.
     pub authentication_data: Option<Bytes>,
@@ -56,11 +57,12 @@ impl<H> Default for Acceptance<H> {
     }
 }
 
-/// The answer to a CONNECT that does not decode, with the version to encode it in; `None` closes the connection without
-/// one. `version` is what the decoder made of it so far.
+/// The answer to a CONNECT that does not decode, with the version to encode it in; `None` closes the
+/// connection without one. `version` is what the decoder made of it so far.
 pub fn malformed_connect_reply(error: &DecodeError, version: Option<ProtocolVersion>) -> Option<Refusal> {
     let version = match (error, version) {
-        // A version after 5 will know the layout of 5; 0x80 marks bridges that speak version 3 [MQTT-3.1.2-2].
+        // A version after 5 will know the layout of 5; 0x80 marks bridges that speak version 3
+        // [MQTT-3.1.2-2].
         (DecodeError::UnsupportedProtocolVersion(6..=0x7f), _) => ProtocolVersion::V5,
         (DecodeError::UnsupportedProtocolVersion(_), _) => ProtocolVersion::V3_1_1,
         (_, Some(ProtocolVersion::V5)) => ProtocolVersion::V5,
@@ -115,7 +117,8 @@ impl Handshake {
         self.connect.client_identifier.is_empty() && self.assigned_client_identifier.is_none()
     }
 
-    /// Names a client that left it to the server. The name must not be in use by any other client [MQTT-3.2.2-16].
+    /// Names a client that left it to the server. The name must not be in use by any other client
+    /// [MQTT-3.2.2-16].
     pub fn assign_client_identifier(&mut self, client_identifier: impl Into<ByteString>) {
         self.assigned_client_identifier = Some(client_identifier.into());
     }
@@ -130,8 +133,8 @@ impl Handshake {
         self.connect.clean_start
     }
 
-    /// For how many seconds the session outlives the connection: 0 not at all, [`u32::MAX`] for ever. Version 3 has
-    /// only these two, by Clean Session.
+    /// For how many seconds the session outlives the connection: 0 not at all, [`u32::MAX`] for ever. Version
+    /// 3 has only these two, by Clean Session.
     pub fn session_expiry_interval(&self) -> u32 {
         let wanted = match (self.connect.version, self.connect.clean_start) {
             (ProtocolVersion::V5, _) => self.connect.properties.session_expiry_interval,
@@ -186,8 +189,8 @@ impl Handshake {
 
     /// Accepts the connection: the session, and the CONNACK to send first.
     ///
-    /// Session Present is set exactly if a session is resumed [MQTT-3.2.2-2, -3]. Fails if the client must be named
-    /// and is not, or accepts no packet of the size of the CONNACK.
+    /// Session Present is set exactly if a session is resumed [MQTT-3.2.2-2, -3]. Fails if the client must be
+    /// named and is not, or accepts no packet of the size of the CONNACK.
     pub fn accept<H: Clone>(
         self,
         acceptance: Acceptance<H>,

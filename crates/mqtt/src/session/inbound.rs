@@ -7,8 +7,8 @@ use crate::wire::{Ack, Packet, PacketIdentifier, QoS, ReasonCode};
 use super::SessionState;
 use super::fault::Fault;
 
-/// Proof that a message above QoS 0 was received and is to be acknowledged, once. A receipt that is dropped blocks all
-/// later acknowledgements of its connection.
+/// Proof that a message above QoS 0 was received and is to be acknowledged, once. A receipt that is dropped
+/// blocks all later acknowledgements of its connection.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "a message above QoS 0 must be acknowledged"]
 pub struct Receipt {

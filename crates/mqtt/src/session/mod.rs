@@ -1,10 +1,11 @@
 //! The MQTT conversation as a state machine, without socket, broker or clock.
 //!
-//! A connection starts as a [`Handshake`] made from its CONNECT; accepting it gives a [`Session`]. What the server must
-//! do for the client comes out of [`Session::receive`] as [`Received`]; what it has to say to the client is told with
-//! [`Session::acknowledge`], [`Session::deliver`] and so on; and the packets that result are taken from
-//! [`Session::poll_transmit`], in the order in which they must be sent. When the connection ends, [`Session::close`]
-//! says what becomes of will and session, and gives the [`SessionState`] that a later connection can resume.
+//! A connection starts as a [`Handshake`] made from its CONNECT; accepting it gives a [`Session`]. What the
+//! server must do for the client comes out of [`Session::receive`] as [`Received`]; what it has to say to the
+//! client is told with [`Session::acknowledge`], [`Session::deliver`] and so on; and the packets that result
+//! are taken from [`Session::poll_transmit`], in the order in which they must be sent. When the connection
+//! ends, [`Session::close`] says what becomes of will and session, and gives the [`SessionState`] that a
+//! later connection can resume.
 //!
 //! Messages to the client are known by a handle `H` of the caller's choice. The session keeps handles, never
 //! messages: what has to be sent again is asked for by its handle.
@@ -46,9 +47,9 @@ pub struct SessionState<H> {
     pub outbound: Vec<InFlight<H>>,
     /// QoS 2 packet identifiers that were acknowledged with PUBREC and not yet released with PUBREL.
     pub inbound: Vec<PacketIdentifier>,
-    /// QoS 2 packet identifiers whose message was handed out and not yet acknowledged. Whoever resumes the session
-    /// must first learn what became of these messages: an accepted one belongs to `inbound`, any other must be
-    /// left out. They are ignored when the session is resumed.
+    /// QoS 2 packet identifiers whose message was handed out and not yet acknowledged. Whoever resumes the
+    /// session must first learn what became of these messages: an accepted one belongs to `inbound`, any
+    /// other must be left out. They are ignored when the session is resumed.
     pub unacknowledged: Vec<PacketIdentifier>,
 }
 
@@ -63,13 +64,13 @@ impl<H> Default for SessionState<H> {
 pub enum Received<H> {
     /// Nothing; the session has dealt with it.
     Nothing,
-    /// Publish the message. With a receipt: tell the outcome with [`Session::acknowledge`], in any order. At QoS 2 the
-    /// packet identifier must be as durable as the message before that.
+    /// Publish the message. With a receipt: tell the outcome with [`Session::acknowledge`], in any order. At
+    /// QoS 2 the packet identifier must be as durable as the message before that.
     Publish { publish: Publish, receipt: Option<Receipt> },
     /// Forget this inbound QoS 2 packet identifier durably, then call [`Session::complete`].
     Pubrel(PacketIdentifier),
-    /// The client has taken over a QoS 2 message. Record durably that only its PUBREL is outstanding, then call
-    /// [`Session::stored`].
+    /// The client has taken over a QoS 2 message. Record durably that only its PUBREL is outstanding, then
+    /// call [`Session::stored`].
     Pubrec { packet_identifier: PacketIdentifier, handle: H },
     /// The client is done with a message, and there is room for another one.
     Settled(Settled<H>),
@@ -110,8 +111,8 @@ impl<H: Clone> Session<H> {
         self.version
     }
 
-    /// Handles a packet from the client. After a fault, send what [`Session::disconnect`] returns for its reason code,
-    /// close the connection and call [`Session::close`].
+    /// Handles a packet from the client. After a fault, send what [`Session::disconnect`] returns for its
+    /// reason code, close the connection and call [`Session::close`].
     pub fn receive(&mut self, packet: Packet, now_ms: u64) -> Result<Received<H>, Fault> {
         self.last_received_ms = now_ms;
         match packet {
@@ -155,8 +156,8 @@ impl<H: Clone> Session<H> {
         self.inbound.unacknowledged() < usize::from(self.options.receive_maximum.get())
     }
 
-    /// When the client is to be given up, unless a packet arrives before: one and a half times the keep-alive after the
-    /// last one [MQTT-3.1.2-22].
+    /// When the client is to be given up, unless a packet arrives before: one and a half times the keep-alive
+    /// after the last one [MQTT-3.1.2-22].
     pub fn deadline_ms(&self) -> Option<u64> {
         self.keep_alive_limit_ms.map(|limit| self.last_received_ms.saturating_add(limit))
     }
@@ -174,8 +175,8 @@ impl<H: Clone> Session<H> {
         self.last_received_ms = now_ms;
     }
 
-    /// The message behind this receipt is published, or refused, as durably as promised. Acknowledgements leave in the
-    /// order in which the messages came [MQTT-4.6.0-2, -3], whatever the order of these calls.
+    /// The message behind this receipt is published, or refused, as durably as promised. Acknowledgements
+    /// leave in the order in which the messages came [MQTT-4.6.0-2, -3], whatever the order of these calls.
     ///
     /// Version 3 cannot refuse: any outcome is acknowledged. To refuse there, close the connection instead
     /// [MQTT-3.3.5-2, 3.1.1].
@@ -212,7 +213,8 @@ impl<H: Clone> Session<H> {
         self.outbound.credit()
     }
 
-    /// Delivers a message at the QoS in `publish`, whose DUP flag, packet identifier and topic alias are set here.
+    /// Delivers a message at the QoS in `publish`, whose DUP flag, packet identifier and topic alias are set
+    /// here.
     pub fn deliver(&mut self, mut publish: Publish, handle: H) -> Delivery<H> {
         publish.dup = false;
         publish.properties.topic_alias = None;
@@ -240,8 +242,8 @@ impl<H: Clone> Session<H> {
         Delivery::InFlight(packet_identifier)
     }
 
-    /// What [`Delivery::Store`] or [`Received::Pubrec`] asked to store is stored: sends the PUBLISH or PUBREL, in the
-    /// order in which they were asked for [MQTT-4.6.0-4].
+    /// What [`Delivery::Store`] or [`Received::Pubrec`] asked to store is stored: sends the PUBLISH or
+    /// PUBREL, in the order in which they were asked for [MQTT-4.6.0-4].
     pub fn stored(&mut self, packet_identifier: PacketIdentifier) {
         self.outbound.stored(packet_identifier);
         while let Some(packet) = self.outbound.next_stored() {
@@ -252,10 +254,11 @@ impl<H: Clone> Session<H> {
         }
     }
 
-    /// The next message of a resumed session that must be sent again [MQTT-4.4.0-1], in the order in which they were
-    /// sent first [MQTT-4.6.0-1]: load it and call [`Session::resend`], or [`Session::discard`] if it is gone. PUBRELs
-    /// among them are sent by this call. `None` when there is no more, or the client's Receive Maximum is reached;
-    /// call again after each [`Received::Settled`]. No new message is delivered until all are sent.
+    /// The next message of a resumed session that must be sent again [MQTT-4.4.0-1], in the order in which
+    /// they were sent first [MQTT-4.6.0-1]: load it and call [`Session::resend`], or [`Session::discard`] if
+    /// it is gone. PUBRELs among them are sent by this call. `None` when there is no more, or the client's
+    /// Receive Maximum is reached; call again after each [`Received::Settled`]. No new message is delivered
+    /// until all are sent.
     pub fn next_resend(&mut self) -> Option<Resend<H>> {
         loop {
             match self.outbound.next_resend()? {
@@ -267,9 +270,9 @@ impl<H: Clone> Session<H> {
         }
     }
 
-    /// Sends a message again that [`Session::next_resend`] asked for, with the DUP flag [MQTT-3.3.1-1]. Call in the
-    /// order of [`Session::next_resend`]. `Some` if the message is settled with that because it has become too large for
-    /// the client.
+    /// Sends a message again that [`Session::next_resend`] asked for, with the DUP flag [MQTT-3.3.1-1]. Call
+    /// in the order of [`Session::next_resend`]. `Some` if the message is settled with that because it has
+    /// become too large for the client.
     pub fn resend(&mut self, resend: Resend<H>, mut publish: Publish) -> Option<Settled<H>> {
         publish.dup = true;
         publish.qos = resend.qos;
@@ -284,10 +287,12 @@ impl<H: Clone> Session<H> {
         None
     }
 
-    /// A message that [`Session::next_resend`] asked for does not exist any more, for instance because it expired.
+    /// A message that [`Session::next_resend`] asked for does not exist any more, for instance because it
+    /// expired.
     ///
-    /// A QoS 1 message is settled with that. Of a QoS 2 message the client may hold the packet identifier, so that its
-    /// next message under it would be taken for a duplicate: the exchange is brought to its end with a PUBREL.
+    /// A QoS 1 message is settled with that. Of a QoS 2 message the client may hold the packet identifier, so
+    /// that its next message under it would be taken for a duplicate: the exchange is brought to its end with
+    /// a PUBREL.
     pub fn discard(&mut self, resend: Resend<H>) -> Option<Settled<H>> {
         if resend.qos == QoS::ExactlyOnce {
             if self.outbound.release_unsent(resend.packet_identifier) {
@@ -299,8 +304,8 @@ impl<H: Clone> Session<H> {
         self.outbound.forget_unsent(resend.packet_identifier)
     }
 
-    /// Sends SUBACK, UNSUBACK or AUTH. Reason strings and user properties are left out if the client does not want them
-    /// [MQTT-3.1.2-29] or they make the packet too large for it [MQTT-3.9.2-1, -2].
+    /// Sends SUBACK, UNSUBACK or AUTH. Reason strings and user properties are left out if the client does not
+    /// want them [MQTT-3.1.2-29] or they make the packet too large for it [MQTT-3.9.2-1, -2].
     pub fn send(&mut self, packet: Packet) -> Result<(), Fault> {
         if self.transmit_fitted(packet) { Ok(()) } else { Err(Fault::ReplyTooLarge) }
     }
@@ -399,8 +404,8 @@ impl<H: Clone> Session<H> {
         Ok(Received::Auth(auth))
     }
 
-    /// Section 3.2.2.3: what the server declared unavailable must not be used. Version 3 has no such declarations;
-    /// there the SUBACK refuses.
+    /// Section 3.2.2.3: what the server declared unavailable must not be used. Version 3 has no such
+    /// declarations; there the SUBACK refuses.
     fn check_subscribe(&self, subscribe: &Subscribe) -> Result<(), Fault> {
         if self.version != ProtocolVersion::V5 {
             return Ok(());
@@ -438,12 +443,15 @@ impl<H: Clone> Session<H> {
         self.transmit.push_back(Packet::Publish(publish));
     }
 
-    /// Queues a packet, without its explanations if the client does not want them or they are too much for it. False
-    /// if even that is too large.
+    /// Queues a packet, without its explanations if the client does not want them or they are too much for
+    /// it. False if even that is too large.
     fn transmit_fitted(&mut self, mut packet: Packet) -> bool {
         if self.version == ProtocolVersion::V5 {
-            let too_large = |packet: &Packet| !matches!(packet.encoded_len(ProtocolVersion::V5), Ok(n) if n <= self.client_maximum_packet_size);
-            let limited = self.client_maximum_packet_size != u32::MAX;
+            let maximum = self.client_maximum_packet_size;
+            let too_large = |packet: &Packet| {
+                packet.encoded_len(ProtocolVersion::V5).map_or(true, |length| length > maximum)
+            };
+            let limited = maximum != u32::MAX;
             if !self.request_problem_information || limited && too_large(&packet) {
                 strip_explanation(&mut packet);
             }

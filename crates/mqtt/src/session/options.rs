@@ -4,8 +4,8 @@ use std::num::NonZeroU16;
 
 use crate::wire::QoS;
 
-/// What the server offers to every client. In version 5 it is announced in CONNACK where it differs from what the
-/// specification presumes.
+/// What the server offers to every client. In version 5 it is announced in CONNACK where it differs from what
+/// the specification presumes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// Inbound messages above QoS 0 that one connection may have unacknowledged.
@@ -14,14 +14,15 @@ pub struct Options {
     pub maximum_packet_size: u32,
     /// Topic aliases that a client may set up; each may hold a topic name of up to 65,535 bytes.
     pub topic_alias_maximum: u16,
-    /// Outbound messages above QoS 0 that one connection may have in flight, if the client's Receive Maximum allows
-    /// that many.
+    /// Outbound messages above QoS 0 that one connection may have in flight, if the client's Receive Maximum
+    /// allows that many.
     pub outbound_in_flight_max: NonZeroU16,
     /// Topic aliases used towards a client, if its Topic Alias Maximum allows that many.
     pub outbound_topic_aliases_max: u16,
     /// Longest session expiry interval, in seconds; [`u32::MAX`] allows sessions that never expire.
     pub session_expiry_interval_max: u32,
-    /// Longest keep-alive, in seconds; `None` also allows clients to turn it off. Only version 5 can tell the client.
+    /// Longest keep-alive, in seconds; `None` also allows clients to turn it off. Only version 5 can tell the
+    /// client.
     pub keep_alive_max: Option<NonZeroU16>,
     pub maximum_qos: QoS,
     pub retain_available: bool,

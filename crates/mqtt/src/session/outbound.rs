@@ -13,8 +13,8 @@ pub enum Delivery<H> {
     Done(H),
     /// QoS 1: on its way; settled when [`Received::Settled`](super::Received::Settled) says so.
     InFlight(PacketIdentifier),
-    /// QoS 2: store the packet identifier with the handle, then call [`Session::stored`](super::Session::stored); only
-    /// then it is sent.
+    /// QoS 2: store the packet identifier with the handle, then call
+    /// [`Session::stored`](super::Session::stored); only then it is sent.
     Store(PacketIdentifier),
     /// No room: comes back, to be delivered after the next [`Received::Settled`](super::Received::Settled).
     Full(Box<Publish>, H),
@@ -56,8 +56,8 @@ pub struct Settled<H> {
     pub packet_identifier: PacketIdentifier,
     pub handle: H,
     pub qos: QoS,
-    /// From PUBACK, PUBREC or PUBCOMP. An error is the client's refusal, and settles the message too: it must not be
-    /// sent again [MQTT-4.4.0-2].
+    /// From PUBACK, PUBREC or PUBCOMP. An error is the client's refusal, and settles the message too: it must
+    /// not be sent again [MQTT-4.4.0-2].
     pub reason_code: ReasonCode,
 }
 

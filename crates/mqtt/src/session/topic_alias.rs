@@ -43,8 +43,8 @@ impl InboundAliases {
 
 /// Aliases that the server has set up.
 ///
-/// A table with one place per topic name, found by its hash: a name takes the place of another one that hashes to
-/// it. So it needs no bookkeeping of use, and follows a client's changing topics.
+/// A table with one place per topic name, found by its hash: a name takes the place of another one that
+/// hashes to it. So it needs no bookkeeping of use, and follows a client's changing topics.
 #[derive(Debug)]
 pub(super) struct OutboundAliases {
     topic_names: Vec<Option<ByteString>>,

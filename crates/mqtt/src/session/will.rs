@@ -7,7 +7,8 @@ use super::SessionState;
 /// How a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// The network connection was closed, by whichever side and for whatever reason, other than the following.
+    /// The network connection was closed, by whichever side and for whatever reason, other than the
+    /// following.
     NetworkClosed,
     /// Another connection with the same client identifier took the session over [MQTT-3.1.4-3].
     TakenOver {

@@ -75,8 +75,8 @@ impl Connack {
         Ok(Self { session_present, reason_code, properties })
     }
 
-    /// Fails with [`EncodeError::Version`] if version 3 has no return code for the reason: the connection is then
-    /// closed without a CONNACK.
+    /// Fails with [`EncodeError::Version`] if version 3 has no return code for the reason: the connection is
+    /// then closed without a CONNACK.
     pub(super) fn encode(&self, version: ProtocolVersion, out: &mut BytesMut) -> Result<(), EncodeError> {
         let mut body = BytesMut::new();
         body.put_u8(u8::from(self.session_present && version != ProtocolVersion::V3_1));

@@ -95,8 +95,8 @@ impl Connect {
         }
     }
 
-    /// Decodes a CONNECT. `known` is set as soon as the version is, so that an error in what follows can be answered
-    /// in the client's version.
+    /// Decodes a CONNECT. `known` is set as soon as the version is, so that an error in what follows can be
+    /// answered in the client's version.
     pub(super) fn decode(body: &Bytes, known: &mut Option<ProtocolVersion>) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(body);
         let version = read_version(&mut reader)?;
@@ -187,7 +187,8 @@ fn read_version(reader: &mut Reader<'_>) -> Result<ProtocolVersion, DecodeError>
     };
     let level = reader.u8()?;
     let version = known.iter().find(|(known_level, _)| *known_level == level);
-    version.map(|(_, version)| *version).ok_or(DecodeError::UnsupportedProtocolVersion(level)) // [MQTT-3.1.2-2]
+    // [MQTT-3.1.2-2]
+    version.map(|(_, version)| *version).ok_or(DecodeError::UnsupportedProtocolVersion(level))
 }
 
 fn check_flags(flags: u8, version: ProtocolVersion) -> Result<(), DecodeError> {

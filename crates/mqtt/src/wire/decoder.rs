@@ -7,13 +7,13 @@ use super::error::DecodeError;
 use super::packet::{Packet, PacketType, ProtocolVersion};
 use super::publish::Publish;
 
-/// The largest packet that the protocol can express, in bytes: five bytes of fixed header and the largest remaining
-/// length.
+/// The largest packet that the protocol can express, in bytes: five bytes of fixed header and the largest
+/// remaining length.
 pub const PACKET_SIZE_MAX_BYTES: u32 = 5 + super::field::VARIABLE_BYTE_INTEGER_MAX;
 
-/// The largest packet other than PUBLISH that is accepted, in bytes, whatever the maximum packet size. A decoded
-/// list of topic filters takes more than ten times its bytes on the wire, so it needs a bound of its own; the
-/// largest CONNECT without user properties has under 400 KiB.
+/// The largest packet other than PUBLISH that is accepted, in bytes, whatever the maximum packet size. A
+/// decoded list of topic filters takes more than ten times its bytes on the wire, so it needs a bound of its
+/// own; the largest CONNECT without user properties has under 400 KiB.
 pub const CONTROL_PACKET_SIZE_MAX_BYTES: u32 = 1 << 20;
 
 /// The side whose packets are decoded.
@@ -47,8 +47,8 @@ impl Decoder {
         Self { sender: Sender::Client, version: Some(version), maximum_packet_size }
     }
 
-    /// The version of the connection. On the server's side it is known as soon as a CONNECT with a supported version
-    /// was seen, even if that CONNECT was refused for something that came later in it.
+    /// The version of the connection. On the server's side it is known as soon as a CONNECT with a supported
+    /// version was seen, even if that CONNECT was refused for something that came later in it.
     pub fn version(&self) -> Option<ProtocolVersion> {
         self.version
     }
@@ -60,8 +60,9 @@ impl Decoder {
 
     /// Takes one packet off the front of `buffer`; `None` when more bytes are needed.
     ///
-    /// Type, reserved bits and size are checked as soon as the fixed header is there, before the rest is waited
-    /// for. After an error the stream has no more packet boundaries: answer with the error's reason code and close.
+    /// Type, reserved bits and size are checked as soon as the fixed header is there, before the rest is
+    /// waited for. After an error the stream has no more packet boundaries: answer with the error's reason
+    /// code and close.
     pub fn decode(&mut self, buffer: &mut BytesMut) -> Result<Option<Packet>, DecodeError> {
         let Some(&first_byte) = buffer.first() else { return Ok(None) };
         let packet_type = self.check_first_byte(first_byte)?;

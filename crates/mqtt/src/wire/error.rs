@@ -75,9 +75,9 @@ pub enum DecodeError {
 }
 
 impl DecodeError {
-    /// The reason code that the specification names for this fault. Where it names none: Malformed Packet for what
-    /// cannot be parsed, Protocol Error for what parses but is not allowed (section 1.2), and the more specific
-    /// codes for topic names and filters, as EMQX and HiveMQ answer.
+    /// The reason code that the specification names for this fault. Where it names none: Malformed Packet for
+    /// what cannot be parsed, Protocol Error for what parses but is not allowed (section 1.2), and the more
+    /// specific codes for topic names and filters, as EMQX and HiveMQ answer.
     pub fn reason_code(&self) -> ReasonCode {
         match self {
             Self::DupWithQoS0 // [MQTT-3.3.1-2]
@@ -110,7 +110,9 @@ impl DecodeError {
             | Self::UnexpectedPacket(_) // [MQTT-3.1.0-2]
             => ReasonCode::ProtocolError,
             Self::PacketTooLarge { .. } => ReasonCode::PacketTooLarge, // [MQTT-3.2.2-15]
-            Self::ProtocolName | Self::UnsupportedProtocolVersion(_) => ReasonCode::UnsupportedProtocolVersion,
+            Self::ProtocolName // [MQTT-3.1.2-1]
+            | Self::UnsupportedProtocolVersion(_) // [MQTT-3.1.2-2]
+            => ReasonCode::UnsupportedProtocolVersion,
             Self::TopicAliasZero => ReasonCode::TopicAliasInvalid, // [MQTT-3.3.2-8]
             Self::TopicFilterInvalid => ReasonCode::TopicFilterInvalid, // section 4.7
             Self::TopicNameInvalid => ReasonCode::TopicNameInvalid, // [MQTT-3.3.2-2]

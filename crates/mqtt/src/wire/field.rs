@@ -9,8 +9,8 @@ use super::packet::PacketIdentifier;
 /// The largest variable byte integer: four bytes of seven bits.
 pub(super) const VARIABLE_BYTE_INTEGER_MAX: u32 = 268_435_455;
 
-/// Reads fields from one packet. Every length is checked against what the packet really holds; strings and binary
-/// data are slices of it.
+/// Reads fields from one packet. Every length is checked against what the packet really holds; strings and
+/// binary data are slices of it.
 pub(super) struct Reader<'a> {
     bytes: &'a Bytes,
     at: usize,

@@ -14,12 +14,12 @@ use super::property::{
 use super::subscribe::SubscriptionIdentifier;
 use super::topic::check_topic_characters;
 
-/// The properties of an application message that a server must forward unaltered, byte for byte as they were received:
-/// Payload Format Indicator [MQTT-3.3.2-4], Response Topic [MQTT-3.3.2-15], Correlation Data [MQTT-3.3.2-16], User
-/// Properties in their order [MQTT-3.3.2-17, -18], Content Type [MQTT-3.3.2-20].
+/// The properties of an application message that a server must forward unaltered, byte for byte as they were
+/// received: Payload Format Indicator [MQTT-3.3.2-4], Response Topic [MQTT-3.3.2-15], Correlation Data
+/// [MQTT-3.3.2-16], User Properties in their order [MQTT-3.3.2-17, -18], Content Type [MQTT-3.3.2-20].
 ///
-/// Not among them: Topic Alias and Subscription Identifiers, which belong to one connection and one subscriber, and
-/// Message Expiry Interval, which shrinks with the time that a message waits [MQTT-3.3.2-6].
+/// Not among them: Topic Alias and Subscription Identifiers, which belong to one connection and one
+/// subscriber, and Message Expiry Interval, which shrinks with the time that a message waits [MQTT-3.3.2-6].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ForwardedProperties(Bytes);
 
@@ -85,8 +85,8 @@ impl ForwardedProperties {
     }
 }
 
-/// Builds [`ForwardedProperties`]. Set each of the single properties at most once. Every method fails, and adds
-/// nothing, if a field has more than 65,535 bytes or a string contains U+0000.
+/// Builds [`ForwardedProperties`]. Set each of the single properties at most once. Every method fails, and
+/// adds nothing, if a field has more than 65,535 bytes or a string contains U+0000.
 #[derive(Debug)]
 pub struct ForwardedPropertiesBuilder(BytesMut);
 
@@ -234,7 +234,8 @@ fn check_forwarded(section: &mut Reader<'_>, identifier: u8) -> Result<(), Decod
     Ok(())
 }
 
-/// What is to be forwarded: one span of the packet as long as that suffices, a copy of several spans otherwise.
+/// What is to be forwarded: one span of the packet as long as that suffices, a copy of several spans
+/// otherwise.
 struct Kept {
     span: std::ops::Range<usize>,
     spilled: BytesMut,

@@ -1,9 +1,9 @@
 //! The MQTT codec for versions 3.1 (`MQIsdp`), 3.1.1 and 5.
 //!
-//! All versions share one packet type, [`Packet`]; the version is data. [`Decoder`] cuts packets out of a read
-//! buffer: topics and payloads are slices of that buffer, nothing is copied on the path of a PUBLISH.
-//! [`Packet::encode_head`] writes everything but the payload of a PUBLISH and returns the payload, so that it can be
-//! a chunk of its own in a vectored write.
+//! All versions share one packet type, [`Packet`]; the version is data. [`Decoder`] cuts packets out of a
+//! read buffer: topics and payloads are slices of that buffer, nothing is copied on the path of a PUBLISH.
+//! [`Packet::encode_head`] writes everything but the payload of a PUBLISH and returns the payload, so that it
+//! can be a chunk of its own in a vectored write.
 
 mod ack;
 mod auth;

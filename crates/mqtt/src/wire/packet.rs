@@ -116,8 +116,8 @@ impl PacketType {
 
     /// Checks the lower half of the first byte [MQTT-2.1.3-1].
     ///
-    /// Version 3.1 gives SUBSCRIBE, UNSUBSCRIBE and PUBREL a quality of service and lets them be repeated with DUP,
-    /// and calls the bits of the others unused.
+    /// Version 3.1 gives SUBSCRIBE, UNSUBSCRIBE and PUBREL a quality of service and lets them be repeated
+    /// with DUP, and calls the bits of the others unused.
     pub(super) fn check_flags(self, flags: u8, version: Option<ProtocolVersion>) -> Result<(), DecodeError> {
         let required = self.flags();
         let ok = match self {
@@ -144,8 +144,8 @@ impl PacketType {
     }
 }
 
-/// A packet of any version. What a version does not have is at its default in a decoded packet and is left out when
-/// it is encoded.
+/// A packet of any version. What a version does not have is at its default in a decoded packet and is left
+/// out when it is encoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Packet {
     Connect(Box<Connect>),
@@ -193,8 +193,8 @@ impl Packet {
         Ok(())
     }
 
-    /// Writes the packet without the payload of a PUBLISH, and returns that payload, which must be sent right behind
-    /// what was written. Other packets are complete and return no bytes.
+    /// Writes the packet without the payload of a PUBLISH, and returns that payload, which must be sent right
+    /// behind what was written. Other packets are complete and return no bytes.
     pub fn encode_head(&self, version: ProtocolVersion, out: &mut BytesMut) -> Result<Bytes, EncodeError> {
         match self {
             Self::Publish(publish) => {
@@ -217,8 +217,8 @@ impl Packet {
         Ok(Bytes::new())
     }
 
-    /// The size of the packet on the wire in bytes, with its fixed header and payload: what Maximum Packet Size
-    /// limits (section 3.1.2.11.4).
+    /// The size of the packet on the wire in bytes, with its fixed header and payload: what Maximum Packet
+    /// Size limits (section 3.1.2.11.4).
     pub fn encoded_len(&self, version: ProtocolVersion) -> Result<u32, EncodeError> {
         let length = match self {
             Self::Publish(publish) => return publish.encoded_len(version),

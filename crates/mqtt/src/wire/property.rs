@@ -181,8 +181,8 @@ pub(super) fn read_bool(reader: &mut Reader<'_>, identifier: u8) -> Result<bool,
     }
 }
 
-/// Reads a property section. Each property may occur once, except User Property; `each` refuses what its packet
-/// does not have.
+/// Reads a property section. Each property may occur once, except User Property; `each` refuses what its
+/// packet does not have.
 pub(super) fn read_properties(
     reader: &mut Reader<'_>,
     mut each: impl FnMut(Property) -> Result<(), DecodeError>,
@@ -238,8 +238,8 @@ impl PropertyWriter {
     }
 }
 
-/// User properties of a packet other than PUBLISH: pairs of strings, in order, names may repeat. Kept in their
-/// encoded form, so that a packet of many tiny pairs costs no more memory than it has bytes.
+/// User properties of a packet other than PUBLISH: pairs of strings, in order, names may repeat. Kept in
+/// their encoded form, so that a packet of many tiny pairs costs no more memory than it has bytes.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct UserProperties(Vec<u8>);
 

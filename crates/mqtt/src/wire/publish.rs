@@ -30,7 +30,8 @@ pub struct Publish {
     pub payload: Bytes,
 }
 
-/// The properties of a PUBLISH. Those that belong to this hop are decoded, the others stay as they were received.
+/// The properties of a PUBLISH. Those that belong to this hop are decoded, the others stay as they were
+/// received.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PublishProperties {
     /// Seconds.

@@ -83,8 +83,8 @@ impl ReasonCode {
         self.value() >= 0x80
     }
 
-    /// The CONNACK return code of version 3 (section 3.2.2.3 of 3.1.1). `None` where no return code fits: then the
-    /// connection is closed without a CONNACK [MQTT-3.2.2-6, 3.1.1].
+    /// The CONNACK return code of version 3 (section 3.2.2.3 of 3.1.1). `None` where no return code fits:
+    /// then the connection is closed without a CONNACK [MQTT-3.2.2-6, 3.1.1].
     pub const fn connect_return_code(self) -> Option<u8> {
         match self {
             Self::Success => Some(0),

@@ -41,9 +41,9 @@ pub struct TopicFilter {
 impl TopicFilter {
     /// Checks a topic filter.
     ///
-    /// At least one character [MQTT-4.7.3-1]; `#` stands alone in the last level [MQTT-4.7.1-1]; `+` stands alone in
-    /// its level [MQTT-4.7.1-2]; `$share/` is followed by a share name of at least one character without wildcards
-    /// and by `/` and a filter [MQTT-4.8.2-1], [MQTT-4.8.2-2].
+    /// At least one character [MQTT-4.7.3-1]; `#` stands alone in the last level [MQTT-4.7.1-1]; `+` stands
+    /// alone in its level [MQTT-4.7.1-2]; `$share/` is followed by a share name of at least one character
+    /// without wildcards and by `/` and a filter [MQTT-4.8.2-1], [MQTT-4.8.2-2].
     ///
     /// Shared subscriptions are parsed in every version, as Mosquitto, EMQX and HiveMQ do.
     pub fn parse(filter: ByteString) -> Result<Self, DecodeError> {

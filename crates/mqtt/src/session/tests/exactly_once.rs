@@ -1,5 +1,5 @@
-//! Client and server exchange messages while the connection breaks, and packets in flight are lost, again and again:
-//! at QoS 2 every message arrives once, at QoS 1 at least once, both in order of their first arrival.
+//! Client and server exchange messages while the connection breaks, and packets in flight are lost, again and
+//! again: at QoS 2 every message arrives once, at QoS 1 at least once, both in order of their first arrival.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
