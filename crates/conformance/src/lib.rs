@@ -1,0 +1,21 @@
+//! The promise, checked from outside: real clients against the real binary.
+//!
+//! [`Broker`] runs the release binary on a directory of its own, kills it and starts it again. [`programs`] names the
+//! client programs under `clients/`, [`Tools`] installs what they need, [`suite`] runs them. [`crash`] kills the broker
+//! under load and has [`history`] judge what the clients saw; [`flow`] runs the flow that the README shows.
+//!
+//! Nothing here links the broker: it is known by its command line, its output and its sockets (ARCHITECTURE.md).
+
+pub mod broker;
+pub mod crash;
+pub mod flow;
+pub mod history;
+pub mod programs;
+pub mod scratch;
+pub mod suite;
+pub mod tools;
+
+pub use broker::Broker;
+pub use programs::{Addresses, Program, Protocol};
+pub use scratch::Scratch;
+pub use tools::Tools;

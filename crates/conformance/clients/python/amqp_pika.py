@@ -35,6 +35,15 @@ def connect(user="guest", password="guest", vhost="/", **settings):
 connection = connect()
 
 
+def reconnect():
+    global connection
+    if connection.is_closed:
+        connection = connect()
+
+
+checks.before = reconnect
+
+
 def refused(code, operation):
     """Runs `operation(channel)`; the broker must close the channel with `code`. Returns the text."""
     channel = connection.channel()
@@ -803,7 +812,6 @@ if checks.can_restart:
 
     @checks.case("durable things survive kill and restart, others do not")
     def _():
-        global connection
         channel = connection.channel()
         channel.confirm_delivery()
         exchange, name, passing = unique("kept"), unique("kept"), unique("passing")
@@ -823,7 +831,7 @@ if checks.can_restart:
             connection.close()
         except AMQPConnectionError:
             pass
-        connection = connect()
+        reconnect()
         channel = connection.channel()
         channel.queue_declare(name, durable=True, arguments={"x-max-length": 10000})
         refused(404, lambda other: other.queue_declare(passing, passive=True))

@@ -32,6 +32,8 @@ class Checks:
         self.addresses = addresses
         self.address = addresses.get(protocol)
         self.failed = 0
+        # Runs before each check: what a failed check may have left broken.
+        self.before = lambda: None
         self.ran = 0
         signal.signal(signal.SIGALRM, _on_alarm)
 
@@ -42,6 +44,7 @@ class Checks:
             self.ran += 1
             signal.alarm(CHECK_SECONDS_MAX)
             try:
+                self.before()
                 function()
             except Exception as error:  # noqa: BLE001 - every failure of a check is a result
                 self.failed += 1

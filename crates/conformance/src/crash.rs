@@ -1,0 +1,276 @@
+//! Kills the broker under load, again and again, and has [`History`] judge what the clients saw.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::broker::Broker;
+use crate::history::{CHANNELS, Channel, History};
+use crate::programs::{Addresses, Language, arguments};
+use crate::scratch::Scratch;
+use crate::tools::Tools;
+
+const SCRIPT: &str = "crash_worker.py";
+/// Workers that publish, and those that read; each is one process.
+const PRODUCERS: [&str; 3] = ["produce-log", "produce-queue", "produce-sessions"];
+const CONSUMERS: [&str; 6] = [
+    "consume-log-a",
+    "consume-log-b",
+    "consume-queue-a",
+    "consume-queue-b",
+    "consume-bus",
+    "consume-sessions",
+];
+/// From the start of a consumer to its subscription.
+const READY_SECONDS_MAX: u64 = 60;
+/// From the last restart until all that was sent is acknowledged, and then until all of it has been received.
+const SETTLE_SECONDS_MAX: u64 = 120;
+/// Fewer acknowledged messages than this per round and channel would prove little.
+const ACKED_PER_ROUND_MIN: usize = 20;
+
+/// How often and how fast to kill.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    pub rounds: u32,
+    /// The same seed kills after the same times.
+    pub seed: u64,
+    /// Each round lives a random time up to this.
+    pub round_milliseconds_max: u64,
+}
+
+/// Runs `plan` on `binary`; fails when a promise was broken.
+pub fn run(tools: &Tools, binary: &Path, work: &Path, plan: Plan) -> Result<()> {
+    let mut scratch = Scratch::new(work, "crash")?;
+    println!("\n== crash: {} rounds, seed {}", plan.rounds, plan.seed);
+    let outcome = run_in(tools, binary, scratch.path(), plan);
+    if outcome.is_err() {
+        scratch.keep();
+        println!("   data, logs and histories are in {}", scratch.path().display());
+    }
+    outcome
+}
+
+fn run_in(tools: &Tools, binary: &Path, folder: &Path, plan: Plan) -> Result<()> {
+    let log = folder.join("broker.log");
+    let mut broker = Broker::start(binary, &folder.join("data"), &log)?;
+    let crew = Crew { tools, folder, addresses: broker.addresses().clone() };
+    crew.once("setup")?;
+    let mut consumers = crew.start(&CONSUMERS)?;
+    let mut producers = crew.start(&PRODUCERS)?;
+    let mut random = Random(plan.seed);
+    for round in 1..=plan.rounds {
+        let pause = Duration::from_millis(random.below(plan.round_milliseconds_max));
+        thread::sleep(pause);
+        all_alive(&mut producers)?;
+        all_alive(&mut consumers)?;
+        broker.kill()?;
+        broker.restart().with_context(|| format!("restart of round {round}"))?;
+        println!(
+            "   round {round}: killed after {} ms, ready again in {} ms",
+            pause.as_millis(),
+            broker.start_time.as_millis()
+        );
+    }
+    // What could not be acknowledged between kills is acknowledged now.
+    thread::sleep(Duration::from_secs(2));
+    stop(&mut producers)?;
+    let caught_up = wait_until_received(&crew, &mut consumers);
+    stop(&mut consumers)?;
+    crew.once("audit")?;
+    let history = crew.history()?;
+    report(&history);
+    let mut violations = history.violations(&CHANNELS);
+    for channel in &CHANNELS {
+        let acked = history.counts(channel).acked;
+        if acked < plan.rounds as usize * ACKED_PER_ROUND_MIN {
+            violations
+                .push(format!("{}: only {acked} messages were acknowledged in the whole run", channel.name));
+        }
+    }
+    // Settled stays settled: nothing comes back after a clean stop and start.
+    broker.stop()?;
+    broker.restart()?;
+    if violations.is_empty() {
+        caught_up?;
+        crew.once("empty")?;
+    }
+    for violation in &violations {
+        println!("not ok crash: {violation}");
+    }
+    ensure!(violations.is_empty(), "{} promises were broken", violations.len());
+    println!("ok crash: nothing lost, nothing invented, order kept, consumers resumed");
+    Ok(())
+}
+
+fn report(history: &History) {
+    for channel in &CHANNELS {
+        let counts = history.counts(channel);
+        println!(
+            "   {:6} {} sent, {} acknowledged, {} received of which {} flagged as redelivered",
+            channel.name, counts.sent, counts.acked, counts.received, counts.again
+        );
+    }
+}
+
+/// Starts workers that all know the same addresses and write their histories into one folder.
+struct Crew<'a> {
+    tools: &'a Tools,
+    folder: &'a Path,
+    addresses: Addresses,
+}
+
+struct Worker {
+    role: &'static str,
+    child: Child,
+    errors: PathBuf,
+}
+
+impl Crew<'_> {
+    fn spawn(&self, role: &'static str) -> Result<Worker> {
+        let errors = self.folder.join(format!("{role}.stderr"));
+        let mut command = self.tools.command(Language::Python, SCRIPT);
+        command.arg(role).arg(self.folder).args(arguments(&self.addresses));
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(File::create(&errors)?);
+        let child = command.spawn().with_context(|| format!("start the worker {role}"))?;
+        Ok(Worker { role, child, errors })
+    }
+
+    /// Starts workers and waits until each says that it is ready.
+    fn start(&self, roles: &[&'static str]) -> Result<Vec<Worker>> {
+        let mut workers = Vec::new();
+        for role in roles {
+            workers.push(self.spawn(role)?);
+        }
+        for worker in &mut workers {
+            worker.wait_ready()?;
+        }
+        Ok(workers)
+    }
+
+    /// Runs a worker that ends by itself.
+    fn once(&self, role: &'static str) -> Result<()> {
+        let mut worker = self.spawn(role)?;
+        worker.wait_end(Duration::from_secs(SETTLE_SECONDS_MAX))
+    }
+
+    fn history(&self) -> Result<History> {
+        let mut history = History::default();
+        for entry in fs::read_dir(self.folder)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "history") {
+                let text = fs::read_to_string(&path)?;
+                // A worker that still runs may be in the middle of its last line.
+                let whole = text.rfind('\n').map_or("", |end| &text[..=end]);
+                history.add(whole).with_context(|| path.display().to_string())?;
+            }
+        }
+        Ok(history)
+    }
+}
+
+impl Worker {
+    fn wait_ready(&mut self) -> Result<()> {
+        let stdout = self.child.stdout.take().context("no standard output")?;
+        let (sender, receiver) = std::sync::mpsc::channel();
+        thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                let _ = sender.send(line);
+            }
+        });
+        match receiver.recv_timeout(Duration::from_secs(READY_SECONDS_MAX)) {
+            Ok(line) if line == "ready" => Ok(()),
+            other => bail!("{} was not ready: {other:?}\n{}", self.role, self.error_text()),
+        }
+    }
+
+    fn wait_end(&mut self, limit: Duration) -> Result<()> {
+        let deadline = Instant::now() + limit;
+        loop {
+            match self.child.try_wait()? {
+                Some(status) if status.success() => return Ok(()),
+                Some(status) => bail!("{} ended with {status}\n{}", self.role, self.error_text()),
+                None if Instant::now() > deadline => {
+                    bail!("{} did not end in {} s\n{}", self.role, limit.as_secs(), self.error_text())
+                }
+                None => thread::sleep(Duration::from_millis(20)),
+            }
+        }
+    }
+
+    fn error_text(&self) -> String {
+        let text = fs::read(&self.errors).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(20)..].join("\n")
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn all_alive(workers: &mut [Worker]) -> Result<()> {
+    for worker in workers {
+        if let Some(status) = worker.child.try_wait()? {
+            bail!("the worker {} ended with {status}\n{}", worker.role, worker.error_text());
+        }
+    }
+    Ok(())
+}
+
+/// Asks workers to finish what they have begun and waits for them.
+fn stop(workers: &mut Vec<Worker>) -> Result<()> {
+    for worker in workers.iter_mut() {
+        if let Some(stdin) = &mut worker.child.stdin {
+            writeln!(stdin, "stop")
+                .with_context(|| format!("{} is gone\n{}", worker.role, worker.errors.display()))?;
+        }
+    }
+    for worker in workers.iter_mut() {
+        worker.wait_end(Duration::from_secs(SETTLE_SECONDS_MAX))?;
+    }
+    workers.clear();
+    Ok(())
+}
+
+fn wait_until_received(crew: &Crew<'_>, consumers: &mut [Worker]) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(SETTLE_SECONDS_MAX);
+    loop {
+        all_alive(consumers)?;
+        let history = crew.history()?;
+        let waiting: Vec<&Channel> =
+            CHANNELS.iter().filter(|channel| history.outstanding(channel) > 0).collect();
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            let names: Vec<String> = waiting
+                .iter()
+                .map(|channel| format!("{} of {}", history.outstanding(channel), channel.name))
+                .collect();
+            bail!("not received {SETTLE_SECONDS_MAX} s after the last restart: {}", names.join(", "));
+        }
+        thread::sleep(Duration::from_millis(500));
+    }
+}
+
+/// SplitMix64: enough to choose moments, and the same on every machine.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut value = self.0;
+        value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (value ^ (value >> 31)) % limit.max(1)
+    }
+}

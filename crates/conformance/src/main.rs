@@ -1,0 +1,129 @@
+//! `conformance`: real clients against the real binary. Called by `cargo xtask`, which builds the binary first.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, bail, ensure};
+use posthaste_conformance::crash::{self, Plan};
+use posthaste_conformance::programs::{Addresses, Language, select};
+use posthaste_conformance::suite::{self, Target};
+use posthaste_conformance::{Broker, Scratch, Tools, flow};
+
+const USAGE: &str = "\
+usage: conformance COMMAND --binary PATH --cache DIR [options]
+  clients [--only NAME]... [--against PROTOCOL=HOST:PORT,...]   run the client programs
+  crash [--rounds N] [--seed N] [--round-ms N]                  kill the broker under load
+  flow                                                          run the flow of the README
+  install                                                       only install what the programs need";
+
+fn main() -> ExitCode {
+    match run(env::args().skip(1).collect()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Vec<String>) -> Result<()> {
+    let options = Options::parse(arguments)?;
+    let cache = options.path("--cache")?;
+    let tools = Tools::new(&cache);
+    let work = cache.join("runs");
+    match options.command.as_str() {
+        "clients" => clients(&options, &tools, &work),
+        "crash" => {
+            tools.install_language(Language::Python)?;
+            let now =
+                SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| u64::from(time.subsec_nanos()));
+            let plan = Plan {
+                rounds: options.number("--rounds", 20)?.try_into()?,
+                seed: options.number("--seed", now)?,
+                round_milliseconds_max: options.number("--round-ms", 6000)?,
+            };
+            crash::run(&tools, &options.path("--binary")?, &work, plan)
+        }
+        "flow" => {
+            tools.install_language(Language::Python)?;
+            flow::run(&tools, &options.path("--binary")?, &work)
+        }
+        "install" => tools.install(&select(&[])?),
+        other => bail!("unknown command {other}\n{USAGE}"),
+    }
+}
+
+fn clients(options: &Options, tools: &Tools, work: &Path) -> Result<()> {
+    let mut programs = select(options.all("--only"))?;
+    let logs = work.with_file_name("logs");
+    if let Some(against) = options.all("--against").first() {
+        let addresses = peers(against)?;
+        programs.retain(|program| addresses.contains_key(&program.protocol));
+        ensure!(!programs.is_empty(), "no chosen program speaks a protocol of --against {against}");
+        tools.install(&programs)?;
+        return suite::run(tools, &programs, &mut Target::Peer(&addresses), &logs);
+    }
+    tools.install(&programs)?;
+    let mut scratch = Scratch::new(work, "clients")?;
+    let log = scratch.path().join("broker.log");
+    let mut broker = Broker::start(&options.path("--binary")?, &scratch.path().join("data"), &log)?;
+    println!("-- broker ready in {} ms", broker.start_time.as_millis());
+    let outcome = suite::run(tools, &programs, &mut Target::Broker(&mut broker), &logs)
+        .and_then(|()| broker.stop().context("clean stop after all programs"));
+    if outcome.is_err() {
+        scratch.keep();
+        println!("   data and log of the broker are in {}", scratch.path().display());
+    }
+    outcome
+}
+
+/// `kafka=HOST:PORT,amqp=HOST:PORT`.
+fn peers(text: &str) -> Result<Addresses> {
+    text.split(',')
+        .map(|part| {
+            let (protocol, address) =
+                part.split_once('=').with_context(|| format!("not PROTOCOL=HOST:PORT: {part}"))?;
+            Ok((protocol.parse()?, address.to_owned()))
+        })
+        .collect()
+}
+
+struct Options {
+    command: String,
+    values: BTreeMap<String, Vec<String>>,
+}
+
+impl Options {
+    fn parse(arguments: Vec<String>) -> Result<Self> {
+        const KNOWN: [&str; 7] =
+            ["--against", "--binary", "--cache", "--only", "--round-ms", "--rounds", "--seed"];
+        let mut arguments = arguments.into_iter();
+        let command = arguments.next().context(USAGE)?;
+        let mut values: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        while let Some(name) = arguments.next() {
+            ensure!(KNOWN.contains(&name.as_str()), "unknown option {name}\n{USAGE}");
+            let value = arguments.next().with_context(|| format!("{name} needs a value"))?;
+            values.entry(name).or_default().push(value);
+        }
+        Ok(Self { command, values })
+    }
+
+    fn all(&self, name: &str) -> &[String] {
+        self.values.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    fn path(&self, name: &str) -> Result<PathBuf> {
+        let value = self.all(name).last().with_context(|| format!("{name} is missing\n{USAGE}"))?;
+        Ok(PathBuf::from(value))
+    }
+
+    fn number(&self, name: &str, default: u64) -> Result<u64> {
+        match self.all(name).last() {
+            None => Ok(default),
+            Some(text) => text.parse().with_context(|| format!("{name} {text} is not a number")),
+        }
+    }
+}
