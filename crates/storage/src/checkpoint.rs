@@ -1,8 +1,10 @@
-//! Checkpoints: the state of all shards as sorted keys and values, so that recovery need not replay everything.
+//! Checkpoints: the state of all shards as sorted keys and values, so that recovery need not replay
+//! everything.
 //!
-//! A generation is a manifest that names one base file and the delta files over it, all immutable and checksummed. It
-//! becomes current by a rename, after its files were synced, read back and verified. The current and the previous
-//! generation are kept; if the current one is damaged, the previous one is loaded and the loss is told.
+//! A generation is a manifest that names one base file and the delta files over it, all immutable and
+//! checksummed. It becomes current by a rename, after its files were synced, read back and verified. The
+//! current and the previous generation are kept; if the current one is damaged, the previous one is loaded
+//! and the loss is told.
 
 mod file;
 mod manifest;
@@ -108,8 +110,8 @@ struct Dir {
 }
 
 impl Checkpoints {
-    /// Opens a directory, creating it if need be, and verifies its generations, newest first, until one is whole.
-    /// Without any generation there is nothing loaded; with only damaged ones it is an error.
+    /// Opens a directory, creating it if need be, and verifies its generations, newest first, until one is
+    /// whole. Without any generation there is nothing loaded; with only damaged ones it is an error.
     pub fn open(disk: Arc<dyn Disk>, dir: &str) -> Result<(Checkpoints, Option<Loaded>), CheckpointError> {
         let dir = Dir { disk, path: dir.to_owned() };
         dir.disk.create_dir(&dir.path).map_err(|error| io_error("open", &dir.path, error))?;
@@ -124,7 +126,8 @@ impl Checkpoints {
                     checkpoints.previous = Some(manifest);
                     break;
                 }
-                // Damage to the generation before the current one costs nothing yet, but it is no fallback either.
+                // Damage to the generation before the current one costs nothing yet, but it is no fallback
+                // either.
                 Err(fault) => damaged.push((number, fault)),
             }
         }
@@ -150,8 +153,8 @@ impl Checkpoints {
         Ok((checkpoints, Some(loaded)))
     }
 
-    /// Adds a delta: keys in ascending order, each with its value, or `None` to remove it. When this returns, the new
-    /// generation is durable and verified.
+    /// Adds a delta: keys in ascending order, each with its value, or `None` to remove it. When this
+    /// returns, the new generation is durable and verified.
     pub fn write(
         &mut self,
         meta: &[u8],
@@ -202,8 +205,8 @@ impl Checkpoints {
         self.current.as_ref().map(|manifest| &manifest.meta[..])
     }
 
-    /// The metadata of the generation that would be loaded if the current one were damaged. What that one needs, from
-    /// the journal or from segments, must be kept.
+    /// The metadata of the generation that would be loaded if the current one were damaged. What that one
+    /// needs, from the journal or from segments, must be kept.
     pub fn fallback_meta(&self) -> Option<&[u8]> {
         self.previous.as_ref().map(|manifest| &manifest.meta[..])
     }

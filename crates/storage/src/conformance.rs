@@ -1,4 +1,5 @@
-//! What every disk, journal home and segment store must do: each home's tests call these. They panic on a breach.
+//! What every disk, journal home and segment store must do: each home's tests call these. They panic on a
+//! breach.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::io::{ErrorKind, IoSlice};

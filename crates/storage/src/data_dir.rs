@@ -37,9 +37,7 @@ pub enum OpenError {
         reason: String,
     },
     /// The directory holds something else.
-    #[error(
-        "{path} is not a data directory: it has no posthaste.json, but it holds {found}; choose an empty directory"
-    )]
+    #[error("{path} is no data directory: it holds {found} but no posthaste.json; choose an empty directory")]
     Foreign {
         /// The directory.
         path: String,
@@ -64,7 +62,7 @@ pub enum OpenError {
     },
     /// Another version of the program made it.
     #[error(
-        "{path} has format version {found}, this program reads version {supported}; use the program that made it"
+        "{path} has format version {found}, this program reads {supported}; use the program that made it"
     )]
     Version {
         /// The directory.

@@ -12,8 +12,8 @@ pub use sim::{SECTOR_BYTES, SimDisk};
 
 /// Blocking access to files below one root. Paths are relative to it and separated by `/`.
 ///
-/// What was written counts as durable only after [`DiskFile::sync_data`]; a created, renamed or removed name only
-/// after [`Disk::sync_dir`] of its directory.
+/// What was written counts as durable only after [`DiskFile::sync_data`]; a created, renamed or removed
+/// name only after [`Disk::sync_dir`] of its directory.
 pub trait Disk: Send + Sync {
     /// Creates a directory and its parents; an existing one is left as it is.
     fn create_dir(&self, dir: &str) -> io::Result<()>;
@@ -52,8 +52,8 @@ pub trait DiskFile: Send + Sync {
     /// Writes all parts one after the other at `position`, extending the file as needed.
     fn write_at(&self, position: u64, parts: &[IoSlice<'_>]) -> io::Result<()>;
 
-    /// Makes what was written, and the size, durable. After an error nothing may be assumed of unsynced bytes, and
-    /// calling again proves nothing.
+    /// Makes what was written, and the size, durable. After an error nothing may be assumed of unsynced
+    /// bytes, and calling again proves nothing.
     fn sync_data(&self) -> io::Result<()>;
 
     /// Extends the file to `bytes`, zero-filled, with blocks that really exist.

@@ -1,4 +1,5 @@
-//! Decoders as functions of bytes alone, for fuzz targets. None of them panics, or allocates by more than its input.
+//! Decoders as functions of bytes alone, for fuzz targets. None of them panics, or allocates by more than
+//! its input.
 
 use std::sync::Arc;
 

@@ -1,11 +1,13 @@
 //! The journal: where events and bodies become durable, in the order in which they were submitted.
 //!
-//! Engine threads build a [`Batch`] each and submit it. One writer takes what has arrived, gives the records their
-//! LSNs, writes them as one frame, syncs if anything in it asks for that, completes the batches and goes on. Files
-//! are zero-filled ahead of their use and used again once nothing below [`Journal::release`] is needed.
+//! Engine threads build a [`Batch`] each and submit it. One writer takes what has arrived, gives the
+//! records their LSNs, writes them as one frame, syncs if anything in it asks for that, completes the
+//! batches and goes on. Files are zero-filled ahead of their use and used again once nothing below
+//! [`Journal::release`] is needed.
 //!
-//! Recovery tells an unsynced tail from damage: every frame names the LSN that was durable when it was written. What
-//! cannot be read above the highest of these is cut off, what cannot be read below it is reported and stepped over.
+//! Recovery tells an unsynced tail from damage: every frame names the LSN that was durable when it was
+//! written. What cannot be read above the highest of these is cut off, what cannot be read below it is
+//! reported and stepped over.
 
 mod batch;
 mod files;
@@ -71,8 +73,8 @@ pub struct JournalConfig {
     pub nonce_seed: u64,
     /// Who does the work.
     pub drive: Drive,
-    /// Told why, once, when a write or sync has failed. Nothing is acknowledged afterwards. `None` prints the reason
-    /// to standard error and aborts the process.
+    /// Told why, once, when a write or sync has failed. Nothing is acknowledged afterwards. `None` prints
+    /// the reason to standard error and aborts the process.
     pub fatal: Option<Box<dyn FnOnce(String) + Send + Sync>>,
 }
 
@@ -237,9 +239,9 @@ struct Owner {
 }
 
 impl Journal {
-    /// Opens the journal in a directory of `disk`, hands every readable record at or above `from` to `replay`, in
-    /// order, and starts the writer. Everything below `from` is taken to have been durable. `completed` is called by
-    /// the writer and must not block.
+    /// Opens the journal in a directory of `disk`, hands every readable record at or above `from` to
+    /// `replay`, in order, and starts the writer. Everything below `from` is taken to have been durable.
+    /// `completed` is called by the writer and must not block.
     pub fn open(
         disk: Arc<dyn Disk>,
         dir: &str,
@@ -278,8 +280,8 @@ impl Journal {
         Ok((Journal { owner: Arc::new(owner) }, report))
     }
 
-    /// Hands a batch to the writer; never waits for the disk. After a failure or [`Journal::close`] the batch is
-    /// dropped and never completed.
+    /// Hands a batch to the writer; never waits for the disk. After a failure or [`Journal::close`] the
+    /// batch is dropped and never completed.
     pub fn submit(&self, batch: Batch) {
         self.owner.shared.submit(batch);
     }
@@ -297,8 +299,8 @@ impl Journal {
         self.owner.shared.ring.read().record(lsn)
     }
 
-    /// Files wholly below `below` may be used again once no reader holds them. A later [`Journal::open`] must not
-    /// ask for records below it.
+    /// Files wholly below `below` may be used again once no reader holds them. A later [`Journal::open`]
+    /// must not ask for records below it.
     pub fn release(&self, below: Lsn) {
         self.owner.shared.release(below);
     }
@@ -318,8 +320,9 @@ impl Journal {
         self.owner.shared.oldest()
     }
 
-    /// Bytes that can surely still be submitted: the rest of the current file, prepared files, and what the disk says
-    /// it has beyond the reserve, less what is waiting. Keep a margin of one batch: a batch is never split over files.
+    /// Bytes that can surely still be submitted: the rest of the current file, prepared files, and what the
+    /// disk says it has beyond the reserve, less what is waiting. Keep a margin of one batch: a batch is
+    /// never split over files.
     pub fn room(&self) -> u64 {
         self.owner.shared.room()
     }
@@ -329,8 +332,8 @@ impl Journal {
         self.owner.shared.stats.lock().clone()
     }
 
-    /// With [`Drive::Steps`]: commits one frame of what has been submitted, sync included, and prepares the next file.
-    /// With [`Drive::Threads`] it does nothing.
+    /// With [`Drive::Steps`]: commits one frame of what has been submitted, sync included, and prepares the
+    /// next file. With [`Drive::Threads`] it does nothing.
     pub fn step(&self) -> StepOutcome {
         let Some(writer) = &self.owner.stepped else { return StepOutcome::Idle };
         let mut writer = writer.lock();

@@ -1,7 +1,8 @@
 //! Segments: immutable files of entries that have left the journal.
 //!
-//! One file holds one large stream or many small ones, each as a [`Run`] of entries in offset order. Whoever keeps the
-//! runs can read an entry with one or two reads; nothing of a file stays in memory but a bounded cache of indexes.
+//! One file holds one large stream or many small ones, each as a [`Run`] of entries in offset order.
+//! Whoever keeps the runs can read an entry with one or two reads; nothing of a file stays in memory but a
+//! bounded cache of indexes.
 
 mod cache;
 pub mod format;
@@ -145,14 +146,15 @@ impl Segments {
         Ok(Segments { shared: Arc::new(shared) })
     }
 
-    /// Begins a segment. It exists once [`SegmentWriter::finish`] has returned; an older one of that id is replaced.
+    /// Begins a segment. It exists once [`SegmentWriter::finish`] has returned; an older one of that id is
+    /// replaced.
     pub fn writer(&self, id: SegmentId) -> SegmentWriter {
         SegmentWriter::new(self.clone(), id)
     }
 
-    /// Reads entries from the one that contains `from`, or the next one, on: at most `max_entries`, and at most
-    /// `max_bytes` of heads and bodies, but at least one entry unless the run has none from there on. What lies before
-    /// some damage is returned; the error comes when reading starts at it.
+    /// Reads entries from the one that contains `from`, or the next one, on: at most `max_entries`, and at
+    /// most `max_bytes` of heads and bodies, but at least one entry unless the run has none from there on.
+    /// What lies before some damage is returned; the error comes when reading starts at it.
     pub fn read(
         &self,
         run: &Run,

@@ -6,7 +6,8 @@
 //! trailer  a block of no entries and no length, whose index is the number of blocks before it
 //! ```
 //!
-//! A `value_len` of all ones removes the key. Every block's checksum covers the file's number and the block's index.
+//! A `value_len` of all ones removes the key. Every block's checksum covers the file's number and the
+//! block's index.
 
 use std::io::{self, IoSlice};
 use std::sync::Arc;

@@ -1,8 +1,8 @@
 //! Manifests: what a generation consists of. Integers are little-endian.
 //!
 //! ```text
-//! magic 8 | version 4 | crc 4 | number 8 | meta_len 4 | files 4 | (kind 1 | zero 3 | crc 4 | number 8 | bytes 8 |
-//! entries 8)* | meta
+//! magic 8 | version 4 | crc 4 | number 8 | meta_len 4 | files 4 | file* | meta
+//! file   kind 1 | zero 3 | crc 4 | number 8 | bytes 8 | entries 8
 //! ```
 
 use std::io::{self, IoSlice};

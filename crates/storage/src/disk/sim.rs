@@ -26,8 +26,9 @@ impl SimDisk {
         SimDisk { state: Arc::new(Mutex::new(State::new(seed))) }
     }
 
-    /// Cuts the power and brings the disk back. Of what was not synced any subset of sectors survives, a file's
-    /// size may fall back, and names that were not synced may be gone. Handles and locks of before are dead.
+    /// Cuts the power and brings the disk back. Of what was not synced any subset of sectors survives, a
+    /// file's size may fall back, and names that were not synced may be gone. Handles and locks of before
+    /// are dead.
     pub fn crash(&self) {
         self.state.lock().crash();
     }

@@ -54,8 +54,8 @@ impl Batch {
         Batch { buffer: Vec::with_capacity(bytes), ..Batch::new(source, number) }
     }
 
-    /// Adds a record and returns its distance in bytes from the batch's first LSN. `head` appends the encoded event.
-    /// A `joined` record is replayed only together with the next one of the batch.
+    /// Adds a record and returns its distance in bytes from the batch's first LSN. `head` appends the
+    /// encoded event. A `joined` record is replayed only together with the next one of the batch.
     ///
     /// # Panics
     /// If the head exceeds [`MAX_HEAD_BYTES`] or the body [`MAX_BODY_BYTES`]: callers limit both long before.

@@ -2,13 +2,13 @@
 //!
 //! ```text
 //! file    magic 8 | version 4 | crc 4 | nonce 8 | start lsn 8 | previous end 8 | previous start 8 | size 8
-//! frame   magic 4 | crc 4 | sequence 8 | lsn 8 | nonce 8 | length 8 | durable 8 | records 4 | flags 4 | zero 8
-//! record  crc 4 | head_len 4 | body_len 4 | shard 2 | flags 1 | zero 1 | lsn 8 | nonce 8 | head | body | pad to 8
+//! frame   magic 4 | crc 4 | sequence 8 | lsn 8 | nonce 8 | length 8 | durable 8 | records 4 | flags 4 | 0 8
+//! record  crc 4 | head_len 4 | body_len 4 | shard 2 | flags 1 | 0 1 | lsn 8 | nonce 8 | head | body | pad
 //! ```
 //!
-//! A position in a file plus the file's start is its LSN, headers included. The file header is stored twice, 2048
-//! bytes apart, so that one bad sector does not cost a file. LSN and nonce lie at the same place in frames and
-//! records: one scan finds both.
+//! A position in a file plus the file's start is its LSN, headers included. The file header is stored
+//! twice, 2048 bytes apart, so that one bad sector does not cost a file. LSN and nonce lie at the same
+//! place in frames and records: one scan finds both.
 
 use crate::journal::Lsn;
 
@@ -34,7 +34,8 @@ const FILE_HEADER_USED: usize = 56;
 
 /// The record is atomic with the next one of its batch.
 pub const JOINED: u8 = 1;
-/// The record is atomic with the one before it; set by the batch, so that a reader that lost the one before knows.
+/// The record is atomic with the one before it; set by the batch, so that a reader that lost the one before
+/// knows.
 pub const CONTINUES: u8 = 2;
 
 /// The frame ends a journal that was closed: nothing follows it.

@@ -1,9 +1,9 @@
 //! Opening a journal: finds its files, replays what is readable, decides what is tail and what is damage.
 //!
-//! The rule: what lies at or above every durable position that any readable header names may never have reached the
-//! disk, and is cut at the first byte that does not read. What lies below is reported and stepped over. A cut is
-//! final: the next file's header names where the content before it ends, and its LSNs lie above all that the cut
-//! tail can have used.
+//! The rule: what lies at or above every durable position that any readable header names may never have
+//! reached the disk, and is cut at the first byte that does not read. What lies below is reported and
+//! stepped over. A cut is final: the next file's header names where the content before it ends, and its
+//! LSNs lie above all that the cut tail can have used.
 
 use std::fmt;
 use std::io;
@@ -302,8 +302,9 @@ impl Found {
         }
     }
 
-    /// The header of the file that this start begins. Its start lies above every LSN that can ever have been given
-    /// out: the last file may have been full, and another one begun behind it whose header was lost.
+    /// The header of the file that this start begins. Its start lies above every LSN that can ever have
+    /// been given out: the last file may have been full, and another one begun behind it whose header was
+    /// lost.
     fn next_header(&self, end: u64, from: Lsn, seed: u64) -> FileHeader {
         let used = match self.files.last() {
             Some(last) => last.start.saturating_add(last.bytes).saturating_add(self.largest),

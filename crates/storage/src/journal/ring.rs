@@ -17,8 +17,8 @@ impl Ring {
         Ring { batches: VecDeque::new(), memory: 0, limit }
     }
 
-    /// Adds batches behind all others and drops the oldest ones over the limit. What was dropped is returned, so that
-    /// the caller frees it after unlocking.
+    /// Adds batches behind all others and drops the oldest ones over the limit. What was dropped is
+    /// returned, so that the caller frees it after unlocking.
     pub fn push(&mut self, batches: impl Iterator<Item = PlacedBatch>) -> Vec<PlacedBatch> {
         for batch in batches.filter(|batch| batch.bytes > 0) {
             self.memory += batch.memory;

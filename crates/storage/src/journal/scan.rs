@@ -14,6 +14,8 @@ const WINDOW_BYTES: u64 = 1 << 20;
 /// Frames and records begin at multiples of this, and keep LSN and nonce at the same distance.
 const STEP: u64 = 8;
 const LSN_AT: usize = 16;
+/// Unused parts are recognised by this many zeros at once.
+static ZEROS: [u8; 4096] = [0; 4096];
 
 /// How far a file's content goes.
 #[derive(Clone, Copy, Debug)]
@@ -241,6 +243,7 @@ impl<'a> FileScan<'a> {
     ) -> io::Result<Next> {
         let mut next = lsn + STEP;
         while next < self.extent.limit && next - self.extent.start < self.window.size {
+            next = self.extent.start + self.window.skip_unused(next - self.extent.start)?;
             if self.is_candidate(next)? {
                 let run_end = self.run_of_records(next)?;
                 let is_frame = run_end == next && self.frame_at(next)?.is_some();
@@ -307,6 +310,7 @@ impl<'a> FileScan<'a> {
         let mut ahead = Ahead::default();
         let mut at = lsn & !(STEP - 1);
         while at < self.extent.limit && at - self.extent.start < self.window.size {
+            at = self.extent.start + scan.window.skip_unused(at - self.extent.start)?;
             if scan.is_candidate(at)? {
                 let mut end = at + RECORD_HEADER_BYTES as u64;
                 if let Some(frame) = scan.frame_at(at)? {
@@ -348,12 +352,13 @@ impl<'a> FileScan<'a> {
     }
 }
 
-/// The first readable frame of a file whose header is lost, with its position. Frames of earlier lives lie behind
-/// those of the last one.
+/// The first readable frame of a file whose header is lost, with its position. Frames of earlier lives lie
+/// behind those of the last one.
 pub(super) fn first_frame(file: &dyn HomeFile) -> io::Result<Option<(u64, FrameHeader)>> {
     let mut window = Window::new(file);
     let mut position = FILE_HEADER_BYTES;
     while position < window.size {
+        position = window.skip_unused(position)?;
         let frame = FrameHeader::decode(window.bytes(position, FRAME_HEADER_BYTES as u64)?);
         if let Some(frame) = frame.filter(|frame| frame.lsn >= position && frame.lsn.is_multiple_of(STEP)) {
             return Ok(Some((position, frame)));
@@ -376,7 +381,8 @@ impl<'a> Window<'a> {
         Window { file, size: file.bytes(), base: 0, buffer: Vec::new() }
     }
 
-    /// `length` bytes at `position`, fewer at the file's end. What is allocated is bounded by what the file holds.
+    /// `length` bytes at `position`, fewer at the file's end. What is allocated is bounded by what the file
+    /// holds.
     fn bytes(&mut self, position: u64, length: u64) -> io::Result<&[u8]> {
         let left = self.size.saturating_sub(position);
         let length = length.min(left);
@@ -392,6 +398,16 @@ impl<'a> Window<'a> {
         let at = (position.saturating_sub(self.base) as usize).min(self.buffer.len());
         let end = at.saturating_add(length as usize).min(self.buffer.len());
         Ok(&self.buffer[at..end])
+    }
+
+    /// The first position from `position` on at which a header may start, passing over what was never
+    /// written.
+    fn skip_unused(&mut self, mut position: u64) -> io::Result<u64> {
+        while self.bytes(position, ZEROS.len() as u64)? == ZEROS {
+            // A header may start in these zeros only so late that its LSN lies behind them.
+            position += (ZEROS.len() - RECORD_HEADER_BYTES) as u64;
+        }
+        Ok(position)
     }
 }
 

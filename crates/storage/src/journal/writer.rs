@@ -253,8 +253,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Writes an empty frame that names the durable position, so that damage to what was committed last is told from
-    /// an unsynced tail. It needs no sync: without it nothing is lost but this knowledge.
+    /// Writes an empty frame that names the durable position, so that damage to what was committed last is
+    /// told from an unsynced tail. It needs no sync: without it nothing is lost but this knowledge.
     fn note_durable(&mut self) -> Result<(), Halt> {
         let left = self.file.start + self.file.bytes() - self.end;
         if self.recorded_durable >= self.durable || left < FRAME_HEADER_BYTES as u64 {
@@ -354,8 +354,8 @@ impl Writer {
     fn fail(&mut self, action: &str, error: &io::Error) -> Halt {
         self.shared.turn(Life::Failed);
         let message = format!(
-            "cannot {action} journal file {:016x} at LSN {}: {error}; stopping, because what was written last may not be \
-             on disk. Nothing acknowledged is lost; check the disk and start again",
+            "cannot {action} journal file {:016x} at LSN {}: {error}; stopping, because what was \
+             written last may not be on disk. Nothing acknowledged is lost; check the disk and start again",
             self.file.number, self.end
         );
         match self.fatal.take() {

@@ -3,7 +3,7 @@
 //! ```text
 //! header   magic 8 | version 4 | crc 4 | segment 8 | zero 8
 //! entry    crc 4 | head_len 4 | body_len 4 | span 4 | offset 8 | timestamp 8 | stream 8 | head | body
-//! index    after each run of more than 32 KiB: points 4 | crc 4 | (offset 8 | distance 8 | timestamp before 8)*
+//! index    (after each run of more than 32 KiB) points 4 | crc 4 | (offset 8 | distance 8 | timestamp 8)*
 //! footer   (stream 8 | first 8 | end 8 | entries 8 | bytes 8 | position 8 | timestamp 8)*
 //! trailer  magic 8 | version 4 | crc 4 | segment 8 | footer position 8 | footer crc 4 | runs 4
 //! ```

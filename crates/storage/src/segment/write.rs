@@ -22,9 +22,7 @@ pub enum WriteError {
         error: io::Error,
     },
     /// An entry did not lie behind the one before it, or was too large.
-    #[error(
-        "segment {segment}: the entry at offset {offset} of stream {stream} does not fit behind the one before it"
-    )]
+    #[error("segment {segment}: offset {offset} of stream {stream} does not follow the entry before it")]
     Misplaced {
         /// The segment.
         segment: SegmentId,
@@ -70,8 +68,8 @@ impl SegmentWriter {
         }
     }
 
-    /// Adds an entry that covers `span` offsets from `offset` on. A stream's entries come one after the other, in
-    /// offset order. What goes wrong is told by [`SegmentWriter::finish`].
+    /// Adds an entry that covers `span` offsets from `offset` on. A stream's entries come one after the
+    /// other, in offset order. What goes wrong is told by [`SegmentWriter::finish`].
     pub fn append(
         &mut self,
         stream: u64,
@@ -121,7 +119,8 @@ impl SegmentWriter {
         self.written + self.buffer.len() as u64
     }
 
-    /// Writes the rest, syncs, reads everything back, and publishes the segment. Without entries there is none.
+    /// Writes the rest, syncs, reads everything back, and publishes the segment. Without entries there is
+    /// none.
     pub fn finish(mut self) -> Result<Vec<Run>, WriteError> {
         self.end_run();
         let footer = encode_footer(self.id, self.bytes(), &self.runs);

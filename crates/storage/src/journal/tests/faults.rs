@@ -45,7 +45,8 @@ fn journal_files(disk: &SimDisk) -> Vec<DirEntry> {
     files
 }
 
-/// Opens a damaged journal: what is missing must be reported, all else must be there and right. Returns what is lost.
+/// Opens a damaged journal: what is missing must be reported, all else must be there and right. Returns
+/// what is lost.
 fn check_damaged(disk: &SimDisk, records: &[Written], context: &str) -> (usize, RecoveryReport) {
     let shared: Arc<dyn Disk> = Arc::new(disk.clone());
     let opened = open(&shared, config(Drive::Steps), 0);
