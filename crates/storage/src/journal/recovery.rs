@@ -65,6 +65,12 @@ pub enum DamageKind {
     Records,
 }
 
+impl Damage {
+    fn missing(from: u64, to: u64, file: Option<u64>) -> Damage {
+        Damage { from: Lsn(from), to: Lsn(to), file, kind: DamageKind::Missing, shard: None }
+    }
+}
+
 impl fmt::Display for Damage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let what = match self.kind {
@@ -207,14 +213,7 @@ impl Found {
             let follows = index > 0
                 && file.previous.is_none_or(|previous| previous.start == self.files[index - 1].start);
             if !follows && expected < missing_to {
-                let (from, to) = (Lsn(expected), Lsn(missing_to));
-                report.quarantined.push(Damage {
-                    from,
-                    to,
-                    file: None,
-                    kind: DamageKind::Missing,
-                    shard: None,
-                });
+                report.quarantined.push(Damage::missing(expected, missing_to, None));
             }
             let extent = self.extent(index);
             let is_last = index + 1 == self.files.len();
@@ -236,9 +235,8 @@ impl Found {
             let mut end = scan.run(replay, report).map_err(|error| io_error("read", file.number, error))?;
             if is_last && file.file.bytes() < file.bytes {
                 // Files are written to only at their full size: something has shortened this one.
-                let (from, to) = (Lsn(end.lsn), Lsn(file.start + file.bytes));
-                let kind = DamageKind::Missing;
-                report.quarantined.push(Damage { from, to, file: Some(file.number), kind, shard: None });
+                let declared_end = file.start + file.bytes;
+                report.quarantined.push(Damage::missing(end.lsn, declared_end, Some(file.number)));
                 end.clean = false;
             }
             file.damaged = report.quarantined.len() > before;
@@ -256,8 +254,7 @@ impl Found {
         // An empty last file lies above its predecessor's end; a checkpoint may lie in between.
         let reached = self.files.last().map_or(0, |last| last.end);
         if reached < from.0 {
-            let (from, to) = (Lsn(tail.end), from);
-            report.quarantined.push(Damage { from, to, file: None, kind: DamageKind::Missing, shard: None });
+            report.quarantined.push(Damage::missing(tail.end, from.0, None));
         }
         Ok(tail)
     }
