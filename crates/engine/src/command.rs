@@ -32,9 +32,11 @@ pub enum Command {
         partition: PartitionId,
         before: u64,
     },
+    /// What is below `to` has been handed to the bus; `durable` where a restart must not begin earlier.
     MoveTap {
         partition: PartitionId,
         to: u64,
+        durable: bool,
     },
     ReserveProducerIds {
         count: u64,
@@ -118,11 +120,11 @@ pub enum Command {
     OutboxDone {
         number: u64,
     },
-    /// Something from another shard's outbox, or a partition's tap; a number that has arrived is ignored.
+    /// Something from another shard's outbox, or a partition's tap, numbered in ascending order; what has arrived
+    /// before is ignored.
     Arrive {
         source: u64,
-        number: u64,
-        items: Vec<Arrival>,
+        items: Vec<(u64, Arrival)>,
     },
 
     Join(Box<Join>),

@@ -28,11 +28,11 @@ pub(crate) fn decide(
         }
         Command::ClosePartition { partition } => close(durable, volatile, ctx, partition, step),
         Command::Trim { partition, before } => trim(durable, volatile, ctx, partition, before, step),
-        Command::MoveTap { partition, to } => {
+        Command::MoveTap { partition, to, durable: sync } => {
             if durable.partitions.get(&partition).is_some_and(|p| p.tap < to) {
-                step.lazy(Event::TapMoved { partition, to });
+                step.event(Event::TapMoved { partition, to }, sync);
             }
-            Ok((Gate::Open, Reply::Done))
+            Ok((if sync { Gate::Synced(ctx.batch) } else { Gate::Open }, Reply::Done))
         }
         Command::ReserveProducerIds { count } => {
             // 0 stands for no producer in places, so ids begin at 1.

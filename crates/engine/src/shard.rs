@@ -1,7 +1,7 @@
 //! A shard: commands in, events and effects out.
 
 use crate::{
-    command::{Command, Ticket},
+    command::{Arrival, Command, Ticket},
     durable::Durable,
     effect::{Effect, Gate, Gated, Journaled, OutboxEntry, Output, Refusal, Reply},
     event::Event,
@@ -105,16 +105,14 @@ impl Shard {
         self.durable.digest()
     }
 
-    /// The offsets of a stream that are still wanted: from, to (exclusive), and the settled ranges between.
-    pub fn live_ranges(&self, stream: u64) -> Option<(u64, u64, Vec<(u64, u64)>)> {
-        if let Some(partition) = self.durable.partitions.get(&posthaste_model::PartitionId(stream)) {
-            return Some((partition.start, partition.next, Vec::new()));
-        }
-        self.durable.queues.values().find_map(|queue| {
-            let lane = queue.spec.streams.iter().position(|s| *s == stream)?;
-            let lane = queue.lanes.get(lane)?;
-            Some((lane.floor, lane.next, lane.settled.iter().collect()))
-        })
+    /// Everything below is settled in this lane of a queue.
+    pub fn floor(&self, queue: QueueId, lane: u8) -> Option<u64> {
+        self.durable.queues.get(&queue)?.lanes.get(usize::from(lane)).map(|lane| lane.floor)
+    }
+
+    /// Where a partition begins and ends.
+    pub fn bounds(&self, partition: posthaste_model::PartitionId) -> Option<(u64, u64)> {
+        self.durable.partitions.get(&partition).map(|p| (p.start, p.next))
     }
 
     /// Every stream with its live range and the settled ranges in it.
@@ -215,7 +213,7 @@ impl Shard {
                 let result = self.publish(ctx, Publish::Retain { namespace, envelope, payload }, out);
                 self.reply_published(result, ticket);
             }
-            Command::Arrive { source, number, items } => self.arrive(ctx, source, number, items, ticket, out),
+            Command::Arrive { source, items } => self.arrive(ctx, source, items, ticket, out),
             Command::OpenPartition { .. }
             | Command::ClosePartition { .. }
             | Command::Trim { .. }
@@ -290,31 +288,28 @@ impl Shard {
         self.step.reply(gate, ticket, reply);
     }
 
-    /// What another shard sends is taken once: its number is journaled in one piece with what it brings.
+    /// What another shard sends is taken once: the number is journaled in one piece with what came under it.
     fn arrive(
         &mut self,
         ctx: &Context,
         source: u64,
-        number: u64,
-        items: Vec<crate::command::Arrival>,
+        items: Vec<(u64, Arrival)>,
         ticket: Ticket,
         out: &mut Output,
     ) {
-        use crate::command::Arrival;
-        if self.durable.arrived.get(&source).is_some_and(|last| number <= *last) {
+        let last = self.durable.arrived.get(&source).copied().unwrap_or_default();
+        let Some(number) = items.last().map(|(number, _)| *number).filter(|number| *number > last) else {
             return self.step.reply(Gate::Synced(self.volatile.outbox_changed), ticket, Reply::Done);
-        }
+        };
         if ctx.no_space {
             return self.step.reply(Gate::Open, ticket, Reply::Refused(Refusal::NoSpace));
         }
         let first = out.events.len();
-        for item in items {
+        for (_, item) in items.into_iter().filter(|(number, _)| *number > last) {
             let publish = match item {
                 Arrival::Append(append) => Publish::Append(append),
                 Arrival::Enqueue(enqueue) => Publish::Enqueue(enqueue),
-                Arrival::Retain { namespace, envelope, payload } => {
-                    Publish::Retain { namespace, envelope, payload }
-                }
+                Arrival::Retain { namespace, envelope, payload } => Publish::Retain { namespace, envelope, payload },
             };
             // A full or deleted target refuses this message for good: there is no publisher to tell.
             let _ = self.publish(ctx, publish, out);

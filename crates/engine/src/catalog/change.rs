@@ -176,7 +176,7 @@ impl Catalog {
                     return Err(CatalogRefusal::TooMany);
                 }
                 let id = TopicId(ids.take());
-                let partitions = (0..partitions).map(|_| self.place(&mut ids)).collect();
+                let partitions = (0..partitions).map(|_| self.new_partition(&mut ids)).collect();
                 let topic = Topic { id, namespace, name, partitions, config, created: now };
                 changes.push(durable(CatalogEvent::TopicPut(topic)));
             }
@@ -187,7 +187,7 @@ impl Catalog {
                 }
                 let more = (total as usize).checked_sub(topic.partitions.len());
                 let more = more.filter(|more| *more > 0).ok_or(CatalogRefusal::Shrinks)?;
-                topic.partitions.extend((0..more).map(|_| self.place(&mut ids)));
+                topic.partitions.extend((0..more).map(|_| self.new_partition(&mut ids)));
                 changes.push(durable(CatalogEvent::TopicPut(topic)));
             }
             CatalogCommand::ConfigureTopic { namespace, name, config } => {
@@ -208,7 +208,7 @@ impl Catalog {
                 }
                 let streams: Vec<u64> = (0..=config.priorities).map(|_| ids.take()).collect();
                 let id = QueueId(streams.first().copied().unwrap_or_default());
-                let shard = self.shard_of_id(id.0);
+                let shard = self.place(id.0);
                 // An exclusive queue goes with its connection, so it never survives a restart.
                 let durable = durable && exclusive.is_none();
                 let created = now;
@@ -292,9 +292,9 @@ impl Catalog {
         within.topics.get(name).map(|t| &**t).ok_or(CatalogRefusal::TopicUnknown)
     }
 
-    fn place(&self, ids: &mut Ids) -> Partition {
+    fn new_partition(&self, ids: &mut Ids) -> Partition {
         let id = ids.take();
-        Partition { id: PartitionId(id), shard: self.shard_of_id(id) }
+        Partition { id: PartitionId(id), shard: self.place(id) }
     }
 
     fn decide_bind(

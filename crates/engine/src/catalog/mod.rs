@@ -97,7 +97,8 @@ impl Catalog {
         ShardId((crc32c::crc32c(name.as_bytes()) % u32::from(self.shards)) as u16)
     }
 
-    fn shard_of_id(&self, id: u64) -> ShardId {
+    /// Where the catalog places a queue or partition with this id.
+    pub fn place(&self, id: u64) -> ShardId {
         ShardId((id % u64::from(self.shards)) as u16)
     }
 }
