@@ -79,25 +79,32 @@ fn run_in(tools: &Tools, binary: &Path, folder: &Path, plan: Plan) -> Result<()>
     // What could not be acknowledged between kills is acknowledged now.
     thread::sleep(Duration::from_secs(2));
     stop(&mut producers)?;
-    let caught_up = wait_until_received(&crew, &mut consumers);
+    let caught_up = wait_until_received(folder, &mut consumers);
     stop(&mut consumers)?;
     crew.once("audit")?;
-    let history = crew.history()?;
-    report(&history);
-    let mut violations = history.violations(&CHANNELS);
-    for channel in &CHANNELS {
-        let acked = history.counts(channel).acked;
-        if acked < plan.rounds as usize * ACKED_PER_ROUND_MIN {
-            violations
-                .push(format!("{}: only {acked} messages were acknowledged in the whole run", channel.name));
-        }
-    }
+    judge(folder, plan.rounds as usize * ACKED_PER_ROUND_MIN)?;
+    caught_up?;
     // Settled stays settled: nothing comes back after a clean stop and start.
     broker.stop()?;
     broker.restart()?;
-    if violations.is_empty() {
-        caught_up?;
-        crew.once("empty")?;
+    crew.once("empty")?;
+    println!("ok crash: what was settled stayed settled");
+    Ok(())
+}
+
+/// Judges the histories in `folder`; a channel with fewer acknowledged messages than `acked_min` is a failure too.
+pub fn judge(folder: &Path, acked_min: usize) -> Result<()> {
+    let history = read_histories(folder)?;
+    let mut violations = history.violations(&CHANNELS);
+    for channel in &CHANNELS {
+        let counts = history.counts(channel);
+        println!(
+            "   {:6} {} sent, {} acknowledged, {} received of which {} flagged as redelivered",
+            channel.name, counts.sent, counts.acked, counts.received, counts.again
+        );
+        if counts.acked < acked_min {
+            violations.push(format!("{}: fewer than {acked_min} messages were acknowledged", channel.name));
+        }
     }
     for violation in &violations {
         println!("not ok crash: {violation}");
@@ -107,14 +114,18 @@ fn run_in(tools: &Tools, binary: &Path, folder: &Path, plan: Plan) -> Result<()>
     Ok(())
 }
 
-fn report(history: &History) {
-    for channel in &CHANNELS {
-        let counts = history.counts(channel);
-        println!(
-            "   {:6} {} sent, {} acknowledged, {} received of which {} flagged as redelivered",
-            channel.name, counts.sent, counts.acked, counts.received, counts.again
-        );
+fn read_histories(folder: &Path) -> Result<History> {
+    let mut history = History::default();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "history") {
+            let text = fs::read_to_string(&path)?;
+            // A worker that still runs may be in the middle of its last line.
+            let whole = text.rfind('\n').map_or("", |end| &text[..=end]);
+            history.add(whole).with_context(|| path.display().to_string())?;
+        }
     }
+    Ok(history)
 }
 
 /// Starts workers that all know the same addresses and write their histories into one folder.
@@ -156,20 +167,6 @@ impl Crew<'_> {
     fn once(&self, role: &'static str) -> Result<()> {
         let mut worker = self.spawn(role)?;
         worker.wait_end(Duration::from_secs(SETTLE_SECONDS_MAX))
-    }
-
-    fn history(&self) -> Result<History> {
-        let mut history = History::default();
-        for entry in fs::read_dir(self.folder)? {
-            let path = entry?.path();
-            if path.extension().is_some_and(|extension| extension == "history") {
-                let text = fs::read_to_string(&path)?;
-                // A worker that still runs may be in the middle of its last line.
-                let whole = text.rfind('\n').map_or("", |end| &text[..=end]);
-                history.add(whole).with_context(|| path.display().to_string())?;
-            }
-        }
-        Ok(history)
     }
 }
 
@@ -241,11 +238,11 @@ fn stop(workers: &mut Vec<Worker>) -> Result<()> {
     Ok(())
 }
 
-fn wait_until_received(crew: &Crew<'_>, consumers: &mut [Worker]) -> Result<()> {
+fn wait_until_received(folder: &Path, consumers: &mut [Worker]) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(SETTLE_SECONDS_MAX);
     loop {
         all_alive(consumers)?;
-        let history = crew.history()?;
+        let history = read_histories(folder)?;
         let waiting: Vec<&Channel> =
             CHANNELS.iter().filter(|channel| history.outstanding(channel) > 0).collect();
         if waiting.is_empty() {

@@ -16,6 +16,7 @@ const USAGE: &str = "\
 usage: conformance COMMAND --binary PATH --cache DIR [options]
   clients [--only NAME]... [--against PROTOCOL=HOST:PORT,...]   run the client programs
   crash [--rounds N] [--seed N] [--round-ms N]                  kill the broker under load
+  judge --folder DIR                                            judge the histories of a kept crash run again
   flow                                                          run the flow of the README
   install                                                       only install what the programs need";
 
@@ -47,6 +48,7 @@ fn run(arguments: Vec<String>) -> Result<()> {
             };
             crash::run(&tools, &options.path("--binary")?, &work, plan)
         }
+        "judge" => crash::judge(&options.path("--folder")?, 0),
         "flow" => {
             tools.install_language(Language::Python)?;
             flow::run(&tools, &options.path("--binary")?, &work)
@@ -98,8 +100,8 @@ struct Options {
 
 impl Options {
     fn parse(arguments: Vec<String>) -> Result<Self> {
-        const KNOWN: [&str; 7] =
-            ["--against", "--binary", "--cache", "--only", "--round-ms", "--rounds", "--seed"];
+        const KNOWN: [&str; 8] =
+            ["--against", "--binary", "--cache", "--folder", "--only", "--round-ms", "--rounds", "--seed"];
         let mut arguments = arguments.into_iter();
         let command = arguments.next().context(USAGE)?;
         let mut values: BTreeMap<String, Vec<String>> = BTreeMap::new();

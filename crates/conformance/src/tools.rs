@@ -139,7 +139,7 @@ impl Tools {
         installed_once(&home, &watched, &version, || {
             say(&format!("java: the artifacts of pom.xml in {}", home.display()));
             run(Command::new("mvn")
-                .args(["--quiet", "--batch-mode", "--file"])
+                .args(["--quiet", "--batch-mode", "-Dstyle.color=never", "--file"])
                 .arg(&pom)
                 .arg(MAVEN_COPY)
                 .arg(format!("-DoutputDirectory={}", home.join("lib").display())))?;
