@@ -1,0 +1,39 @@
+//! The broker: the engine's shards on threads, the journal under them, and the handle that adapters hold.
+//!
+//! What crosses into an engine thread is a batch, never a single message; what comes out of one waits until the
+//! journal holds what it depends on. Reads of topics are answered from views of what is durable and do not pass
+//! through the engine.
+#![forbid(unsafe_code)]
+
+mod authentication;
+mod batch;
+mod broker;
+mod checkpoint;
+mod client;
+mod error;
+mod format;
+mod log;
+mod metrics;
+mod open;
+mod outbox;
+mod record;
+mod resolve;
+mod retained;
+mod retention;
+mod tap;
+mod thread;
+
+pub use authentication::{AuthenticationError, Credentials, Principal, hash_password};
+pub use batch::{AppendBatch, Batch, Outcome, Routed};
+pub use broker::{Broker, Config};
+pub use client::{Client, ConsumeOptions, QueueDeclaration};
+pub use error::Error;
+pub use format::{Codec, ConversionError, Formats, encode_message};
+pub use log::{LogEntry, PartitionLog, ReadError};
+pub use metrics::Metrics;
+pub use open::OpenError;
+pub use resolve::Resolved;
+pub use thread::{DeliverySink, LiveSink};
+
+pub use posthaste_engine as engine;
+pub use posthaste_model as model;

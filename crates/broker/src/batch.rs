@@ -1,0 +1,322 @@
+//! Publishing: everything that one read of a connection contained, routed at once and handed on as one batch.
+
+use crate::{
+    client::Client,
+    error::Error,
+    thread::{Input, PublishDone, PublishJob},
+};
+use posthaste_engine::{
+    Catalog, Publish,
+    catalog::{Action, BUS, Headers, Partition, Queue, Resource, Routes, Topic},
+    command::{Append, Enqueue},
+    effect::Refusal,
+    event::Sequence,
+};
+use posthaste_model::{Envelope, Payload, ShardId, Timestamp};
+use std::sync::{Arc, atomic::AtomicUsize};
+
+/// Publishes that belong together only in that they came together. Each call that adds one counts as one index.
+pub struct Batch {
+    client: Client,
+    catalog: Arc<Catalog>,
+    /// By engine thread.
+    jobs: Vec<(Vec<(ShardId, u32, Publish)>, usize)>,
+    refused: Vec<(u32, Refusal)>,
+    routes: Routes,
+    len: u32,
+}
+
+/// Where a publish went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Routed {
+    pub queues: usize,
+    pub topics: usize,
+    /// Live readers that were handed it.
+    pub live: usize,
+}
+
+impl Routed {
+    pub fn nowhere(&self) -> bool {
+        *self == Routed::default()
+    }
+}
+
+/// A batch of records for a partition, as received.
+#[derive(Clone, Debug)]
+pub struct AppendBatch {
+    /// Offsets that it takes; at least 1.
+    pub span: u32,
+    /// The latest timestamp in it.
+    pub timestamp: Timestamp,
+    pub sequence: Option<Sequence>,
+    pub payload: Payload,
+}
+
+/// What came of a batch.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// Publishes that some target refused, by index.
+    pub refused: Vec<(u32, Refusal)>,
+    /// For what was appended to partitions: index, offset, and whether it had been there before.
+    pub appended: Vec<(u32, u64, bool)>,
+}
+
+/// Encoded properties and subject may take this much together.
+const HEAD_BYTES_MAX: usize = 512 << 10;
+
+impl Batch {
+    pub(crate) fn new(client: Client) -> Batch {
+        let catalog = client.broker().catalog();
+        let threads = client.broker().shared.threads();
+        let jobs = (0..threads).map(|_| (Vec::new(), 0)).collect();
+        Batch { client, catalog, jobs, refused: Vec::new(), routes: Routes::default(), len: 0 }
+    }
+
+    /// Publishes so far.
+    pub fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Routes a message and takes it along. `None` is the default exchange, which routes by queue name.
+    pub fn publish(
+        &mut self,
+        exchange: Option<&str>,
+        mut envelope: Envelope,
+        payload: Payload,
+        headers: &dyn Headers,
+    ) -> Result<Routed, Error> {
+        let resource = if exchange == Some(BUS) { Resource::Subject } else { Resource::Exchange };
+        let named = match (exchange, resource) {
+            (Some(BUS), _) => envelope.subject.to_dotted().into_owned(),
+            (name, _) => name.unwrap_or_default().to_owned(),
+        };
+        self.client.may(Action::Write, resource, &named)?;
+        self.check_size(&envelope, &payload)?;
+        envelope.origin = self.client.connection();
+        let mut routes = std::mem::take(&mut self.routes);
+        let catalog = self.catalog.clone();
+        let namespace =
+            catalog.namespace(self.client.namespace()).ok_or_else(|| self.client.no_namespace())?;
+        let known = catalog.route(namespace, exchange, &envelope.subject, headers, &mut routes);
+        if !known {
+            self.routes = routes;
+            return Err(Error::NotFound(Resource::Exchange, named));
+        }
+        let index = self.take_index();
+        let routed = self.spread(index, &routes, envelope, payload);
+        self.routes = routes;
+        if routed.nowhere() {
+            self.client.broker().metrics().unroutable.add(1);
+        }
+        Ok(routed)
+    }
+
+    fn spread(&mut self, index: u32, routes: &Routes, envelope: Envelope, payload: Payload) -> Routed {
+        let mut routed = Routed::default();
+        for route in &routes.queues {
+            if route.transient {
+                routed.live += usize::from(offer(&self.client, &route.queue, &envelope, &payload));
+                continue;
+            }
+            routed.queues += 1;
+            self.add_enqueue(index, &route.queue, envelope.clone(), payload.clone());
+        }
+        for topic in &routes.topics {
+            routed.topics += 1;
+            let partition = partition_for(&self.client, topic, &envelope, &payload);
+            let append = AppendBatch {
+                span: 1,
+                timestamp: envelope.received,
+                sequence: None,
+                payload: payload.clone(),
+            };
+            self.add_append(index, partition, append, Some(envelope.clone()));
+        }
+        routed
+    }
+
+    /// Appends a batch to a partition, as it is.
+    pub fn append(&mut self, partition: Partition, append: AppendBatch) -> u32 {
+        let index = self.take_index();
+        self.add_append(index, partition, append, None);
+        index
+    }
+
+    /// Puts a message into a queue directly.
+    pub fn enqueue(&mut self, queue: &Queue, envelope: Envelope, payload: Payload) -> u32 {
+        let index = self.take_index();
+        self.add_enqueue(index, queue, envelope, payload);
+        index
+    }
+
+    /// Keeps a message as the last one on its subject; an empty body clears what was kept.
+    pub fn retain(&mut self, envelope: Envelope, payload: Payload) -> u32 {
+        let index = self.take_index();
+        let namespace = self.client.namespace().clone();
+        let shared = &self.client.broker().shared;
+        let limits = &shared.limits;
+        let (count, bytes) = shared.retained.size(&namespace);
+        let full = count >= limits.retained_messages_max
+            && !shared.retained.contains(&namespace, &envelope.subject)
+            || bytes + payload.body.len() > limits.retained_bytes_max;
+        if full && !payload.body.is_empty() {
+            self.refused.push((index, Refusal::Full));
+            return index;
+        }
+        let shard = self.catalog.shard_of(&envelope.subject.to_dotted());
+        let size = payload.body.len();
+        self.push(shard, index, Publish::Retain { namespace, envelope, payload }, size);
+        index
+    }
+
+    fn add_append(
+        &mut self,
+        index: u32,
+        partition: Partition,
+        append: AppendBatch,
+        envelope: Option<Envelope>,
+    ) {
+        let size = append.payload.body.len();
+        let AppendBatch { span, timestamp, sequence, payload } = append;
+        let span = span.max(1);
+        let append = Append { partition: partition.id, span, timestamp, sequence, envelope, payload };
+        self.push(partition.shard, index, Publish::Append(append), size);
+    }
+
+    fn add_enqueue(&mut self, index: u32, queue: &Queue, envelope: Envelope, payload: Payload) {
+        let size = payload.body.len();
+        self.push(queue.shard, index, Publish::Enqueue(Enqueue { queue: queue.id, envelope, payload }), size);
+    }
+
+    fn push(&mut self, shard: ShardId, index: u32, publish: Publish, size: usize) {
+        let thread = self.client.broker().shared.thread_of(shard);
+        if let Some((items, bytes)) = self.jobs.get_mut(thread) {
+            items.push((shard, index, publish));
+            *bytes += size + 256;
+        }
+    }
+
+    fn take_index(&mut self) -> u32 {
+        self.len += 1;
+        self.len - 1
+    }
+
+    fn check_size(&self, envelope: &Envelope, payload: &Payload) -> Result<(), Error> {
+        let head = payload.head.len() + envelope.subject.parts().0.len();
+        if head > HEAD_BYTES_MAX {
+            return Err(Error::Invalid(format!("the message's properties exceed {HEAD_BYTES_MAX} bytes")));
+        }
+        let max = self.client.broker().limits().message_bytes_max;
+        if payload.body.len() > max {
+            return Err(Error::Invalid(format!("the message exceeds {max} bytes (limit message_bytes_max)")));
+        }
+        Ok(())
+    }
+
+    /// Sends it on its way. `done` is called once all of it is as durable as promised, on an engine thread, or at
+    /// once when there is nothing to wait for: it must only push into a channel.
+    pub fn submit(self, done: impl FnOnce(Outcome) + Send + 'static) {
+        let outcome = Outcome { refused: self.refused, appended: Vec::new() };
+        let jobs: Vec<_> =
+            self.jobs.into_iter().enumerate().filter(|(_, (items, _))| !items.is_empty()).collect();
+        if jobs.is_empty() {
+            return done(outcome);
+        }
+        let shared = &self.client.broker().shared;
+        let done = Arc::new(PublishDone {
+            left: AtomicUsize::new(jobs.len()),
+            outcome: parking_lot::Mutex::new(outcome),
+            done: parking_lot::Mutex::new(Some(Box::new(done))),
+        });
+        for (thread, (items, bytes)) in jobs {
+            shared.inbox_bytes.fetch_add(bytes, std::sync::atomic::Ordering::Relaxed);
+            shared.metrics.published_bytes.add(bytes as u64);
+            // A stopped thread never answers, and then neither does the publisher get an acknowledgement.
+            shared.input(thread, Input::Publish(PublishJob { items, bytes, done: done.clone() }));
+        }
+    }
+}
+
+/// Hands a message straight to a queue's live reader, if it has one.
+pub(crate) fn offer(client: &Client, queue: &Queue, envelope: &Envelope, payload: &Payload) -> bool {
+    let shared = &client.broker().shared;
+    let live = shared.live.load();
+    let Some(sink) = live.get(&queue.id) else { return false };
+    let taken = sink.offer(envelope, payload);
+    if taken {
+        shared.metrics.live.add(1);
+    } else {
+        shared.metrics.live_dropped.add(1);
+    }
+    taken
+}
+
+/// The partition of a captured message: by its key, else by its subject, so that either keeps its order.
+pub(crate) fn partition_for(
+    client: &Client,
+    topic: &Topic,
+    envelope: &Envelope,
+    payload: &Payload,
+) -> Partition {
+    let count = topic.partitions.len();
+    let hash = if count > 1 {
+        let key = client.broker().formats().message(envelope, payload).ok().and_then(|m| m.key);
+        match key {
+            Some(key) => murmur2(&key),
+            None => murmur2(envelope.subject.to_dotted().as_bytes()),
+        }
+    } else {
+        0
+    };
+    let at = (hash & 0x7fff_ffff) as usize % count.max(1);
+    topic
+        .partitions
+        .get(at)
+        .copied()
+        .unwrap_or(Partition { id: posthaste_model::PartitionId(0), shard: ShardId(0) })
+}
+
+/// The hash by which most producers of partitioned logs place a key, so that the same key meets itself.
+fn murmur2(data: &[u8]) -> u32 {
+    const M: u32 = 0x5bd1_e995;
+    let mut h = 0x9747_b28c_u32 ^ data.len() as u32;
+    let (words, tail) = data.as_chunks::<4>();
+    for word in words {
+        let mut k = u32::from_le_bytes(*word).wrapping_mul(M);
+        k ^= k >> 24;
+        h = h.wrapping_mul(M) ^ k.wrapping_mul(M);
+    }
+    if !tail.is_empty() {
+        for (at, byte) in tail.iter().enumerate() {
+            h ^= u32::from(*byte) << (8 * at);
+        }
+        h = h.wrapping_mul(M);
+    }
+    h ^= h >> 13;
+    h = h.wrapping_mul(M);
+    h ^ (h >> 15)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::murmur2;
+
+    #[test]
+    fn hashes_like_the_producers_do() {
+        // The values that the reference implementation's own test expects.
+        for (text, expect) in [
+            ("21", -973932308),
+            ("foobar", -790332482),
+            ("a-little-bit-long-string", -985981536),
+            ("a-little-bit-longer-string", -1486304829),
+            ("lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8", -58897971),
+            ("abc", 479470107),
+        ] {
+            assert_eq!(murmur2(text.as_bytes()) as i32, expect, "{text}");
+        }
+    }
+}

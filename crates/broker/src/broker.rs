@@ -1,0 +1,300 @@
+//! The broker as everyone holds it.
+
+use crate::{
+    authentication::{KnownPasswords, Principal},
+    client::Client,
+    error::Error,
+    format::Formats,
+    log::Logs,
+    metrics::Metrics,
+    retained::RetainedView,
+    tap::Taps,
+    thread::{Input, LiveSink},
+};
+use arc_swap::ArcSwap;
+use posthaste_engine::{
+    Catalog, Command, Reply,
+    catalog::CatalogCommand,
+    effect::{OutboxEntry, Refusal},
+};
+use posthaste_model::{
+    ConnectionId, ConsumerId, DeathReason, Envelope, Limits, Name, Payload, QueueId, ShardId, Timestamp,
+};
+use posthaste_storage::journal::Journal;
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+        mpsc,
+    },
+    time::{SystemTime, UNIX_EPOCH},
+};
+use tokio::sync::{mpsc as async_mpsc, oneshot, watch};
+
+/// What a broker is started with.
+pub struct Config {
+    /// The data directory; made if it is not there.
+    pub data: PathBuf,
+    pub limits: Limits,
+    /// The formats of all adapters.
+    pub formats: Formats,
+    /// What clients are told to connect to, by protocol name: HOST:PORT.
+    pub advertised: HashMap<String, String>,
+    /// Threads that run shards; `None` for half the cores.
+    pub threads: Option<u16>,
+}
+
+/// A running broker. Cheap to clone.
+#[derive(Clone)]
+pub struct Broker {
+    pub(crate) shared: Arc<Shared>,
+}
+
+/// What all of it shares.
+pub(crate) struct Shared {
+    pub limits: Limits,
+    pub formats: Formats,
+    pub metrics: Metrics,
+    pub logs: Arc<Logs>,
+    pub retained: RetainedView,
+    pub passwords: KnownPasswords,
+    pub decoy_hash: String,
+    pub inbox_bytes: AtomicUsize,
+    pub taps: Taps,
+    pub cluster_id: String,
+    pub epoch: u32,
+    pub journal: OnceLock<Journal>,
+    pub live: ArcSwap<imbl::HashMap<QueueId, Arc<dyn LiveSink>>>,
+    pub live_change: parking_lot::Mutex<()>,
+    /// Connections that have exclusive queues.
+    pub exclusive_owners: parking_lot::Mutex<std::collections::HashSet<ConnectionId>>,
+    pub advertised: parking_lot::RwLock<HashMap<String, String>>,
+    catalog: ArcSwap<Catalog>,
+    inboxes: Vec<mpsc::Sender<Input>>,
+    outboxes: Vec<async_mpsc::UnboundedSender<OutboxEntry>>,
+    chores: async_mpsc::UnboundedSender<Chore>,
+    last_connection: AtomicU64,
+    last_consumer: AtomicU64,
+    stopping: watch::Sender<bool>,
+    runtime: tokio::runtime::Handle,
+    pub running: parking_lot::Mutex<Option<crate::open::Running>>,
+}
+
+/// Work that an engine thread leaves to others.
+pub(crate) enum Chore {
+    /// A queue that deletes itself when unused.
+    DeleteUnused(QueueId),
+    /// A message without durability that was dead-lettered.
+    DeadLetter { queue: QueueId, reason: DeathReason, envelope: Envelope, payload: Payload },
+}
+
+/// What only the composition at start knows.
+pub(crate) struct Parts {
+    pub limits: Limits,
+    pub formats: Formats,
+    pub logs: Arc<Logs>,
+    pub catalog: Catalog,
+    pub cluster_id: String,
+    pub epoch: u32,
+    pub decoy_hash: String,
+    pub advertised: HashMap<String, String>,
+    pub inboxes: Vec<mpsc::Sender<Input>>,
+    pub outboxes: Vec<async_mpsc::UnboundedSender<OutboxEntry>>,
+    pub chores: async_mpsc::UnboundedSender<Chore>,
+    pub runtime: tokio::runtime::Handle,
+}
+
+impl Shared {
+    pub fn new(parts: Parts) -> Shared {
+        Shared {
+            limits: parts.limits,
+            formats: parts.formats,
+            metrics: Metrics::default(),
+            logs: parts.logs,
+            retained: RetainedView::default(),
+            passwords: KnownPasswords::default(),
+            decoy_hash: parts.decoy_hash,
+            inbox_bytes: AtomicUsize::new(0),
+            taps: Taps::default(),
+            cluster_id: parts.cluster_id,
+            epoch: parts.epoch,
+            journal: OnceLock::new(),
+            live: ArcSwap::default(),
+            live_change: parking_lot::Mutex::new(()),
+            exclusive_owners: parking_lot::Mutex::default(),
+            advertised: parking_lot::RwLock::new(parts.advertised),
+            catalog: ArcSwap::from_pointee(parts.catalog),
+            inboxes: parts.inboxes,
+            outboxes: parts.outboxes,
+            chores: parts.chores,
+            last_connection: AtomicU64::new(0),
+            last_consumer: AtomicU64::new(0),
+            stopping: watch::Sender::new(false),
+            runtime: parts.runtime,
+            running: parking_lot::Mutex::new(None),
+        }
+    }
+
+    /// Where tasks of the broker's own run.
+    pub fn runtime(&self) -> &tokio::runtime::Handle {
+        &self.runtime
+    }
+
+    pub fn now(&self) -> Timestamp {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Timestamp(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+    }
+
+    pub fn catalog(&self) -> Arc<Catalog> {
+        self.catalog.load_full()
+    }
+
+    pub fn publish_catalog(&self, catalog: Arc<Catalog>) {
+        self.catalog.store(catalog);
+    }
+
+    pub fn thread_of(&self, shard: ShardId) -> usize {
+        usize::from(shard.0) % self.inboxes.len().max(1)
+    }
+
+    pub fn threads(&self) -> usize {
+        self.inboxes.len()
+    }
+
+    /// Hands something to an engine thread; false when it has stopped.
+    pub fn input(&self, thread: usize, input: Input) -> bool {
+        self.inboxes.get(thread).is_some_and(|inbox| inbox.send(input).is_ok())
+    }
+
+    /// Has a shard do something, without an answer.
+    pub fn send(&self, shard: ShardId, command: Command) {
+        self.input(self.thread_of(shard), Input::Command { shard, command, reply: None });
+    }
+
+    /// Has a shard do something, and waits for its answer.
+    pub async fn ask(&self, shard: ShardId, command: Command) -> Result<Reply, Error> {
+        let (reply, answer) = oneshot::channel();
+        if !self.input(self.thread_of(shard), Input::Command { shard, command, reply: Some(reply) }) {
+            return Err(Error::Stopping);
+        }
+        match answer.await {
+            Ok(Reply::Refused(refusal)) => Err(refusal.into()),
+            Ok(reply) => Ok(reply),
+            Err(_) => Err(Error::Stopping),
+        }
+    }
+
+    /// Changes the catalog; the change is visible and, where it is durable, safe when this returns.
+    pub async fn change_catalog(&self, command: CatalogCommand) -> Result<Arc<Catalog>, Error> {
+        let (reply, answer) = oneshot::channel();
+        if !self.input(0, Input::Catalog { command, reply }) {
+            return Err(Error::Stopping);
+        }
+        answer.await.unwrap_or(Err(Error::Stopping))
+    }
+
+    pub fn unused(&self, queue: QueueId) {
+        let _ = self.chores.send(Chore::DeleteUnused(queue));
+    }
+
+    pub fn outbox(&self, shard: ShardId, entry: OutboxEntry) {
+        if let Some(outbox) = self.outboxes.get(usize::from(shard.0)) {
+            let _ = outbox.send(entry);
+        }
+    }
+
+    pub fn dead_letter_now(&self, queue: QueueId, reason: DeathReason, envelope: Envelope, payload: Payload) {
+        let _ = self.chores.send(Chore::DeadLetter { queue, reason, envelope, payload });
+    }
+
+    /// Whether publishers should be held back because the disk is full.
+    pub fn no_space(&self) -> bool {
+        self.journal.get().is_some_and(|journal| journal.room() < self.limits.reserve_bytes)
+    }
+}
+
+impl Broker {
+    /// The names, configurations and routing rules of this moment.
+    pub fn catalog(&self) -> Arc<Catalog> {
+        self.shared.catalog()
+    }
+
+    pub fn limits(&self) -> &Limits {
+        &self.shared.limits
+    }
+
+    /// Names this data directory for ever: 22 characters.
+    pub fn cluster_id(&self) -> &str {
+        &self.shared.cluster_id
+    }
+
+    /// Higher with each start.
+    pub fn epoch(&self) -> u32 {
+        self.shared.epoch
+    }
+
+    pub fn now(&self) -> Timestamp {
+        self.shared.now()
+    }
+
+    pub fn formats(&self) -> &Formats {
+        &self.shared.formats
+    }
+
+    pub fn metrics(&self) -> &Metrics {
+        &self.shared.metrics
+    }
+
+    /// What clients of a protocol are told to connect to.
+    pub fn peers_address(&self, protocol: &str) -> Option<String> {
+        self.shared.advertised.read().get(protocol).cloned()
+    }
+
+    /// Says what clients of a protocol are to be told; a listener does once it knows its port.
+    pub fn advertise(&self, protocol: &str, address: String) {
+        self.shared.advertised.write().entry(protocol.to_owned()).or_insert(address);
+    }
+
+    pub fn client(&self, principal: Principal, namespace: Name, connection: ConnectionId) -> Client {
+        Client::new(self.clone(), principal, namespace, connection)
+    }
+
+    pub fn next_connection(&self) -> ConnectionId {
+        ConnectionId(self.shared.last_connection.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+
+    pub fn next_consumer(&self) -> ConsumerId {
+        ConsumerId(self.shared.last_consumer.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+
+    /// Turns true when the broker is about to stop.
+    pub fn stopping(&self) -> watch::Receiver<bool> {
+        self.shared.stopping.subscribe()
+    }
+
+    /// True while publishers are refused because the disk is full.
+    pub fn no_space(&self) -> bool {
+        self.shared.no_space()
+    }
+
+    /// Bytes of commands that wait for the engine. Above the limit, adapters read no more publishes.
+    pub fn overloaded(&self) -> bool {
+        self.shared.inbox_bytes.load(Ordering::Relaxed) > self.shared.limits.inbox_bytes_max
+    }
+
+    /// Sizes and counts of the journal's commits.
+    pub fn commit_stats(&self) -> Option<posthaste_storage::journal::CommitStats> {
+        self.shared.journal.get().map(Journal::frame_sizes)
+    }
+
+    /// Tells everyone that the end is near; connections close.
+    pub fn announce_stop(&self) {
+        self.shared.stopping.send_replace(true);
+    }
+
+    pub(crate) fn refusal_retry(error: &Error) -> bool {
+        matches!(error, Error::Refused(Refusal::NoSpace))
+    }
+}

@@ -1,0 +1,291 @@
+//! Checkpoints: what is still wanted of the journal moves into segments, the state into checkpoint files, and the
+//! journal's files are free again.
+//!
+//! Order: entries are moved and synced first, then the state (with where the entries are) is written and verified, and
+//! only then is the journal released, up to what the generation before needs, so that it can stand in.
+
+use crate::{
+    broker::Shared,
+    log::{PartitionLog, Storage},
+    record,
+    thread::{Input, ThreadCheckpoint},
+};
+use posthaste_engine::{RangeSet, Stream, catalog::CatalogEvent};
+use posthaste_storage::{
+    checkpoint::Checkpoints,
+    journal::{Lsn, ReadError},
+    segment::{Run, SegmentId, SegmentWriter},
+};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::{Arc, mpsc},
+    time::Duration,
+};
+
+/// What a checkpoint's state is of. Written by `postcard`: fields are added at the end of a new version.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Meta {
+    /// The journal is needed from here on.
+    pub replay_from: Lsn,
+    /// By shard: events below are in the state.
+    pub shards: Vec<Lsn>,
+    pub catalog: Lsn,
+    pub next_segment: u64,
+}
+
+/// What a key in a checkpoint begins with.
+pub(crate) mod key {
+    pub const CATALOG: u8 = b'c';
+    /// Followed by the shard, two bytes, high one first.
+    pub const SHARD: u8 = b's';
+    /// Followed by the stream, eight bytes, high one first.
+    pub const STREAM: u8 = b't';
+}
+
+/// Does the checkpoints of a broker, on a thread of its own.
+pub(crate) struct Checkpointer {
+    pub shared: Arc<Shared>,
+    pub storage: Storage,
+    pub checkpoints: Checkpoints,
+    pub meta: Meta,
+    /// What was taken out of the shards but is not yet in a checkpoint.
+    pub pending: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    /// Checksums of the catalog's entries as they were written last.
+    pub catalog: HashMap<Vec<u8>, u32>,
+    /// The runs of each stream as they were written last.
+    pub streams: HashMap<u64, Vec<Run>>,
+    /// Segments that the newest checkpoint and the one before name.
+    pub named: [HashSet<SegmentId>; 2],
+}
+
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+const SEGMENT_BYTES: u64 = 64 << 20;
+
+type Problem = Box<dyn std::error::Error + Send + Sync>;
+
+impl Checkpointer {
+    /// Makes a checkpoint whenever the journal has grown enough, until told to stop.
+    pub fn run(mut self, stop: &mpsc::Receiver<()>) {
+        let every = self.shared.limits.journal_bytes_between_checkpoints;
+        while let Err(mpsc::RecvTimeoutError::Timeout) = stop.recv_timeout(LOOK_EVERY) {
+            let grown = self.storage.journal.end().0.saturating_sub(self.meta.replay_from.0);
+            if grown < every {
+                continue;
+            }
+            match self.checkpoint() {
+                Ok(()) => self.shared.metrics.checkpoints.add(1),
+                // Nothing was released, so nothing is lost; it is tried again.
+                Err(error) => tracing::error!(%error, "a checkpoint failed; the journal is kept"),
+            }
+        }
+    }
+
+    fn checkpoint(&mut self) -> Result<(), Problem> {
+        let below = self.storage.journal.durable();
+        let streams = self.ask(Input::Streams)?;
+        let mut moving = Mover {
+            storage: &self.storage,
+            next_segment: self.meta.next_segment,
+            writer: None,
+            moved: BTreeMap::new(),
+        };
+        for stream in streams.into_iter().flatten() {
+            if let Some(log) = self.shared.logs.find(stream.id) {
+                moving.stream(&log, &stream, below)?;
+            }
+        }
+        moving.finish()?;
+        self.meta.next_segment = moving.next_segment;
+        let mut moved = moving.moved;
+        // Also streams of which nothing was left to move have no places below any more.
+        for log in self.shared.logs.all() {
+            log.moved(moved.remove(&log.stream()).unwrap_or_default(), below);
+        }
+        let parts: Vec<ThreadCheckpoint> = self.ask(Input::Checkpoint)?;
+        self.collect(parts);
+        self.collect_streams();
+        self.meta.replay_from =
+            self.meta.shards.iter().copied().chain([self.meta.catalog, below]).min().unwrap_or(below);
+        self.write()
+    }
+
+    /// Asks all engine threads the same.
+    fn ask<T>(&self, question: impl Fn(mpsc::Sender<T>) -> Input) -> Result<Vec<T>, Problem> {
+        let (reply, answers) = mpsc::channel();
+        for thread in 0..self.shared.threads() {
+            if !self.shared.input(thread, question(reply.clone())) {
+                return Err("the broker is stopping".into());
+            }
+        }
+        drop(reply);
+        Ok(answers.iter().collect())
+    }
+
+    fn collect(&mut self, parts: Vec<ThreadCheckpoint>) {
+        for part in parts {
+            for (shard, entities) in part.shards {
+                for (entity, value) in entities {
+                    let [high, low] = shard.0.to_be_bytes();
+                    let key = [&[key::SHARD, high, low], &entity[..]].concat();
+                    self.pending.insert(key, value);
+                }
+                if let (Some(at), Some(slot)) = (part.at, self.meta.shards.get_mut(usize::from(shard.0))) {
+                    *slot = at;
+                }
+            }
+            if let Some(events) = part.catalog {
+                self.collect_catalog(&events);
+            }
+            // Thread 0 keeps the catalog; unchanged, it is as it was up to this point too.
+            if let Some(at) = part.at.filter(|_| part.keeps_catalog) {
+                self.meta.catalog = at;
+            }
+        }
+    }
+
+    /// Only what changed of the catalog is written again.
+    fn collect_catalog(&mut self, events: &[CatalogEvent]) {
+        let mut now = HashMap::with_capacity(events.len());
+        for (index, event) in events.iter().enumerate() {
+            let value = postcard::to_allocvec(event).unwrap_or_default();
+            let key = catalog_key(index, event);
+            let checksum = crc32c::crc32c(&value);
+            if self.catalog.get(&key) != Some(&checksum) {
+                self.pending.insert(key.clone(), Some(value));
+            }
+            now.insert(key, checksum);
+        }
+        for gone in self.catalog.keys().filter(|key| !now.contains_key(*key)) {
+            self.pending.insert(gone.clone(), None);
+        }
+        self.catalog = now;
+    }
+
+    fn collect_streams(&mut self) {
+        let mut now = HashMap::new();
+        for log in self.shared.logs.all() {
+            let runs = log.runs();
+            if !runs.is_empty() {
+                now.insert(log.stream(), runs);
+            }
+        }
+        for (stream, runs) in &now {
+            if self.streams.get(stream) != Some(runs) {
+                self.pending.insert(stream_key(*stream), postcard::to_allocvec(runs).ok());
+            }
+        }
+        for gone in self.streams.keys().filter(|stream| !now.contains_key(*stream)) {
+            self.pending.insert(stream_key(*gone), None);
+        }
+        self.streams = now;
+    }
+
+    fn write(&mut self) -> Result<(), Problem> {
+        let meta = postcard::to_allocvec(&self.meta)?;
+        let mut changes = self.pending.iter().map(|(key, value)| (key.clone(), value.clone()));
+        self.checkpoints.write(&meta, &mut changes)?;
+        self.pending.clear();
+        if self.checkpoints.wants_base() {
+            self.checkpoints.write_base(&meta)?;
+        }
+        let named = self.streams.values().flatten().map(|run| run.segment).collect();
+        let [newest, _] = std::mem::replace(&mut self.named, [named, HashSet::new()]);
+        self.named[1] = newest;
+        let fallback = self.checkpoints.fallback_meta().and_then(|m| postcard::from_bytes::<Meta>(m).ok());
+        if let Some(fallback) = fallback {
+            self.storage.journal.release(fallback.replay_from);
+        }
+        for (segment, _) in self.storage.segments.list() {
+            if !self.named.iter().any(|named| named.contains(&segment)) {
+                self.storage.segments.remove(segment);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Copies entries from the journal into segments.
+struct Mover<'a> {
+    storage: &'a Storage,
+    next_segment: u64,
+    writer: Option<SegmentWriter>,
+    moved: BTreeMap<u64, Vec<Run>>,
+}
+
+impl Mover<'_> {
+    /// What is still wanted of a stream below `below`.
+    fn stream(&mut self, log: &Arc<PartitionLog>, stream: &Stream, below: Lsn) -> Result<(), Problem> {
+        let places = log.in_journal(below);
+        if places.is_empty() {
+            return Ok(());
+        }
+        let mut settled = RangeSet::new();
+        for (start, end) in &stream.settled {
+            settled.insert(*start, *end);
+        }
+        let mut following = places.iter().map(|(offset, _)| *offset).skip(1).chain([u64::MAX]);
+        for (offset, lsn) in places.iter().copied() {
+            let next = following.next().unwrap_or(u64::MAX);
+            // An entry may hold several offsets; it is needed as long as its last one is.
+            if next <= stream.start || (!stream.log && settled.contains(offset)) || offset >= stream.next {
+                continue;
+            }
+            let (head, body) = match record::read(&self.storage.journal, lsn, false) {
+                Ok(Some(read)) => read,
+                Ok(None) => continue,
+                Err(ReadError::Damaged { .. }) => {
+                    tracing::error!(stream = stream.id, offset, "a damaged message is left behind");
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
+            let (span, timestamp) = record::span_and_timestamp(&head);
+            if self.writer.as_ref().is_some_and(|writer| writer.bytes() >= SEGMENT_BYTES) {
+                self.finish()?;
+            }
+            let id = SegmentId(self.next_segment);
+            let writer = self.writer.get_or_insert_with(|| self.storage.segments.writer(id));
+            writer.append(stream.id, offset, span, timestamp, &record::head_with_own_body(&head), &body);
+        }
+        Ok(())
+    }
+
+    /// Ends the segment that is being written.
+    fn finish(&mut self) -> Result<(), Problem> {
+        let Some(writer) = self.writer.take() else { return Ok(()) };
+        self.next_segment += 1;
+        for run in writer.finish()? {
+            self.moved.entry(run.stream).or_default().push(run);
+        }
+        Ok(())
+    }
+}
+
+fn catalog_key(index: usize, event: &CatalogEvent) -> Vec<u8> {
+    // Replayed in order of keys: namespaces before what is in them, exchanges before bindings.
+    let (rank, name) = match event {
+        CatalogEvent::IdsReserved(_) => (0u8, String::new()),
+        CatalogEvent::UserPut(user) => (1, user.name.to_string()),
+        CatalogEvent::NamespaceCreated(name) => (2, name.to_string()),
+        CatalogEvent::TopicPut(topic) => (3, topic.id.0.to_string()),
+        CatalogEvent::QueuePut(queue) => (4, queue.id.0.to_string()),
+        CatalogEvent::ExchangePut(spec) => (5, format!("{}\0{}", spec.namespace, spec.name)),
+        CatalogEvent::Bound { namespace, exchange, binding } => {
+            let identity = postcard::to_allocvec(&(&binding.target, &binding.key, &binding.arguments));
+            let identity = identity.unwrap_or_default();
+            (6, format!("{namespace}\0{exchange}\0{:08x}{}", crc32c::crc32c(&identity), hex(&identity)))
+        }
+        // Others are no part of a catalog's own events.
+        _ => (7, index.to_string()),
+    };
+    [&[key::CATALOG, rank], name.as_bytes()].concat()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn stream_key(stream: u64) -> Vec<u8> {
+    [&[key::STREAM][..], &stream.to_be_bytes()].concat()
+}

@@ -1,0 +1,478 @@
+//! Logs as their readers see them: what is durable, and where it is. One per partition and per lane of a queue.
+
+use crate::record;
+use parking_lot::{Mutex, RwLock};
+use posthaste_engine::Event;
+use posthaste_model::{Envelope, Payload, Timestamp};
+use posthaste_storage::{
+    journal::{self, Journal, Lsn},
+    segment::{self, Run, Segments},
+};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+use tokio::sync::Notify;
+
+/// Where logs are read from.
+#[derive(Clone)]
+pub(crate) struct Storage {
+    pub journal: Journal,
+    pub segments: Segments,
+}
+
+/// All logs, by stream.
+pub(crate) struct Logs {
+    storage: std::sync::OnceLock<Storage>,
+    by_stream: RwLock<HashMap<u64, Arc<PartitionLog>>>,
+}
+
+/// A view of one log that changes only by what has become durable. Reading it does not disturb whoever writes.
+pub struct PartitionLog {
+    stream: u64,
+    logs: Weak<Logs>,
+    start: AtomicU64,
+    end: AtomicU64,
+    index: RwLock<Index>,
+    watchers: Mutex<Vec<Weak<Notify>>>,
+}
+
+/// A stored entry: a message, or a batch that takes several offsets.
+#[derive(Clone, Debug)]
+pub struct LogEntry {
+    pub offset: u64,
+    pub span: u32,
+    /// The latest in the entry.
+    pub timestamp: Timestamp,
+    /// What routing knew; none for a batch.
+    pub envelope: Option<Envelope>,
+    pub payload: Payload,
+}
+
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ReadError {
+    #[error("stored data is damaged: {0}")]
+    Damaged(String),
+    #[error("the topic or queue was deleted")]
+    Gone,
+    #[error("stored data cannot be read: {0}")]
+    Io(String),
+}
+
+/// Where entries are: older ones in segments, newer ones in the journal.
+#[derive(Default)]
+struct Index {
+    runs: VecDeque<Run>,
+    chunks: VecDeque<Chunk>,
+}
+
+/// Entries that follow one another in the journal, 8 bytes each.
+struct Chunk {
+    offset: u64,
+    lsn: u64,
+    /// Distance of offset; distance of LSN in units of 8, to which records are aligned.
+    entries: Vec<(u32, u32)>,
+    timestamp: i64,
+    bytes: u64,
+}
+
+const ENTRIES_PER_CHUNK: usize = 512;
+const LSN_UNIT: u64 = 8;
+/// Entries looked up at a time.
+const LOOKED_UP_MAX: usize = 1_024;
+
+/// Where to read from next.
+enum Place {
+    End,
+    Journal(Vec<(u64, Lsn)>),
+    Segment(Run),
+}
+
+impl Logs {
+    pub fn new() -> Arc<Logs> {
+        Arc::new(Logs { storage: std::sync::OnceLock::new(), by_stream: RwLock::default() })
+    }
+
+    /// Tells where to read from. Before that, only positions can be recorded.
+    pub fn attach(&self, storage: Storage) {
+        let _ = self.storage.set(storage);
+    }
+
+    pub fn find(&self, stream: u64) -> Option<Arc<PartitionLog>> {
+        self.by_stream.read().get(&stream).cloned()
+    }
+
+    pub fn find_or_add(self: &Arc<Logs>, stream: u64) -> Arc<PartitionLog> {
+        if let Some(log) = self.find(stream) {
+            return log;
+        }
+        let mut by_stream = self.by_stream.write();
+        let fresh = || {
+            Arc::new(PartitionLog {
+                stream,
+                logs: Arc::downgrade(self),
+                start: AtomicU64::new(0),
+                end: AtomicU64::new(0),
+                index: RwLock::default(),
+                watchers: Mutex::default(),
+            })
+        };
+        by_stream.entry(stream).or_insert_with(fresh).clone()
+    }
+
+    pub fn remove(&self, stream: u64) {
+        if let Some(log) = self.by_stream.write().remove(&stream) {
+            log.wake();
+        }
+    }
+
+    /// Every log, in order of streams.
+    pub fn all(&self) -> Vec<Arc<PartitionLog>> {
+        let mut all: Vec<_> = self.by_stream.read().values().cloned().collect();
+        all.sort_by_key(|log| log.stream);
+        all
+    }
+}
+
+impl PartitionLog {
+    pub fn stream(&self) -> u64 {
+        self.stream
+    }
+
+    /// The first offset that is still there.
+    pub fn start(&self) -> u64 {
+        self.start.load(Ordering::Acquire)
+    }
+
+    /// The offset after the last durable message.
+    pub fn end(&self) -> u64 {
+        self.end.load(Ordering::Acquire)
+    }
+
+    /// Bytes that it holds, as stored.
+    pub fn bytes(&self) -> u64 {
+        let index = self.index.read();
+        index.runs.iter().map(|r| r.bytes).sum::<u64>() + index.chunks.iter().map(|c| c.bytes).sum::<u64>()
+    }
+
+    /// Has `notify` notified whenever the end moves, until it is dropped.
+    pub fn watch(&self, notify: &Arc<Notify>) {
+        let mut watchers = self.watchers.lock();
+        watchers.retain(|w| w.strong_count() > 0);
+        watchers.push(Arc::downgrade(notify));
+    }
+
+    /// Entries from the one that contains `from` on, up to about `max_bytes`, at least one if there is any.
+    pub async fn read(
+        self: &Arc<PartitionLog>,
+        from: u64,
+        max_bytes: usize,
+    ) -> Result<Vec<LogEntry>, ReadError> {
+        if let Some(entries) = self.read_now(from, max_bytes) {
+            return Ok(entries);
+        }
+        let log = self.clone();
+        let reading = tokio::task::spawn_blocking(move || log.read_blocking(from, max_bytes));
+        reading.await.map_err(|e| ReadError::Io(e.to_string()))?
+    }
+
+    /// As [`PartitionLog::read`], from memory only. None when some of it is not there.
+    pub fn read_now(&self, from: u64, max_bytes: usize) -> Option<Vec<LogEntry>> {
+        let logs = self.logs.upgrade()?;
+        let storage = logs.storage.get()?;
+        match self.place(from) {
+            Place::End => Some(Vec::new()),
+            Place::Segment(_) => None,
+            Place::Journal(entries) => {
+                self.read_journal(storage, entries, from, max_bytes, true).ok().flatten()
+            }
+        }
+    }
+
+    /// As [`PartitionLog::read`], waiting for the disk on this thread.
+    pub fn read_blocking(&self, from: u64, max_bytes: usize) -> Result<Vec<LogEntry>, ReadError> {
+        let logs = self.logs.upgrade().ok_or(ReadError::Gone)?;
+        let storage = logs.storage.get().ok_or(ReadError::Gone)?;
+        let mut failed = None;
+        // A checkpoint may move entries from the journal to a segment between looking up and reading.
+        for _ in 0..3 {
+            match self.place(from) {
+                Place::End => return Ok(Vec::new()),
+                Place::Segment(run) => match self.read_segment(storage, &run, from, max_bytes) {
+                    Ok(entries) if entries.is_empty() => {
+                        return self.read_blocking(run.end.max(from + 1), max_bytes);
+                    }
+                    Ok(entries) => return Ok(entries),
+                    Err(error) => failed = Some(error),
+                },
+                Place::Journal(entries) => {
+                    match self.read_journal(storage, entries, from, max_bytes, false) {
+                        Ok(entries) => return Ok(entries.unwrap_or_default()),
+                        Err(error) => failed = Some(error),
+                    }
+                }
+            }
+        }
+        Err(failed.unwrap_or(ReadError::Gone))
+    }
+
+    /// The first entry with a timestamp at or after `timestamp`, and its own.
+    pub async fn offset_at(
+        self: &Arc<PartitionLog>,
+        timestamp: Timestamp,
+    ) -> Result<Option<(u64, Timestamp)>, ReadError> {
+        let log = self.clone();
+        let looking = tokio::task::spawn_blocking(move || log.offset_at_blocking(timestamp));
+        looking.await.map_err(|e| ReadError::Io(e.to_string()))?
+    }
+
+    fn offset_at_blocking(&self, timestamp: Timestamp) -> Result<Option<(u64, Timestamp)>, ReadError> {
+        let mut from = self.skip_to(timestamp);
+        loop {
+            let entries = self.read_blocking(from, 1 << 20)?;
+            let Some(last) = entries.last() else { return Ok(None) };
+            from = last.offset + u64::from(last.span);
+            let start = self.start();
+            let hit =
+                entries.iter().find(|e| e.timestamp >= timestamp && e.offset + u64::from(e.span) > start);
+            if let Some(hit) = hit {
+                return Ok(Some((hit.offset, hit.timestamp)));
+            }
+        }
+    }
+
+    /// An offset before which everything is older.
+    fn skip_to(&self, timestamp: Timestamp) -> u64 {
+        let index = self.index.read();
+        let run = index.runs.iter().find(|r| r.max_timestamp >= timestamp.0);
+        if let Some(run) = run {
+            return run.first.max(self.start());
+        }
+        let chunk = index.chunks.iter().find(|c| c.timestamp >= timestamp.0);
+        chunk.map_or(self.end(), |c| c.offset).max(self.start())
+    }
+
+    fn place(&self, from: u64) -> Place {
+        let from = from.max(self.start());
+        let end = self.end();
+        if from >= end {
+            return Place::End;
+        }
+        let index = self.index.read();
+        let run = index.runs.partition_point(|r| r.end <= from);
+        if let Some(run) = index.runs.get(run) {
+            return Place::Segment(run.clone());
+        }
+        let first = index.chunks.partition_point(|c| c.offset <= from).saturating_sub(1);
+        let mut found = Vec::new();
+        for (at, chunk) in index.chunks.iter().enumerate().skip(first) {
+            let skip = match at == first {
+                true => {
+                    let from = u32::try_from(from.saturating_sub(chunk.offset)).unwrap_or(u32::MAX);
+                    chunk.entries.partition_point(|(offset, _)| *offset <= from).saturating_sub(1)
+                }
+                false => 0,
+            };
+            for (offset, lsn) in chunk.entries.iter().skip(skip) {
+                let offset = chunk.offset + u64::from(*offset);
+                if offset >= end || found.len() == LOOKED_UP_MAX {
+                    break;
+                }
+                found.push((offset, Lsn(chunk.lsn + u64::from(*lsn) * LSN_UNIT)));
+            }
+            if found.len() == LOOKED_UP_MAX {
+                break;
+            }
+        }
+        if found.is_empty() { Place::End } else { Place::Journal(found) }
+    }
+
+    fn read_journal(
+        &self,
+        storage: &Storage,
+        places: Vec<(u64, Lsn)>,
+        from: u64,
+        max_bytes: usize,
+        cached: bool,
+    ) -> Result<Option<Vec<LogEntry>>, ReadError> {
+        let mut entries = Vec::new();
+        let mut bytes = 0;
+        for (offset, lsn) in places {
+            let read = match record::read(&storage.journal, lsn, cached) {
+                Ok(Some(read)) => read,
+                // What has been found is an answer; the rest is for the next read.
+                Ok(None) if !entries.is_empty() => break,
+                Ok(None) => return Ok(None),
+                Err(_) if !entries.is_empty() => break,
+                Err(journal::ReadError::Damaged { .. }) => {
+                    return Err(ReadError::Damaged(format!("stream {} at offset {offset}", self.stream)));
+                }
+                Err(error) => return Err(ReadError::Io(error.to_string())),
+            };
+            let Some(entry) = entry_of(&read.0, read.1) else { continue };
+            if entry.offset + u64::from(entry.span) <= from {
+                continue;
+            }
+            let size = entry.payload.body.len() + entry.payload.head.len();
+            if !entries.is_empty() && bytes + size > max_bytes {
+                break;
+            }
+            bytes += size;
+            entries.push(entry);
+        }
+        Ok(Some(entries))
+    }
+
+    fn read_segment(
+        &self,
+        storage: &Storage,
+        run: &Run,
+        from: u64,
+        max_bytes: usize,
+    ) -> Result<Vec<LogEntry>, ReadError> {
+        let read = storage.segments.read(run, from.max(self.start()), max_bytes, LOOKED_UP_MAX);
+        let read = read.map_err(|e: segment::ReadError| ReadError::Damaged(e.to_string()))?;
+        Ok(read.into_iter().filter_map(|e| entry_of(&e.head, e.body)).collect())
+    }
+
+    /// Records where an entry is. Entries come in order.
+    pub(crate) fn add(&self, offset: u64, timestamp: i64, lsn: Lsn, bytes: u64) {
+        let mut index = self.index.write();
+        if index.chunks.back_mut().is_some_and(|chunk| chunk.push(offset, timestamp, lsn, bytes)) {
+            return;
+        }
+        let mut chunk = Chunk { offset, lsn: lsn.0, entries: Vec::new(), timestamp, bytes: 0 };
+        chunk.push(offset, timestamp, lsn, bytes);
+        index.chunks.push_back(chunk);
+    }
+
+    /// What is below `end` may be read now.
+    pub(crate) fn extend(&self, end: u64) {
+        self.end.fetch_max(end, Ordering::AcqRel);
+    }
+
+    pub(crate) fn wake(&self) {
+        let watchers = self.watchers.lock();
+        watchers.iter().filter_map(Weak::upgrade).for_each(|w| w.notify_one());
+    }
+
+    /// What is below `start` is gone.
+    pub(crate) fn trim(&self, start: u64) {
+        if self.start.fetch_max(start, Ordering::AcqRel) >= start {
+            return;
+        }
+        self.end.fetch_max(start, Ordering::AcqRel);
+        let mut index = self.index.write();
+        while index.runs.front().is_some_and(|run| run.end <= start) {
+            index.runs.pop_front();
+        }
+        while index.chunks.get(1).is_some_and(|next| next.offset <= start) {
+            index.chunks.pop_front();
+        }
+        // The last chunk is all below when nothing follows it.
+        if index.chunks.len() == 1 && self.end() <= start {
+            index.chunks.clear();
+        }
+    }
+
+    /// Every entry that lies in the journal below `below`, for moving into a segment.
+    pub(crate) fn in_journal(&self, below: Lsn) -> Vec<(u64, Lsn)> {
+        let index = self.index.read();
+        let mut found = Vec::new();
+        for chunk in &index.chunks {
+            for (offset, lsn) in &chunk.entries {
+                let lsn = Lsn(chunk.lsn + u64::from(*lsn) * LSN_UNIT);
+                if lsn >= below {
+                    return found;
+                }
+                found.push((chunk.offset + u64::from(*offset), lsn));
+            }
+        }
+        found
+    }
+
+    /// The entries below `below` are in these segments now.
+    pub(crate) fn moved(&self, runs: impl IntoIterator<Item = Run>, below: Lsn) {
+        let mut index = self.index.write();
+        index.runs.extend(runs);
+        while let Some(chunk) = index.chunks.front_mut() {
+            let keep =
+                chunk.entries.partition_point(|(_, lsn)| chunk.lsn + u64::from(*lsn) * LSN_UNIT < below.0);
+            if keep < chunk.entries.len() {
+                let share = chunk.bytes * keep as u64 / chunk.entries.len() as u64;
+                chunk.bytes -= share;
+                chunk.entries.drain(..keep);
+                break;
+            }
+            index.chunks.pop_front();
+        }
+    }
+
+    pub(crate) fn runs(&self) -> Vec<Run> {
+        self.index.read().runs.iter().cloned().collect()
+    }
+
+    /// The start offset at which retention by age and size would have it begin.
+    pub(crate) fn retention_start(&self, oldest: Option<Timestamp>, max_bytes: Option<u64>) -> u64 {
+        let index = self.index.read();
+        let parts: Vec<(u64, i64, u64)> = index
+            .runs
+            .iter()
+            .map(|r| (r.end, r.max_timestamp, r.bytes))
+            .chain(index.chunks.iter().enumerate().map(|(at, c)| {
+                let end = index.chunks.get(at + 1).map_or(self.end(), |next| next.offset);
+                (end, c.timestamp, c.bytes)
+            }))
+            .collect();
+        let mut total: u64 = parts.iter().map(|(_, _, bytes)| bytes).sum();
+        let mut start = self.start();
+        for (end, timestamp, bytes) in parts {
+            let too_old = oldest.is_some_and(|oldest| timestamp < oldest.0);
+            let too_many = max_bytes.is_some_and(|max| total - bytes >= max);
+            if !(too_old || too_many) {
+                break;
+            }
+            total -= bytes;
+            start = end;
+        }
+        start
+    }
+}
+
+impl Chunk {
+    /// False when the entry does not fit here.
+    fn push(&mut self, offset: u64, timestamp: i64, lsn: Lsn, bytes: u64) -> bool {
+        let distance =
+            |a: u64, b: u64, unit: u64| a.checked_sub(b).and_then(|d| u32::try_from(d / unit).ok());
+        let (Some(offset), Some(lsn)) =
+            (distance(offset, self.offset, 1), distance(lsn.0, self.lsn, LSN_UNIT))
+        else {
+            return false;
+        };
+        if self.entries.len() == ENTRIES_PER_CHUNK {
+            return false;
+        }
+        self.entries.push((offset, lsn));
+        self.timestamp = self.timestamp.max(timestamp);
+        self.bytes += bytes;
+        true
+    }
+}
+
+fn entry_of(head: &[u8], body: bytes::Bytes) -> Option<LogEntry> {
+    let (mut event, _) = record::decode(head).ok()?;
+    event.set_body(body);
+    match event {
+        Event::Appended { offset, span, timestamp, envelope, payload, .. } => {
+            Some(LogEntry { offset, span, timestamp, envelope, payload })
+        }
+        Event::Enqueued { offset, envelope, payload, .. } => {
+            let timestamp = envelope.received;
+            Some(LogEntry { offset, span: 1, timestamp, envelope: Some(envelope), payload })
+        }
+        _ => None,
+    }
+}

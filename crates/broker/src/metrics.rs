@@ -1,0 +1,48 @@
+//! Counters of the whole broker.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Only ever grows, unless it is a gauge.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    pub fn subtract(&self, n: u64) {
+        self.0.fetch_sub(n, Ordering::Relaxed);
+    }
+
+    pub fn value(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What the broker has done since it started.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    /// Messages and batches stored, once per place.
+    pub published: Counter,
+    /// Bytes of payloads taken from publishers.
+    pub published_bytes: Counter,
+    /// Messages handed to consumers of queues.
+    pub delivered: Counter,
+    /// Messages dropped by a queue's policy that has no dead-letter target.
+    pub dropped: Counter,
+    /// Messages moved to a dead-letter target.
+    pub dead_lettered: Counter,
+    /// Messages handed straight to live readers.
+    pub live: Counter,
+    /// Messages that live readers were too slow for.
+    pub live_dropped: Counter,
+    /// Publishes that had nowhere to go.
+    pub unroutable: Counter,
+    /// Stored messages that could not be read any more.
+    pub unreadable: Counter,
+    /// Gauge: open connections.
+    pub connections: Counter,
+    pub checkpoints: Counter,
+    pub authentication_failures: Counter,
+}

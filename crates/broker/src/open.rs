@@ -1,0 +1,438 @@
+//! Starting a broker: recovery, then threads.
+
+use crate::{
+    Broker, Config, authentication,
+    broker::{Chore, Parts, Shared},
+    checkpoint::{Checkpointer, Meta, key},
+    client::Client,
+    log::{Logs, Storage},
+    outbox, record, retention,
+    thread::{EngineThread, Input, queue_spec},
+};
+use posthaste_engine::{
+    Catalog, Command, Event, Shard,
+    catalog::{CatalogEvent, Durability},
+    event::PartitionSpec,
+};
+use posthaste_model::{Name, PartitionId, QueueId, ShardId};
+use posthaste_storage::{
+    DataDir,
+    checkpoint::{CheckpointError, Checkpoints},
+    data_dir,
+    journal::{self, Completion, Journal, JournalConfig, Lsn, RecordRef, RecoveryReport},
+    segment::{DiskSegments, Run, Segments},
+};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::{Arc, mpsc},
+    thread::JoinHandle,
+};
+use tokio::sync::mpsc as async_mpsc;
+
+/// The namespace that is there from the start.
+pub(crate) const DEFAULT_NAMESPACE: &str = "default";
+
+/// Why a broker did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    #[error(transparent)]
+    DataDir(#[from] data_dir::OpenError),
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    #[error(transparent)]
+    Journal(#[from] journal::OpenError),
+    #[error("{0}")]
+    State(String),
+}
+
+/// What recovery has put together.
+struct Recovered {
+    shards: Vec<Shard>,
+    catalog: Catalog,
+    logs: Arc<Logs>,
+    meta: Meta,
+    pending: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    runs: HashMap<u64, Vec<Run>>,
+    catalog_keys: HashMap<Vec<u8>, u32>,
+    problems: u64,
+}
+
+/// Threads and tasks that end when the broker does.
+pub(crate) struct Running {
+    threads: Vec<JoinHandle<()>>,
+    checkpointer: Option<(mpsc::Sender<()>, JoinHandle<()>)>,
+    _data: DataDir,
+}
+
+impl Broker {
+    /// Recovers what the data directory holds and starts. Must be called on a tokio runtime, off its async tasks or
+    /// in `block_in_place`, since recovery reads for as long as it takes.
+    pub fn open(config: Config) -> Result<Broker, OpenError> {
+        let mut random = [0u8; 16];
+        getrandom::fill(&mut random).map_err(|e| OpenError::State(format!("no randomness: {e}")))?;
+        let data = DataDir::open(&config.data, random)?;
+        let shards = data.shards();
+        let segments = Segments::open(Arc::new(DiskSegments::open(data.disk(), data_dir::SEGMENTS_DIR)?))?;
+        let (checkpoints, loaded) = Checkpoints::open(data.disk(), data_dir::CHECKPOINTS_DIR)?;
+        let mut recovered = Recovered::new(shards);
+        if let Some(loaded) = loaded {
+            for damaged in &loaded.damaged {
+                tracing::error!(damaged, "a checkpoint is damaged; the one before it is used");
+            }
+            recovered.meta =
+                postcard::from_bytes(&loaded.meta).map_err(|e| OpenError::State(e.to_string()))?;
+            loaded.for_each(&mut |key, value| recovered.load(key, value))?;
+        }
+        recovered.meta.shards.resize(usize::from(shards), Lsn(0));
+        recovered.index_runs();
+
+        let threads =
+            usize::from(config.threads.unwrap_or_else(default_threads).max(1)).min(usize::from(shards));
+        let (inboxes, receivers): (Vec<_>, Vec<_>) = (0..threads).map(|_| mpsc::channel()).unzip();
+        let journal_config = JournalConfig {
+            ring_bytes: config.limits.recent_bytes_max,
+            nonce_seed: u64::from_le_bytes(random.first_chunk().copied().unwrap_or_default()),
+            ..JournalConfig::default()
+        };
+        let from = recovered.meta.replay_from;
+        let completed = completions(inboxes.clone());
+        let mut replay = |lsn: Lsn, record: RecordRef<'_>| recovered.replay(lsn, record);
+        let (journal, report) =
+            Journal::open(data.disk(), data_dir::JOURNAL_DIR, journal_config, from, &mut replay, completed)?;
+        report_recovery(&report, recovered.problems);
+        recovered.catalog.recovered();
+        let storage = Storage { journal: journal.clone(), segments };
+        recovered.logs.attach(storage.clone());
+
+        let first_start = recovered.catalog.namespace(DEFAULT_NAMESPACE).is_none();
+        let decoy = authentication::hash_password(b"nobody").map_err(OpenError::State)?;
+        let (outboxes, outbox_entries): (Vec<_>, Vec<_>) =
+            (0..shards).map(|_| async_mpsc::unbounded_channel()).unzip();
+        let (chores, chore_list) = async_mpsc::unbounded_channel();
+        let shared = Arc::new(Shared::new(Parts {
+            limits: config.limits,
+            formats: config.formats,
+            logs: recovered.logs.clone(),
+            catalog: recovered.catalog.clone(),
+            cluster_id: data.cluster_id().to_owned(),
+            epoch: u32::try_from(data.epoch()).unwrap_or(u32::MAX),
+            decoy_hash: decoy,
+            advertised: config.advertised,
+            inboxes,
+            outboxes,
+            chores,
+            runtime: tokio::runtime::Handle::current(),
+        }));
+        let _ = shared.journal.set(journal.clone());
+        let broker = Broker { shared: shared.clone() };
+        let taps = recovered.prepare_views(&shared);
+        reconcile(&shared, &recovered);
+
+        let Recovered { shards: all, catalog, meta, pending, runs, catalog_keys, .. } = recovered;
+        let mut by_thread: Vec<BTreeMap<ShardId, Shard>> = (0..threads).map(|_| BTreeMap::new()).collect();
+        for shard in all {
+            if let Some(thread) = by_thread.get_mut(usize::from(shard.id().0) % threads) {
+                thread.insert(shard.id(), shard);
+            }
+        }
+        let mut running = Running { threads: Vec::new(), checkpointer: None, _data: data };
+        let mut catalog = Some(catalog);
+        for (number, (shards, inbox)) in (0u16..).zip(by_thread.into_iter().zip(receivers)) {
+            let thread =
+                EngineThread::new(shared.clone(), number, shards, catalog.take(), journal.clone(), inbox);
+            let builder = std::thread::Builder::new().name(format!("engine-{number}"));
+            running.threads.push(builder.spawn(move || thread.run(report.clean_shutdown))?);
+        }
+        let named = runs.values().flatten().map(|run| run.segment).collect::<HashSet<_>>();
+        let checkpointer = Checkpointer {
+            shared: shared.clone(),
+            storage,
+            checkpoints,
+            meta,
+            pending,
+            catalog: catalog_keys,
+            streams: runs,
+            named: [named, HashSet::new()],
+        };
+        let (stop, stopped) = mpsc::channel();
+        let builder = std::thread::Builder::new().name("checkpoint".to_owned());
+        running.checkpointer = Some((stop, builder.spawn(move || checkpointer.run(&stopped))?));
+        *shared.running.lock() = Some(running);
+        broker.start_tasks(outbox_entries, chore_list, taps, first_start);
+        Ok(broker)
+    }
+
+    fn start_tasks(
+        &self,
+        outbox_entries: Vec<async_mpsc::UnboundedReceiver<posthaste_engine::effect::OutboxEntry>>,
+        chores: async_mpsc::UnboundedReceiver<Chore>,
+        taps: HashMap<PartitionId, u64>,
+        first_start: bool,
+    ) {
+        let runtime = self.shared.runtime().clone();
+        for (shard, entries) in (0u16..).zip(outbox_entries) {
+            runtime.spawn(outbox::pump(self.clone(), ShardId(shard), entries));
+        }
+        runtime.spawn(do_chores(self.clone(), chores));
+        runtime.spawn(retention::run(self.clone()));
+        let broker = self.clone();
+        let (ready, is_ready) = mpsc::channel();
+        runtime.spawn(async move {
+            if first_start {
+                broker.create_defaults().await;
+            }
+            broker.shared.taps.resume(&broker, &taps).await;
+            let _ = ready.send(());
+        });
+        // Nobody is served before the defaults are there.
+        let _ = is_ready.recv();
+    }
+
+    async fn create_defaults(&self) {
+        let client = Client::system(self.clone(), Name::constant(DEFAULT_NAMESPACE));
+        let guest = authentication::guest();
+        let created = async {
+            client.create_namespace(&Name::constant(DEFAULT_NAMESPACE)).await.map_err(|e| e.to_string())?;
+            client.put_user(guest?).await.map_err(|e| e.to_string())
+        };
+        if let Err(error) = created.await {
+            tracing::error!(error, "the first namespace and user could not be created");
+        }
+    }
+
+    /// Answers what is durable, then ends all threads. Waits for them, so not to be called on an async task without
+    /// `block_in_place`.
+    pub fn stop(&self) {
+        self.announce_stop();
+        let Some(mut running) = self.shared.running.lock().take() else { return };
+        if let Some((stop, thread)) = running.checkpointer.take() {
+            drop(stop);
+            let _ = thread.join();
+        }
+        let (done, all_done) = mpsc::channel();
+        for thread in 0..self.shared.threads() {
+            self.shared.input(thread, Input::Stop(done.clone()));
+        }
+        drop(done);
+        all_done.iter().for_each(drop);
+        for thread in running.threads.drain(..) {
+            let _ = thread.join();
+        }
+        if let Some(journal) = self.shared.journal.get()
+            && let Err(error) = journal.clone().close()
+        {
+            tracing::error!(%error, "the journal did not close cleanly; the next start recovers");
+        }
+    }
+}
+
+/// Half the cores, at least one.
+fn default_threads() -> u16 {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    u16::try_from(cores / 2).unwrap_or(1).max(1)
+}
+
+fn completions(inboxes: Vec<mpsc::Sender<Input>>) -> Box<dyn FnMut(Completion) + Send> {
+    Box::new(move |completion| {
+        if let Some(inbox) = inboxes.get(usize::from(completion.source)) {
+            let _ = inbox.send(Input::Completed(completion));
+        }
+    })
+}
+
+fn report_recovery(report: &RecoveryReport, problems: u64) {
+    for damage in &report.quarantined {
+        tracing::error!(%damage, "a stretch of the journal cannot be read and was set aside");
+    }
+    if problems > 0 {
+        tracing::error!(problems, "journal records could not be understood and were skipped");
+    }
+    tracing::info!(
+        records = report.records,
+        cut_bytes = report.cut_bytes,
+        clean = report.clean_shutdown,
+        "recovered"
+    );
+}
+
+impl Recovered {
+    fn new(shards: u16) -> Recovered {
+        Recovered {
+            shards: (0..shards).map(|id| Shard::new(ShardId(id))).collect(),
+            catalog: Catalog::new(shards),
+            logs: Logs::new(),
+            meta: Meta::default(),
+            pending: BTreeMap::new(),
+            runs: HashMap::new(),
+            catalog_keys: HashMap::new(),
+            problems: 0,
+        }
+    }
+
+    /// Takes one entry of a checkpoint.
+    fn load(&mut self, key: &[u8], value: &[u8]) {
+        let understood = match key.split_first() {
+            Some((&key::CATALOG, _)) => match postcard::from_bytes::<CatalogEvent>(value) {
+                Ok(event) => {
+                    self.catalog.apply(&event);
+                    self.catalog_keys.insert(key.to_vec(), crc32c::crc32c(value));
+                    true
+                }
+                Err(_) => false,
+            },
+            Some((&key::SHARD, rest)) => rest.split_first_chunk::<2>().is_some_and(|(shard, entity)| {
+                let shard = self.shards.get_mut(usize::from(u16::from_be_bytes(*shard)));
+                shard.is_some_and(|shard| shard.load(entity, value).is_ok())
+            }),
+            Some((&key::STREAM, stream)) => match (stream.first_chunk(), postcard::from_bytes(value)) {
+                (Some(stream), Ok(runs)) => {
+                    self.runs.insert(u64::from_be_bytes(*stream), runs);
+                    true
+                }
+                _ => false,
+            },
+            _ => false,
+        };
+        self.problems += u64::from(!understood);
+    }
+
+    fn index_runs(&mut self) {
+        for (stream, runs) in &self.runs {
+            let log = self.logs.find_or_add(*stream);
+            if let Some(last) = runs.last() {
+                log.extend(last.end);
+            }
+            log.moved(runs.iter().copied(), Lsn(0));
+        }
+    }
+
+    /// Takes one record of the journal.
+    fn replay(&mut self, lsn: Lsn, record: RecordRef<'_>) {
+        if record.shard == record::CATALOG {
+            if lsn >= self.meta.catalog {
+                match postcard::from_bytes::<CatalogEvent>(record.head) {
+                    Ok(event) => self.catalog.apply(&event),
+                    Err(_) => self.problems += 1,
+                }
+            }
+            return;
+        }
+        let Ok((mut event, shared)) = record::decode(record.head) else {
+            self.problems += 1;
+            return;
+        };
+        if event.payload().is_some() && shared.is_none() && needs_body(&event) {
+            event.set_body(bytes::Bytes::copy_from_slice(record.body));
+        }
+        let index = usize::from(record.shard);
+        if self.meta.shards.get(index).is_some_and(|from| lsn >= *from)
+            && let Some(shard) = self.shards.get_mut(index)
+        {
+            shard.replay(&event);
+        }
+        self.index(&event, lsn, (record.head.len() + record.body.len()) as u64);
+    }
+
+    fn index(&self, event: &Event, lsn: Lsn, bytes: u64) {
+        let (stream, offset, span, timestamp) = match event {
+            Event::Appended { partition, offset, span, timestamp, .. } => {
+                (partition.0, *offset, *span, timestamp.0)
+            }
+            Event::Enqueued { queue, lane, offset, envelope, .. } => {
+                (crate::thread::stream_of(*queue, *lane), *offset, 1, envelope.received.0)
+            }
+            _ => return,
+        };
+        let log = self.logs.find_or_add(stream);
+        // What a checkpoint moved while it was being made is in a segment.
+        let in_segment = log.runs().last().is_some_and(|run| offset < run.end);
+        if !in_segment {
+            log.add(offset, timestamp, lsn, bytes);
+            log.extend(offset + u64::from(span));
+        }
+    }
+
+    /// Readers see what is there; returns where the taps stand.
+    fn prepare_views(&self, shared: &Shared) -> HashMap<PartitionId, u64> {
+        let mut taps = HashMap::new();
+        let mut wanted = HashSet::new();
+        for shard in &self.shards {
+            for stream in shard.streams() {
+                wanted.insert(stream.id);
+                let log = self.logs.find_or_add(stream.id);
+                log.trim(stream.start);
+                log.extend(stream.next);
+            }
+            for (namespace, envelope, payload) in shard.retained() {
+                let message = Some((envelope.clone(), payload.clone()));
+                shared.retained.change(namespace, envelope.subject.clone(), message);
+            }
+            let (partitions, _) = shard.objects();
+            taps.extend(partitions.into_iter().map(|partition| (partition, shard.tap(partition))));
+        }
+        for log in self.logs.all().iter().filter(|log| !wanted.contains(&log.stream())) {
+            self.logs.remove(log.stream());
+        }
+        taps
+    }
+}
+
+/// Only these keep their body in the state.
+fn needs_body(event: &Event) -> bool {
+    matches!(event, Event::RetainedSet { .. } | Event::Relayed { .. })
+}
+
+/// A crash may fall between a change of the catalog and what follows from it in the shards: they follow now. Also
+/// gone are the queues that no catalog names.
+fn reconcile(shared: &Shared, recovered: &Recovered) {
+    let catalog = &recovered.catalog;
+    let mut partitions: HashMap<PartitionId, PartitionSpec> = HashMap::new();
+    let mut queues: HashMap<QueueId, posthaste_engine::event::QueueSpec> = HashMap::new();
+    for namespace in catalog.namespaces() {
+        for topic in namespace.topics.values() {
+            for (index, partition) in (0u32..).zip(&topic.partitions) {
+                let sync = topic.config.durability == Durability::Fsync;
+                partitions.insert(partition.id, PartitionSpec { topic: topic.id, index, sync });
+            }
+        }
+        queues.extend(namespace.queues.values().map(|queue| (queue.id, queue_spec(queue))));
+    }
+    for shard in &recovered.shards {
+        let (held_partitions, held_queues) = shard.objects();
+        for partition in held_partitions.iter().filter(|id| !partitions.contains_key(id)) {
+            shared.send(shard.id(), Command::ClosePartition { partition: *partition });
+        }
+        for queue in held_queues.iter().filter(|id| !queues.contains_key(id)) {
+            shared.send(shard.id(), Command::CloseQueue { queue: *queue, if_unused: false, if_empty: false });
+        }
+    }
+    // What is there already is left as it is.
+    for (partition, spec) in partitions {
+        shared.logs.find_or_add(partition.0);
+        shared.send(catalog.place(partition.0), Command::OpenPartition { partition, spec });
+    }
+    for (queue, spec) in queues {
+        shared.send(catalog.place(queue.0), Command::OpenQueue { queue, spec });
+    }
+}
+
+async fn do_chores(broker: Broker, mut chores: async_mpsc::UnboundedReceiver<Chore>) {
+    while let Some(chore) = chores.recv().await {
+        match chore {
+            Chore::DeleteUnused(id) => {
+                let Some(queue) = broker.catalog().queue_by_id(id).cloned() else { continue };
+                let close = Command::CloseQueue { queue: id, if_unused: true, if_empty: false };
+                // Somebody may have begun to use it meanwhile: then it stays.
+                if broker.shared.ask(queue.shard, close).await.is_ok() {
+                    let command = posthaste_engine::catalog::CatalogCommand::DeleteQueue { queue: id };
+                    let _ = broker.shared.change_catalog(command).await;
+                }
+            }
+            Chore::DeadLetter { queue, reason, envelope, payload } => {
+                outbox::dead_letter_now(&broker, queue, reason, envelope, payload).await;
+            }
+        }
+    }
+}

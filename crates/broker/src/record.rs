@@ -1,0 +1,128 @@
+//! How events lie in journal records: a tag, the encoded event, and the body beside it.
+
+use bytes::Bytes;
+use posthaste_engine::{Event, effect::Journaled};
+use posthaste_storage::journal::{Batch, Journal, Lsn, ReadError};
+
+/// The catalog's events carry this shard number.
+pub(crate) const CATALOG: u16 = u16::MAX;
+
+/// The body stands in the record itself.
+const OWN_BODY: u8 = 0;
+/// The body stands in an earlier record of the same batch; its distance back follows, 8 bytes.
+const SHARED_BODY: u8 = 1;
+/// Bodies up to this many bytes are not worth a reference.
+const SHARED_BODY_MIN: usize = 256;
+/// Further back is not looked for; a fan-out's records follow one another.
+const SHARED_BODIES: usize = 4;
+
+/// Puts events into a batch, and a body that several of them have only once.
+#[derive(Default)]
+pub(crate) struct Encoder {
+    /// Kept, so that their memory is not another body's while it is referred to.
+    bodies: Vec<(Bytes, u64)>,
+    next: usize,
+}
+
+impl Encoder {
+    /// A new batch: nothing of the last one can be referred to.
+    pub fn reset(&mut self) {
+        self.bodies.clear();
+        self.next = 0;
+    }
+
+    /// Adds an event and returns its distance from the batch's first record.
+    pub fn push(&mut self, batch: &mut Batch, shard: u16, journaled: &Journaled) -> u64 {
+        if journaled.sync {
+            batch.require_sync();
+        }
+        let event = &journaled.event;
+        let none = Bytes::new();
+        let body = event.payload().map_or(&none, |payload| &payload.body);
+        let at = batch.bytes();
+        if let Some(first) = self.shared(event, body) {
+            return batch.push(shard, journaled.joined, &none, |out| {
+                out.push(SHARED_BODY);
+                out.extend_from_slice(&(at - first).to_le_bytes());
+                event.encode(out);
+            });
+        }
+        if body.len() >= SHARED_BODY_MIN {
+            let known = (body.clone(), at);
+            match self.bodies.get_mut(self.next % SHARED_BODIES) {
+                Some(slot) => *slot = known,
+                None => self.bodies.push(known),
+            }
+            self.next += 1;
+        }
+        batch.push(shard, journaled.joined, body, |out| {
+            out.push(OWN_BODY);
+            event.encode(out);
+        })
+    }
+
+    /// Where the same bytes stand already: the same memory, not merely equal ones.
+    fn shared(&self, event: &Event, body: &Bytes) -> Option<u64> {
+        // Replay needs the bodies of other events at once.
+        let stored = matches!(event, Event::Appended { .. } | Event::Enqueued { .. });
+        if !stored || body.len() < SHARED_BODY_MIN {
+            return None;
+        }
+        let same = |(known, _): &&(Bytes, u64)| known.as_ptr() == body.as_ptr() && known.len() == body.len();
+        self.bodies.iter().find(same).map(|(_, distance)| *distance)
+    }
+}
+
+/// A record's event, and how far back its body is if it is not its own.
+pub(crate) fn decode(head: &[u8]) -> Result<(Event, Option<u64>), String> {
+    match head.split_first() {
+        Some((&OWN_BODY, event)) => Ok((Event::decode(event).map_err(|e| e.to_string())?, None)),
+        Some((&SHARED_BODY, rest)) => {
+            let (distance, event) =
+                rest.split_first_chunk::<8>().ok_or("a reference without its distance")?;
+            let event = Event::decode(event).map_err(|e| e.to_string())?;
+            Ok((event, Some(u64::from_le_bytes(*distance))))
+        }
+        Some((tag, _)) => Err(format!("unknown record tag {tag}")),
+        None => Err("an empty record".to_owned()),
+    }
+}
+
+/// A record's head as it is kept in segments: its body always beside it.
+pub(crate) fn head_with_own_body(head: &Bytes) -> Bytes {
+    match head.first() {
+        Some(&SHARED_BODY) => {
+            let mut own = Vec::with_capacity(head.len());
+            own.push(OWN_BODY);
+            own.extend_from_slice(head.get(9..).unwrap_or_default());
+            own.into()
+        }
+        _ => head.clone(),
+    }
+}
+
+/// Whether and where a record's body is another record's.
+pub(crate) fn body_at(head: &[u8], lsn: Lsn) -> Option<Lsn> {
+    let (tag, rest) = head.split_first()?;
+    let distance = rest.first_chunk::<8>().filter(|_| *tag == SHARED_BODY)?;
+    Some(Lsn(lsn.0.saturating_sub(u64::from_le_bytes(*distance))))
+}
+
+/// Reads a record's head and its body, wherever that is. With `cached`, only from memory.
+pub(crate) fn read(journal: &Journal, lsn: Lsn, cached: bool) -> Result<Option<(Bytes, Bytes)>, ReadError> {
+    let get = |lsn| if cached { Ok(journal.read_cached(lsn)) } else { journal.read(lsn).map(Some) };
+    let Some(record) = get(lsn)? else { return Ok(None) };
+    match body_at(&record.head, lsn) {
+        Some(at) => Ok(get(at)?.map(|shared| (record.head, shared.body))),
+        None => Ok(Some((record.head, record.body))),
+    }
+}
+
+/// How many offsets a stored entry takes, and its latest timestamp.
+pub(crate) fn span_and_timestamp(head: &[u8]) -> (u32, i64) {
+    match decode(head) {
+        Ok((Event::Appended { span, timestamp, .. }, _)) => (span, timestamp.0),
+        Ok((Event::Enqueued { envelope, .. }, _)) => (1, envelope.received.0),
+        _ => (1, 0),
+    }
+}

@@ -1,0 +1,98 @@
+//! Deliveries with their messages: what the engine handed out by position is read from where it is stored.
+
+use crate::{Broker, log::LogEntry, thread::stream_of};
+use posthaste_engine::{Content, Delivery};
+use posthaste_model::{Envelope, Payload};
+
+/// A delivery and its message.
+#[derive(Clone, Debug)]
+pub struct Resolved {
+    /// Without its content, which is here.
+    pub delivery: Delivery,
+    pub envelope: Envelope,
+    pub payload: Payload,
+}
+
+/// Read at a time.
+const READ_BYTES: usize = 1 << 20;
+
+impl Broker {
+    /// Reads the messages of deliveries, in order. A message that cannot be read any more is reported in the log and
+    /// the metrics, and left out.
+    pub async fn resolve(&self, deliveries: Vec<Delivery>) -> Vec<Resolved> {
+        let mut resolved = Vec::with_capacity(deliveries.len());
+        // Deliveries mostly follow one another, so what one read brought serves the next ones too.
+        let mut read: (u64, std::collections::VecDeque<LogEntry>) = (0, Default::default());
+        for mut delivery in deliveries {
+            let stored = Content::Stored { stream: stream_of(delivery.queue, delivery.lane), offset: 0 };
+            match std::mem::replace(&mut delivery.content, stored) {
+                Content::Inline(envelope, payload) => resolved.push(Resolved { delivery, envelope, payload }),
+                Content::Stored { stream, offset } => {
+                    if let Some((envelope, payload)) = self.load(&mut read, stream, offset).await {
+                        resolved.push(Resolved { delivery, envelope, payload });
+                    } else {
+                        self.metrics().unreadable.add(1);
+                        tracing::error!(
+                            stream,
+                            offset,
+                            queue = delivery.queue.0,
+                            "a stored message cannot be read"
+                        );
+                    }
+                }
+            }
+        }
+        resolved
+    }
+
+    async fn load(
+        &self,
+        read: &mut (u64, std::collections::VecDeque<LogEntry>),
+        stream: u64,
+        offset: u64,
+    ) -> Option<(Envelope, Payload)> {
+        let entry = match take(read, stream, offset) {
+            Some(entry) => entry,
+            None => {
+                let log = self.shared.logs.find(stream)?;
+                let entries = log.read(offset, READ_BYTES).await.ok()?;
+                *read = (stream, entries.into());
+                take(read, stream, offset)?
+            }
+        };
+        self.one(entry, offset)
+    }
+
+    /// The message at `offset`: the entry itself, or one of its batch.
+    fn one(&self, entry: LogEntry, offset: u64) -> Option<(Envelope, Payload)> {
+        if let Some(envelope) = entry.envelope {
+            return Some((envelope, entry.payload));
+        }
+        let messages = self.formats().messages(entry.offset, None, &entry.payload).ok()?;
+        let (_, message) = messages.into_iter().find(|(at, _)| *at == offset)?;
+        let envelope = Envelope::new(message.subject.clone(), entry.timestamp);
+        Some((envelope, crate::encode_message(message)))
+    }
+}
+
+/// The entry that contains `offset`, from what was read before; what lies before it is not needed any more.
+fn take(
+    read: &mut (u64, std::collections::VecDeque<LogEntry>),
+    stream: u64,
+    offset: u64,
+) -> Option<LogEntry> {
+    if read.0 != stream {
+        return None;
+    }
+    while let Some(front) = read.1.front() {
+        if front.offset > offset {
+            return None;
+        }
+        if front.offset + u64::from(front.span) > offset {
+            // A batch may hold the next one too.
+            return if front.span == 1 { read.1.pop_front() } else { Some(front.clone()) };
+        }
+        read.1.pop_front();
+    }
+    None
+}

@@ -1,0 +1,752 @@
+//! An engine thread: shards, their inbox, and the effects that wait for the journal.
+
+use crate::{
+    batch::Outcome,
+    broker::Shared,
+    error::{Error, from_catalog},
+    log::PartitionLog,
+    record::{CATALOG, Encoder},
+};
+use posthaste_engine::{
+    Catalog, Command, Context, Delivery, Effect, Event, Gate, Gated, Output, Publish, Reply, Shard, Ticket,
+    catalog::{CatalogCommand, CatalogEvent, Change, Durability, Queue},
+    effect::Refusal,
+    event::{PartitionSpec, QueueSpec},
+};
+use posthaste_model::{ConsumerId, Envelope, Payload, QueueId, ShardId};
+use posthaste_storage::journal::{Batch, Completion, Journal, Lsn};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
+    time::Duration,
+};
+use tokio::sync::oneshot;
+
+/// Where deliveries of a consumer go. Called on an engine thread: it only pushes into a channel.
+pub trait DeliverySink: Send + Sync {
+    fn deliver(&self, consumer: ConsumerId, deliveries: Vec<Delivery>);
+    /// The queue is gone, and the consumer with it.
+    fn cancelled(&self, consumer: ConsumerId);
+}
+
+/// A live reader of messages without durability, served straight from routing, on the publisher's task.
+pub trait LiveSink: Send + Sync {
+    /// Never blocks; false when the reader is too slow and the message was dropped.
+    fn offer(&self, envelope: &Envelope, payload: &Payload) -> bool;
+}
+
+/// What an engine thread is given.
+pub(crate) enum Input {
+    Command {
+        shard: ShardId,
+        command: Command,
+        reply: Option<oneshot::Sender<Reply>>,
+    },
+    Consume {
+        shard: ShardId,
+        command: Command,
+        sink: Arc<dyn DeliverySink>,
+        reply: oneshot::Sender<Reply>,
+    },
+    Publish(PublishJob),
+    Catalog {
+        command: CatalogCommand,
+        reply: oneshot::Sender<Result<Arc<Catalog>, Error>>,
+    },
+    Completed(Completion),
+    /// What is stored of which stream.
+    Streams(mpsc::Sender<Vec<posthaste_engine::Stream>>),
+    Checkpoint(mpsc::Sender<ThreadCheckpoint>),
+    Stop(mpsc::Sender<()>),
+}
+
+/// What one connection's read contained for this thread.
+pub(crate) struct PublishJob {
+    pub items: Vec<(ShardId, u32, Publish)>,
+    pub bytes: usize,
+    pub done: Arc<PublishDone>,
+}
+
+/// Shared by the threads that a batch of publishes went to; the last one answers.
+pub(crate) struct PublishDone {
+    pub left: AtomicUsize,
+    pub outcome: parking_lot::Mutex<Outcome>,
+    pub done: parking_lot::Mutex<Option<Box<dyn FnOnce(Outcome) + Send>>>,
+}
+
+impl PublishDone {
+    pub fn finish_one(&self) {
+        if self.left.fetch_sub(1, Ordering::AcqRel) == 1
+            && let Some(done) = self.done.lock().take()
+        {
+            let mut outcome = std::mem::take(&mut *self.outcome.lock());
+            outcome.appended.sort_unstable_by_key(|(index, _, _)| *index);
+            outcome.refused.sort_unstable_by_key(|(index, _)| *index);
+            done(outcome);
+        }
+    }
+}
+
+/// The changed state of a thread's shards, and what journal position it reflects.
+pub(crate) struct ThreadCheckpoint {
+    pub shards: Vec<(ShardId, Vec<(Vec<u8>, Option<Vec<u8>>)>)>,
+    /// The catalog, if this thread keeps it and it has changed.
+    pub catalog: Option<Vec<CatalogEvent>>,
+    pub keeps_catalog: bool,
+    /// Everything of these shards below is in it, nothing above. None: nothing was journalled yet.
+    pub at: Option<Lsn>,
+}
+
+/// What waits for the journal.
+enum Waiting {
+    Effect(ShardId, Effect),
+    Published(Arc<PublishDone>),
+    Catalog(Arc<Catalog>, oneshot::Sender<Result<Arc<Catalog>, Error>>),
+    Checkpoint(mpsc::Sender<ThreadCheckpoint>, ThreadCheckpoint),
+}
+
+/// What both halves of durability have to reach.
+#[derive(Clone, Copy, Default)]
+struct Need {
+    written: u64,
+    synced: u64,
+}
+
+impl Need {
+    fn add(&mut self, gate: Gate) {
+        match gate {
+            Gate::Open => {}
+            Gate::Written(batch) => self.written = self.written.max(batch),
+            Gate::Synced(batch) => self.synced = self.synced.max(batch),
+        }
+    }
+}
+
+/// A log entry whose place is known once its batch is written.
+struct Placed {
+    stream: u64,
+    offset: u64,
+    span: u32,
+    timestamp: i64,
+    distance: u64,
+    bytes: u64,
+}
+
+/// What follows from a batch when it is durable.
+struct InFlight {
+    placed: Vec<Placed>,
+    trimmed: Vec<(u64, u64)>,
+    bytes: u64,
+    base: Option<Lsn>,
+}
+
+pub(crate) struct EngineThread {
+    pub shared: Arc<Shared>,
+    pub number: u16,
+    pub shards: BTreeMap<ShardId, Shard>,
+    /// Thread 0 keeps the catalog.
+    pub catalog: Option<Catalog>,
+    pub journal: Journal,
+    pub inbox: mpsc::Receiver<Input>,
+    state: State,
+}
+
+#[derive(Default)]
+struct State {
+    batch: Option<Batch>,
+    /// The number of the open batch.
+    number: u64,
+    encoder: Encoder,
+    placed: Vec<Placed>,
+    trimmed: Vec<(u64, u64)>,
+    /// Lanes whose floor may have moved.
+    settled: Vec<(QueueId, u8)>,
+    in_flight: BTreeMap<u64, InFlight>,
+    written: u64,
+    synced: u64,
+    last_end: Option<Lsn>,
+    by_written: BTreeMap<u64, Vec<(Need, Waiting)>>,
+    by_synced: BTreeMap<u64, Vec<(Need, Waiting)>>,
+    tickets: Tickets,
+    sinks: HashMap<ConsumerId, Arc<dyn DeliverySink>>,
+    logs: HashMap<u64, Arc<PartitionLog>>,
+    touched: Vec<ShardId>,
+    out: Output,
+    catalog_changed: u64,
+    catalog_dirty: bool,
+    timers: BTreeMap<ShardId, posthaste_model::Timestamp>,
+    transient_bytes: u64,
+}
+
+/// Who waits for which ticket.
+#[derive(Default)]
+struct Tickets {
+    waiting: Vec<Option<oneshot::Sender<Reply>>>,
+    free: Vec<usize>,
+}
+
+impl Tickets {
+    fn take(&mut self, reply: Option<oneshot::Sender<Reply>>) -> Ticket {
+        let Some(reply) = reply else { return Ticket::NONE };
+        let at = self.free.pop().unwrap_or_else(|| {
+            self.waiting.push(None);
+            self.waiting.len() - 1
+        });
+        if let Some(slot) = self.waiting.get_mut(at) {
+            *slot = Some(reply);
+        }
+        Ticket(at as u64 + 1)
+    }
+
+    fn answer(&mut self, ticket: Ticket, reply: Reply) {
+        let Some(at) = ticket.0.checked_sub(1).map(|at| at as usize) else { return };
+        if let Some(waiting) = self.waiting.get_mut(at).and_then(Option::take) {
+            self.free.push(at);
+            // Whoever asked may have gone.
+            let _ = waiting.send(reply);
+        }
+    }
+}
+
+/// A batch is submitted when it holds this much, so that the disk works while the thread goes on.
+const BATCH_BYTES: u64 = 1 << 20;
+/// Inputs taken into one batch at most.
+const BATCH_INPUTS: usize = 4_096;
+
+impl EngineThread {
+    pub fn new(
+        shared: Arc<Shared>,
+        number: u16,
+        shards: BTreeMap<ShardId, Shard>,
+        catalog: Option<Catalog>,
+        journal: Journal,
+        inbox: mpsc::Receiver<Input>,
+    ) -> EngineThread {
+        let state = State { number: 1, catalog_dirty: true, ..State::default() };
+        EngineThread { shared, number, shards, catalog, journal, inbox, state }
+    }
+
+    /// Ends recovery and works until it is told to stop.
+    pub fn run(mut self, clean: bool) {
+        for (id, shard) in &mut self.shards {
+            shard.recovered(clean, &mut self.state.out);
+            self.state.touched.push(*id);
+        }
+        let ids: Vec<ShardId> = self.shards.keys().copied().collect();
+        for id in ids {
+            self.emit(id);
+        }
+        self.finish_round();
+        while let Some(first) = self.wait() {
+            if let Some(input) = first {
+                let mut next = Some(input);
+                let mut taken = 0;
+                while let Some(input) = next {
+                    if let Input::Stop(done) = input {
+                        self.finish_round();
+                        return self.stop(&done);
+                    }
+                    self.take(input);
+                    taken += 1;
+                    let full = self.state.batch.as_ref().is_some_and(|b| b.bytes() >= BATCH_BYTES);
+                    next = if full || taken >= BATCH_INPUTS { None } else { self.inbox.try_recv().ok() };
+                }
+            }
+            self.tick();
+            self.finish_round();
+        }
+    }
+
+    /// The next input, or nothing when a timer is due; ends when nobody can send any more.
+    fn wait(&self) -> Option<Option<Input>> {
+        let now = self.shared.now();
+        let next = self.state.timers.values().min().copied();
+        let wait = next.map_or(Duration::from_secs(3_600), |at| Duration::from_millis(at.ms_since(now)));
+        match self.inbox.recv_timeout(wait) {
+            Ok(input) => Some(Some(input)),
+            Err(mpsc::RecvTimeoutError::Timeout) => Some(None),
+            Err(mpsc::RecvTimeoutError::Disconnected) => None,
+        }
+    }
+
+    fn take(&mut self, input: Input) {
+        match input {
+            Input::Command { shard, command, reply } => self.command(shard, command, reply),
+            Input::Consume { shard, command, sink, reply } => {
+                if let Command::Consume(consume) = &command {
+                    self.state.sinks.insert(consume.consumer, sink);
+                }
+                self.command(shard, command, Some(reply));
+            }
+            Input::Publish(job) => self.publish(job),
+            Input::Catalog { command, reply } => self.change_catalog(command, reply),
+            Input::Completed(completion) => self.completed(completion),
+            Input::Streams(reply) => {
+                let _ = reply.send(self.shards.values().flat_map(Shard::streams).collect());
+            }
+            Input::Checkpoint(reply) => self.checkpoint(reply),
+            Input::Stop(_) => {}
+        }
+    }
+
+    fn command(&mut self, id: ShardId, command: Command, reply: Option<oneshot::Sender<Reply>>) {
+        if let Command::Cancel { consumer, .. } | Command::Detach { consumer, .. } = &command
+            && matches!(command, Command::Detach { .. })
+        {
+            self.state.sinks.remove(consumer);
+        }
+        let ticket = self.state.tickets.take(reply);
+        let Some(shard) = self.shards.get_mut(&id) else {
+            return self.state.tickets.answer(ticket, Reply::Refused(Refusal::Gone));
+        };
+        let ctx = context(&self.shared, &self.state, &self.journal);
+        shard.step(&ctx, command, ticket, &mut self.state.out);
+        self.emit(id);
+        self.state.touched.push(id);
+    }
+
+    fn publish(&mut self, job: PublishJob) {
+        let mut need = Need::default();
+        let ctx = context(&self.shared, &self.state, &self.journal);
+        let mut refused = Vec::new();
+        let mut appended = Vec::new();
+        for (id, index, publish) in job.items {
+            let is_append = matches!(publish, Publish::Append(_));
+            let Some(shard) = self.shards.get_mut(&id) else { continue };
+            match shard.publish(&ctx, publish, &mut self.state.out) {
+                Ok(published) => {
+                    need.add(published.gate);
+                    if is_append {
+                        appended.push((index, published.offset, published.duplicate));
+                    }
+                }
+                Err(refusal) => refused.push((index, refusal)),
+            }
+            emit(&self.shared, &mut self.state, id);
+            self.state.touched.push(id);
+        }
+        self.shared.inbox_bytes.fetch_sub(job.bytes, Ordering::Relaxed);
+        {
+            let mut outcome = job.done.outcome.lock();
+            outcome.refused.append(&mut refused);
+            outcome.appended.append(&mut appended);
+        }
+        self.state.hold(need, Waiting::Published(job.done));
+    }
+
+    /// Journals events and keeps effects until they may leave.
+    fn emit(&mut self, id: ShardId) {
+        emit(&self.shared, &mut self.state, id);
+    }
+
+    /// Fires due timers, hands out what is ready, submits the batch, releases what waits for nothing.
+    fn finish_round(&mut self) {
+        let mut touched = std::mem::take(&mut self.state.touched);
+        touched.sort_unstable();
+        touched.dedup();
+        for id in touched.drain(..) {
+            let Some(shard) = self.shards.get_mut(&id) else { continue };
+            let ctx = context(&self.shared, &self.state, &self.journal);
+            shard.deliver(&ctx, &mut self.state.out);
+            match shard.next_timer() {
+                Some(at) => self.state.timers.insert(id, at),
+                None => self.state.timers.remove(&id),
+            };
+            emit(&self.shared, &mut self.state, id);
+            for (queue, lane) in self.state.settled.drain(..) {
+                if let Some(floor) = shard.floor(queue, lane) {
+                    self.state.trimmed.push((stream_of(queue, lane), floor));
+                }
+            }
+        }
+        self.state.touched = touched;
+        self.state.transient_bytes = self.shards.values().map(Shard::transient_bytes).sum();
+        self.submit();
+        self.release();
+    }
+
+    fn tick(&mut self) {
+        let now = self.shared.now();
+        let due: Vec<ShardId> =
+            self.state.timers.iter().filter(|(_, at)| **at <= now).map(|(id, _)| *id).collect();
+        for id in due {
+            self.command(id, Command::Tick, None);
+        }
+    }
+
+    fn submit(&mut self) {
+        let Some(batch) = self.state.batch.take() else { return };
+        let in_flight = InFlight {
+            placed: std::mem::take(&mut self.state.placed),
+            trimmed: std::mem::take(&mut self.state.trimmed),
+            bytes: batch.bytes(),
+            base: None,
+        };
+        self.state.in_flight.insert(self.state.number, in_flight);
+        self.state.number += 1;
+        self.state.encoder.reset();
+        self.journal.submit(batch);
+    }
+
+    fn completed(&mut self, completion: Completion) {
+        let number = completion.number;
+        if let Some(batch) = self.state.in_flight.get_mut(&number)
+            && batch.base.is_none()
+        {
+            batch.base = Some(completion.base);
+            self.state.last_end = Some(Lsn(completion.base.0 + batch.bytes));
+            let (placed, trimmed) = (std::mem::take(&mut batch.placed), std::mem::take(&mut batch.trimmed));
+            self.place(placed, trimmed, completion.base);
+        }
+        self.state.written = self.state.written.max(number);
+        if completion.synced {
+            self.state.synced = self.state.synced.max(number);
+            self.state.in_flight.remove(&number);
+        }
+        self.release();
+    }
+
+    /// Shows readers what has become durable.
+    fn place(&mut self, placed: Vec<Placed>, trimmed: Vec<(u64, u64)>, base: Lsn) {
+        let mut changed: Vec<Arc<PartitionLog>> = Vec::new();
+        for entry in placed {
+            let log = match self.state.logs.get(&entry.stream) {
+                Some(log) => log,
+                None => {
+                    let log = self.shared.logs.find_or_add(entry.stream);
+                    self.state.logs.entry(entry.stream).or_insert(log)
+                }
+            };
+            log.add(entry.offset, entry.timestamp, Lsn(base.0 + entry.distance), entry.bytes);
+            log.extend(entry.offset + u64::from(entry.span));
+            if changed.last().is_none_or(|last| last.stream() != entry.stream) {
+                changed.push(log.clone());
+            }
+        }
+        changed.iter().for_each(|log| log.wake());
+        for (stream, start) in trimmed {
+            if start == u64::MAX {
+                self.state.logs.remove(&stream);
+                self.shared.logs.remove(stream);
+            } else {
+                self.shared.logs.find_or_add(stream).trim(start);
+            }
+        }
+    }
+
+    /// Lets everything go that no longer waits.
+    fn release(&mut self) {
+        loop {
+            let synced = self.state.by_synced.first_entry().filter(|e| *e.key() <= self.state.synced);
+            let mut ready: Vec<(Need, Waiting)> = synced.map(|e| e.remove()).unwrap_or_default();
+            if ready.is_empty() {
+                let written = self.state.by_written.first_entry().filter(|e| *e.key() <= self.state.written);
+                ready = written.map(|e| e.remove()).unwrap_or_default();
+            }
+            if ready.is_empty() {
+                return;
+            }
+            for (need, waiting) in ready {
+                if need.written > self.state.written || need.synced > self.state.synced {
+                    self.state.hold(need, waiting);
+                } else {
+                    self.perform(waiting);
+                }
+            }
+        }
+    }
+
+    fn perform(&mut self, waiting: Waiting) {
+        match waiting {
+            Waiting::Published(done) => done.finish_one(),
+            Waiting::Catalog(snapshot, reply) => {
+                self.shared.publish_catalog(snapshot.clone());
+                let _ = reply.send(Ok(snapshot));
+            }
+            Waiting::Checkpoint(reply, mut checkpoint) => {
+                checkpoint.at = self.state.last_end;
+                let _ = reply.send(checkpoint);
+            }
+            Waiting::Effect(shard, effect) => self.effect(shard, effect),
+        }
+    }
+
+    fn effect(&mut self, shard: ShardId, effect: Effect) {
+        match effect {
+            Effect::Reply { ticket, reply } => self.state.tickets.answer(ticket, reply),
+            Effect::Deliver { consumer, deliveries } => {
+                self.shared.metrics.delivered.add(deliveries.len() as u64);
+                if let Some(sink) = self.state.sinks.get(&consumer) {
+                    sink.deliver(consumer, deliveries);
+                }
+            }
+            Effect::Cancelled { consumer } => {
+                if let Some(sink) = self.state.sinks.remove(&consumer) {
+                    sink.cancelled(consumer);
+                }
+            }
+            Effect::Unused { queue } => self.shared.unused(queue),
+            Effect::Outbox(entry) => self.shared.outbox(shard, entry),
+            Effect::DeadLetter { queue, reason, envelope, payload } => {
+                self.shared.dead_letter_now(queue, reason, envelope, payload);
+            }
+            Effect::Retained { namespace, subject, message } => {
+                self.shared.retained.change(&namespace, subject, message);
+            }
+            Effect::Dropped { count, .. } => self.shared.metrics.dropped.add(count),
+        }
+    }
+
+    fn change_catalog(
+        &mut self,
+        command: CatalogCommand,
+        reply: oneshot::Sender<Result<Arc<Catalog>, Error>>,
+    ) {
+        let Some(catalog) = &mut self.catalog else {
+            let _ = reply.send(Err(Error::Gone));
+            return;
+        };
+        let name = subject_of(&command);
+        let changes = match catalog.decide(command, self.shared.now(), &self.shared.limits) {
+            Ok(changes) => changes,
+            Err(refusal) => {
+                let _ = reply.send(Err(from_catalog(refusal, &name)));
+                return;
+            }
+        };
+        if changes.iter().any(|c| c.durable)
+            && no_space(&self.shared, &self.journal)
+            && !only_deletes(&changes)
+        {
+            let _ = reply.send(Err(Error::Refused(Refusal::NoSpace)));
+            return;
+        }
+        let last = changes.iter().rposition(|c| c.durable);
+        for (index, change) in changes.iter().enumerate() {
+            if change.durable {
+                let batch =
+                    self.state.batch.get_or_insert_with(|| Batch::new(self.number, self.state.number));
+                batch.require_sync();
+                let head = postcard::to_allocvec(&change.event).unwrap_or_default();
+                let joined = last.is_some_and(|last| index < last);
+                batch.push(CATALOG, joined, &bytes::Bytes::new(), |out| out.extend_from_slice(&head));
+                self.state.catalog_changed = self.state.number;
+                self.state.catalog_dirty = true;
+            }
+            if let Some(catalog) = &mut self.catalog {
+                let before = catalog.clone();
+                catalog.apply(&change.event);
+                propagate(&self.shared, &before, &change.event);
+            }
+        }
+        let Some(catalog) = &self.catalog else { return };
+        let need = Need { written: 0, synced: self.state.catalog_changed };
+        self.state.hold(need, Waiting::Catalog(Arc::new(catalog.clone()), reply));
+    }
+
+    fn checkpoint(&mut self, reply: mpsc::Sender<ThreadCheckpoint>) {
+        // What is in the open batch is part of the state, so the state is that of its end.
+        self.finish_round();
+        let shards = self.shards.iter_mut().map(|(id, shard)| (*id, shard.take_dirty())).collect();
+        let dirty = std::mem::take(&mut self.state.catalog_dirty);
+        let catalog = self.catalog.as_ref().filter(|_| dirty).map(Catalog::to_events);
+        let need = Need { written: 0, synced: self.state.number - 1 };
+        let keeps_catalog = self.catalog.is_some();
+        let checkpoint = ThreadCheckpoint { shards, catalog, keeps_catalog, at: None };
+        self.state.hold(need, Waiting::Checkpoint(reply, checkpoint));
+        self.release();
+    }
+
+    /// Answers what is on its way to the disk, then ends.
+    fn stop(mut self, done: &mpsc::Sender<()>) {
+        while self.state.synced + 1 < self.state.number {
+            match self.inbox.recv_timeout(Duration::from_secs(5)) {
+                Ok(Input::Completed(completion)) => self.completed(completion),
+                Ok(_) => {}
+                Err(_) => break,
+            }
+        }
+        let _ = done.send(());
+    }
+}
+
+impl State {
+    /// Keeps something until the journal has reached what it needs.
+    fn hold(&mut self, mut need: Need, waiting: Waiting) {
+        // An open batch without events is never submitted: what is gated on it waits for the one before.
+        if self.batch.is_none() {
+            need.written = need.written.min(self.number - 1);
+            need.synced = need.synced.min(self.number - 1);
+        }
+        if need.synced > self.synced {
+            self.by_synced.entry(need.synced).or_default().push((need, waiting));
+        } else {
+            // Also what waits for nothing: it leaves in order at the end of the round.
+            self.by_written.entry(need.written).or_default().push((need, waiting));
+        }
+    }
+}
+
+fn context<'a>(shared: &'a Shared, state: &State, journal: &Journal) -> Context<'a> {
+    Context {
+        now: shared.now(),
+        batch: state.number,
+        no_space: no_space(shared, journal),
+        no_memory: state.transient_bytes >= shared.limits.transient_bytes_max,
+        limits: &shared.limits,
+    }
+}
+
+fn no_space(shared: &Shared, journal: &Journal) -> bool {
+    journal.room() < shared.limits.reserve_bytes
+}
+
+fn only_deletes(changes: &[Change]) -> bool {
+    changes.iter().all(|c| {
+        matches!(
+            c.event,
+            CatalogEvent::NamespaceDeleted(_)
+                | CatalogEvent::TopicDeleted { .. }
+                | CatalogEvent::QueueDeleted { .. }
+                | CatalogEvent::ExchangeDeleted { .. }
+                | CatalogEvent::Unbound { .. }
+                | CatalogEvent::UserDeleted(_)
+        )
+    })
+}
+
+/// Moves what a shard produced into the batch and the waiting effects.
+fn emit(shared: &Shared, state: &mut State, id: ShardId) {
+    let mut out = std::mem::take(&mut state.out);
+    for journaled in out.events.drain(..) {
+        let batch = state
+            .batch
+            .get_or_insert_with(|| Batch::with_capacity(shared_source(shared, id), state.number, 4_096));
+        let before = batch.bytes();
+        let distance = state.encoder.push(batch, id.0, &journaled);
+        let bytes = batch.bytes() - before;
+        observe(shared, state, &journaled.event, distance, bytes);
+    }
+    for Gated { gate, effect } in out.effects.drain(..) {
+        let mut need = Need::default();
+        need.add(gate);
+        state.hold(need, Waiting::Effect(id, effect));
+    }
+    state.out = out;
+}
+
+fn shared_source(shared: &Shared, id: ShardId) -> u16 {
+    shared.thread_of(id) as u16
+}
+
+/// Notes what readers will see of an event once it is durable.
+fn observe(shared: &Shared, state: &mut State, event: &Event, distance: u64, bytes: u64) {
+    match event {
+        Event::Appended { partition, offset, span, timestamp, .. } => {
+            shared.metrics.published.add(1);
+            let (stream, timestamp) = (partition.0, timestamp.0);
+            state.placed.push(Placed { stream, offset: *offset, span: *span, timestamp, distance, bytes });
+        }
+        Event::Enqueued { queue, lane, offset, envelope, .. } => {
+            shared.metrics.published.add(1);
+            // A queue's streams are numbered in a row.
+            let stream = queue.0 + u64::from(*lane);
+            let timestamp = envelope.received.0;
+            state.placed.push(Placed { stream, offset: *offset, span: 1, timestamp, distance, bytes });
+        }
+        Event::Settled { queue, lane, .. } => {
+            if state.settled.last() != Some(&(*queue, *lane)) {
+                state.settled.push((*queue, *lane));
+            }
+        }
+        Event::Trimmed { partition, start } => state.trimmed.push((partition.0, *start)),
+        Event::PartitionClosed { partition } => state.trimmed.push((partition.0, u64::MAX)),
+        Event::QueueClosed { queue } => state.trimmed.push((queue.0, u64::MAX)),
+        _ => {}
+    }
+}
+
+/// The name that a refusal of the command is about.
+fn subject_of(command: &CatalogCommand) -> String {
+    match command {
+        CatalogCommand::CreateNamespace(name) | CatalogCommand::DeleteNamespace(name) => name.to_string(),
+        CatalogCommand::CreateTopic { name, .. }
+        | CatalogCommand::AddPartitions { name, .. }
+        | CatalogCommand::ConfigureTopic { name, .. }
+        | CatalogCommand::DeleteTopic { name, .. }
+        | CatalogCommand::CreateQueue { name, .. }
+        | CatalogCommand::ConfigureQueue { name, .. }
+        | CatalogCommand::DeleteExchange { name, .. } => name.to_string(),
+        CatalogCommand::DeleteQueue { queue } => queue.to_string(),
+        CatalogCommand::CreateExchange(spec) => spec.name.to_string(),
+        CatalogCommand::Bind { exchange, .. } | CatalogCommand::Unbind { exchange, .. } => {
+            exchange.to_string()
+        }
+        CatalogCommand::PutUser(user) => user.name.to_string(),
+        CatalogCommand::DeleteUser(name) => name.to_string(),
+    }
+}
+
+/// Has the owning shards follow a change of the catalog. Their inboxes have it before anyone can know of it.
+pub(crate) fn propagate(shared: &Shared, before: &Catalog, event: &CatalogEvent) {
+    let close_topic = |topic: &posthaste_engine::catalog::Topic| {
+        for partition in &topic.partitions {
+            shared.send(partition.shard, Command::ClosePartition { partition: partition.id });
+        }
+    };
+    let close_queue = |queue: &Queue| {
+        queue.streams.iter().for_each(|stream| shared.logs.remove(*stream));
+        shared.send(queue.shard, Command::CloseQueue { queue: queue.id, if_unused: false, if_empty: false });
+    };
+    match event {
+        CatalogEvent::TopicPut(topic) => {
+            for (index, partition) in (0u32..).zip(&topic.partitions) {
+                let sync = topic.config.durability == Durability::Fsync;
+                let spec = PartitionSpec { topic: topic.id, index, sync };
+                shared.logs.find_or_add(partition.id.0);
+                shared.send(partition.shard, Command::OpenPartition { partition: partition.id, spec });
+            }
+        }
+        CatalogEvent::TopicDeleted { namespace, name } => {
+            if let Some(topic) = before.namespace(namespace).and_then(|n| n.topics.get(name)) {
+                close_topic(topic);
+            }
+        }
+        CatalogEvent::QueuePut(queue) => {
+            shared.send(queue.shard, Command::OpenQueue { queue: queue.id, spec: queue_spec(queue) });
+        }
+        CatalogEvent::QueueDeleted { namespace, name } => {
+            if let Some(queue) = before.namespace(namespace).and_then(|n| n.queues.get(name)) {
+                close_queue(queue);
+            }
+        }
+        CatalogEvent::NamespaceDeleted(name) => {
+            if let Some(gone) = before.namespace(name) {
+                gone.topics.values().for_each(|t| close_topic(t));
+                gone.queues.values().for_each(|q| close_queue(q));
+            }
+        }
+        _ => {}
+    }
+}
+
+pub(crate) fn queue_spec(queue: &Queue) -> QueueSpec {
+    QueueSpec {
+        namespace: queue.namespace.clone(),
+        name: queue.name.clone(),
+        streams: queue.streams.clone(),
+        config: queue.config.clone(),
+        durable: queue.durable,
+        auto_delete: queue.auto_delete,
+        over: None,
+    }
+}
+
+/// The lane's stream.
+pub(crate) fn stream_of(queue: QueueId, lane: u8) -> u64 {
+    queue.0 + u64::from(lane)
+}
