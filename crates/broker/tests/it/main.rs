@@ -1,0 +1,7 @@
+//! The broker through its handle, on a real directory.
+
+mod crossing;
+mod queues;
+mod restart;
+mod support;
+mod topics;

@@ -1,0 +1,101 @@
+use crate::support::*;
+use posthaste_broker::{ConsumeOptions, Error, QueueDeclaration};
+use posthaste_engine::{
+    catalog::{DeadLetter, QueueConfig, Rule, Target},
+    command::{Mode, Outcome},
+};
+use posthaste_model::{DeathReason, Pattern, Syntax};
+
+const OPTIONS: ConsumeOptions = ConsumeOptions { credit: 10, mode: Mode::Lease, exclusive: false, priority: 0 };
+
+fn durable() -> QueueDeclaration {
+    QueueDeclaration { durable: true, ..QueueDeclaration::default() }
+}
+
+pub fn pattern_binding(queue: &str, pattern: &str) -> posthaste_engine::catalog::Binding {
+    posthaste_engine::catalog::Binding {
+        target: Target::Queue(name(queue)),
+        key: pattern.to_owned().into(),
+        rule: Rule::Pattern(Pattern::parse(pattern, Syntax::DOTTED).unwrap()),
+        arguments: Default::default(),
+        durable: true,
+        transient: false,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_published_is_delivered_in_order_and_settled() {
+    let f = Fixture::new().await;
+    let queue = f.client.create_queue(&name("work"), durable()).await.unwrap();
+    assert_eq!(f.client.create_queue(&name("work"), durable()).await.unwrap_err(), Error::Exists);
+    for n in 0..25 {
+        assert!(publish(&f.client, None, "work", format!("{n}").as_bytes()).await.refused.is_empty());
+    }
+    let (sink, mut mailbox) = sink();
+    let consumer = f.broker.next_consumer();
+    f.client.consume(&queue, OPTIONS, consumer, sink).await.unwrap();
+    let mut seen = Vec::new();
+    while seen.len() < 25 {
+        let got = receive(&f.broker, &mut mailbox, 1).await;
+        assert!(got.iter().all(|r| !r.delivery.redelivered));
+        seen.extend(bodies(&got));
+        let settled = got.iter().map(|r| (r.delivery.lane, r.delivery.position)).collect();
+        f.client.settle_durably(queue.id, consumer, settled, Outcome::Accept).await.unwrap();
+    }
+    assert_eq!(seen, (0..25).map(|n| n.to_string()).collect::<Vec<_>>());
+    let state = f.client.queue_state("work").await.unwrap();
+    assert_eq!((state.ready, state.leased, state.consumers), (0, 0, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_binding_is_seen_by_the_next_publish_and_fan_out_reaches_all() {
+    let f = Fixture::new().await;
+    for n in 0..100 {
+        let queue = format!("q{n}");
+        f.client.create_queue(&name(&queue), durable()).await.unwrap();
+        f.client.bind(&name("amq.topic"), pattern_binding(&queue, "orders.#")).await.unwrap();
+    }
+    let body = vec![7u8; 10_000];
+    let mut batch = f.client.batch();
+    let (envelope, payload) = message("orders.eu", &body);
+    let routed = batch
+        .publish(Some("amq.topic"), envelope, payload, &posthaste_engine::catalog::NoHeaders)
+        .unwrap();
+    assert_eq!((routed.queues, routed.topics, routed.live), (100, 0, 0));
+    assert!(submit(batch).await.refused.is_empty());
+    let stored = f.broker.commit_stats().unwrap().bytes;
+    assert!(stored < 200_000, "a hundred queues store a body once per thread, not {stored} bytes");
+    let f = f.restart().await;
+    for n in 0..100 {
+        let queue = f.client.queue(&format!("q{n}")).unwrap();
+        let (deliveries, left) = f.client.pull(&queue, f.broker.next_consumer(), 10, Mode::Settled).await.unwrap();
+        let got = f.broker.resolve(deliveries).await;
+        assert_eq!((got.len(), left), (1, 0));
+        assert_eq!(got[0].payload.body, body);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rejected_messages_reach_the_dead_letter_queue_with_their_story() {
+    let f = Fixture::new().await;
+    let dead_letter = Some(DeadLetter { exchange: None, subject: Some(subject("graveyard")) });
+    let config = QueueConfig { dead_letter, ..QueueConfig::default() };
+    let work = f.client.create_queue(&name("work"), QueueDeclaration { config, ..durable() }).await.unwrap();
+    let graveyard = f.client.create_queue(&name("graveyard"), durable()).await.unwrap();
+    publish(&f.client, None, "work", b"bad").await;
+    let consumer = f.broker.next_consumer();
+    let (deliveries, _) = f.client.pull(&work, consumer, 1, Mode::Lease).await.unwrap();
+    let settled = deliveries.iter().map(|d| (d.lane, d.position)).collect();
+    let reject = Outcome::Reject(DeathReason::Rejected);
+    f.client.settle_durably(work.id, consumer, settled, reject).await.unwrap();
+    let (sink, mut mailbox) = sink();
+    f.client.consume(&graveyard, OPTIONS, f.broker.next_consumer(), sink).await.unwrap();
+    let got = receive(&f.broker, &mut mailbox, 1).await;
+    assert_eq!(bodies(&got), ["bad"]);
+    let death = &got[0].envelope.deaths[0];
+    assert_eq!((&*death.queue, death.reason, death.count), ("work", DeathReason::Rejected, 1));
+}
+
+pub fn subject(text: &str) -> posthaste_model::Subject {
+    posthaste_model::Subject::dotted(text.to_owned()).unwrap()
+}

@@ -1,0 +1,116 @@
+//! A broker on a temporary directory, and the few words that tests speak to it.
+
+use bytes::Bytes;
+use posthaste_broker::{Broker, Client, Config, Credentials, DeliverySink, Formats, Outcome, Resolved, encode_message};
+use posthaste_engine::{Delivery, catalog::NoHeaders};
+use posthaste_model::{ConsumerId, Envelope, Limits, Message, Name, Payload, Subject};
+use std::{net::IpAddr, path::Path, sync::Arc};
+use tokio::sync::{mpsc, oneshot};
+
+pub struct Fixture {
+    pub directory: tempfile::TempDir,
+    pub broker: Broker,
+    pub client: Client,
+}
+
+pub fn open(path: &Path, limits: Limits) -> Broker {
+    let config = Config {
+        data: path.to_owned(),
+        limits,
+        formats: Formats::new([]),
+        advertised: Default::default(),
+        threads: Some(2),
+    };
+    tokio::task::block_in_place(|| Broker::open(config)).unwrap()
+}
+
+pub async fn client_of(broker: &Broker) -> Client {
+    let local = IpAddr::from([127, 0, 0, 1]);
+    let principal = broker.authenticate(Credentials::Anonymous, local).await.unwrap();
+    broker.client(principal, name("default"), broker.next_connection())
+}
+
+impl Fixture {
+    pub async fn new() -> Fixture {
+        Fixture::with_limits(Limits::default()).await
+    }
+
+    pub async fn with_limits(limits: Limits) -> Fixture {
+        let directory = tempfile::tempdir().unwrap();
+        let broker = open(&directory.path().join("data"), limits);
+        let client = client_of(&broker).await;
+        Fixture { directory, broker, client }
+    }
+
+    /// Stops the broker in an orderly way and starts it again on what it left.
+    pub async fn restart(self) -> Fixture {
+        self.restart_with(Limits::default()).await
+    }
+
+    pub async fn restart_with(self, limits: Limits) -> Fixture {
+        tokio::task::block_in_place(|| self.broker.stop());
+        let broker = open(&self.directory.path().join("data"), limits);
+        let client = client_of(&broker).await;
+        Fixture { directory: self.directory, broker, client }
+    }
+}
+
+pub fn name(text: &str) -> Name {
+    Name::new(text).unwrap()
+}
+
+pub fn message(subject: &str, body: &[u8]) -> (Envelope, Payload) {
+    let subject = Subject::dotted(subject.to_owned()).unwrap();
+    let message =
+        Message { subject: subject.clone(), body: Some(Bytes::copy_from_slice(body)), ..Message::default() };
+    (Envelope::new(subject, posthaste_model::Timestamp(1)), encode_message(message))
+}
+
+/// Publishes and waits until it is safe.
+pub async fn publish(client: &Client, exchange: Option<&str>, subject: &str, body: &[u8]) -> Outcome {
+    let mut batch = client.batch();
+    let (envelope, payload) = message(subject, body);
+    batch.publish(exchange, envelope, payload, &NoHeaders).unwrap();
+    submit(batch).await
+}
+
+pub async fn submit(batch: posthaste_broker::Batch) -> Outcome {
+    let (done, outcome) = oneshot::channel();
+    batch.submit(move |outcome| drop(done.send(outcome)));
+    outcome.await.unwrap()
+}
+
+/// A consumer's mailbox.
+pub struct Sink(pub mpsc::UnboundedSender<Vec<Delivery>>);
+
+impl DeliverySink for Sink {
+    fn deliver(&self, _: ConsumerId, deliveries: Vec<Delivery>) {
+        let _ = self.0.send(deliveries);
+    }
+
+    fn cancelled(&self, _: ConsumerId) {}
+}
+
+pub fn sink() -> (Arc<Sink>, mpsc::UnboundedReceiver<Vec<Delivery>>) {
+    let (sender, receiver) = mpsc::unbounded_channel();
+    (Arc::new(Sink(sender)), receiver)
+}
+
+/// The next `count` deliveries, with their messages.
+pub async fn receive(
+    broker: &Broker,
+    mailbox: &mut mpsc::UnboundedReceiver<Vec<Delivery>>,
+    count: usize,
+) -> Vec<Resolved> {
+    let mut resolved = Vec::new();
+    while resolved.len() < count {
+        let deliveries = tokio::time::timeout(std::time::Duration::from_secs(20), mailbox.recv());
+        let deliveries = deliveries.await.expect("a delivery in time").expect("a live consumer");
+        resolved.extend(broker.resolve(deliveries).await);
+    }
+    resolved
+}
+
+pub fn bodies(resolved: &[Resolved]) -> Vec<String> {
+    resolved.iter().map(|r| String::from_utf8_lossy(&r.payload.body).into_owned()).collect()
+}
