@@ -1,8 +1,12 @@
 //! Deliveries with their messages: what the engine handed out by position is read from where it is stored.
 
 use crate::{Broker, log::LogEntry, thread::stream_of};
-use posthaste_engine::{Content, Delivery};
-use posthaste_model::{Envelope, Payload};
+use posthaste_engine::{
+    Command, Content, Delivery, Position,
+    command::{Outcome, Settle},
+};
+use posthaste_model::{ConsumerId, Envelope, Payload, QueueId};
+use std::collections::{BTreeMap, VecDeque};
 
 /// A delivery and its message.
 #[derive(Clone, Debug)]
@@ -13,6 +17,19 @@ pub struct Resolved {
     pub payload: Payload,
 }
 
+/// Deliveries to be accepted on their consumers' behalf.
+#[derive(Default)]
+struct Settled(BTreeMap<(QueueId, ConsumerId), Vec<(u8, Position)>>);
+
+impl Settled {
+    fn add(&mut self, delivery: &Delivery) {
+        let deliveries = self.0.entry((delivery.queue, delivery.consumer)).or_default();
+        if deliveries.last() != Some(&(delivery.lane, delivery.position)) {
+            deliveries.push((delivery.lane, delivery.position));
+        }
+    }
+}
+
 /// Read at a time.
 const READ_BYTES: usize = 1 << 20;
 
@@ -21,16 +38,22 @@ impl Broker {
     /// the metrics, and left out.
     pub async fn resolve(&self, deliveries: Vec<Delivery>) -> Vec<Resolved> {
         let mut resolved = Vec::with_capacity(deliveries.len());
+        let mut settled = Settled::default();
         // Deliveries mostly follow one another, so what one read brought serves the next ones too.
-        let mut read: (u64, std::collections::VecDeque<LogEntry>) = (0, Default::default());
+        let mut read: (u64, VecDeque<LogEntry>) = (0, Default::default());
         for mut delivery in deliveries {
             let stored = Content::Stored { stream: stream_of(delivery.queue, delivery.lane), offset: 0 };
             match std::mem::replace(&mut delivery.content, stored) {
                 Content::Inline(envelope, payload) => resolved.push(Resolved { delivery, envelope, payload }),
                 Content::Stored { stream, offset } => {
+                    if delivery.settle_when_read {
+                        settled.add(&delivery);
+                    }
                     if let Some((envelope, payload)) = self.load(&mut read, stream, offset).await {
                         resolved.push(Resolved { delivery, envelope, payload });
                     } else {
+                        // Nobody can settle what nobody gets; it would come back for ever.
+                        settled.add(&delivery);
                         self.metrics().unreadable.add(1);
                         tracing::error!(
                             stream,
@@ -42,12 +65,16 @@ impl Broker {
                 }
             }
         }
+        for ((queue, consumer), deliveries) in settled.0 {
+            let settle = Settle { queue, consumer, deliveries, outcome: Outcome::Accept };
+            self.shared.send(self.catalog().place(queue.0), Command::Settle(settle));
+        }
         resolved
     }
 
     async fn load(
         &self,
-        read: &mut (u64, std::collections::VecDeque<LogEntry>),
+        read: &mut (u64, VecDeque<LogEntry>),
         stream: u64,
         offset: u64,
     ) -> Option<(Envelope, Payload)> {
@@ -76,11 +103,7 @@ impl Broker {
 }
 
 /// The entry that contains `offset`, from what was read before; what lies before it is not needed any more.
-fn take(
-    read: &mut (u64, std::collections::VecDeque<LogEntry>),
-    stream: u64,
-    offset: u64,
-) -> Option<LogEntry> {
+fn take(read: &mut (u64, VecDeque<LogEntry>), stream: u64, offset: u64) -> Option<LogEntry> {
     if read.0 != stream {
         return None;
     }

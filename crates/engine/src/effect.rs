@@ -87,12 +87,18 @@ pub enum Effect {
 #[derive(Clone, Debug)]
 pub struct Delivery {
     pub queue: QueueId,
+    /// Who holds it.
+    pub consumer: ConsumerId,
     pub lane: u8,
     pub position: Position,
     /// It may have been delivered before.
     pub redelivered: bool,
     /// How often it has been handed out, as far as is known; 1 the first time.
     pub attempt: u32,
+    /// Nothing is expected of the consumer any more.
+    pub settled: bool,
+    /// Nothing is expected of the consumer, but whoever reads the content accepts it on its behalf.
+    pub settle_when_read: bool,
     pub content: Content,
 }
 

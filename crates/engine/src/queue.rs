@@ -350,7 +350,7 @@ fn deliver_from(
         else {
             continue;
         };
-        if mode == Mode::Settled && position.is_durable() {
+        if delivery.settled && position.is_durable() {
             settled.push((lane, position.offset));
         }
         if let Some(handed) = handed.get_mut(turn) {
@@ -449,13 +449,26 @@ fn hand_out(
         (message.attempts, Content::Inline(message.envelope.clone(), message.payload.clone()))
     };
     let attempt = attempts + 1;
-    match mode {
-        Mode::Lease => live_lane.lease(position, Lease { consumer, attempt }),
-        Mode::Settled if !position.is_durable() => forget_transient(live, volatile, lane, position),
-        Mode::Settled => {}
+    // What still has to be read must not be settled before it was: whoever reads it settles it.
+    let settled = mode == Mode::Settled && matches!(content, Content::Inline(..));
+    if !settled {
+        live_lane.lease(position, Lease { consumer, attempt });
+    } else if !position.is_durable() {
+        forget_transient(live, volatile, lane, position);
     }
+    let settle_when_read = mode == Mode::Settled && !settled;
     let redelivered = again || attempts > 0;
-    Some(Delivery { queue: id, lane, position, redelivered, attempt, content })
+    Some(Delivery {
+        queue: id,
+        consumer,
+        lane,
+        position,
+        redelivered,
+        attempt,
+        settled,
+        settle_when_read,
+        content,
+    })
 }
 
 fn forget_transient(live: &mut LiveQueue, volatile: &mut Volatile, lane: u8, position: Position) {
@@ -582,10 +595,11 @@ fn pull(
             let Some((lane, position, again)) = next_message(queue, live, volatile, ctx, id, step) else {
                 break;
             };
-            if mode == Mode::Settled && position.is_durable() {
+            let delivery = hand_out(queue, live, volatile, id, lane, position, again, mode, consumer);
+            if delivery.as_ref().is_some_and(|d| d.settled) && position.is_durable() {
                 settled.push((lane, position.offset));
             }
-            deliveries.extend(hand_out(queue, live, volatile, id, lane, position, again, mode, consumer));
+            deliveries.extend(delivery);
         }
         let gate = live.gate(sync_of(queue));
         // What is settled here is applied later, but no longer ready.

@@ -6,7 +6,8 @@ use posthaste_engine::{
 };
 use posthaste_model::{Name, Pattern, Subject, Syntax, Timestamp};
 
-const OPTIONS: ConsumeOptions = ConsumeOptions { credit: 1_000, mode: Mode::Settled, exclusive: false, priority: 0 };
+const OPTIONS: ConsumeOptions =
+    ConsumeOptions { credit: 1_000, mode: Mode::Settled, exclusive: false, priority: 0 };
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_bound_on_the_bus_feeds_queues_once_also_over_a_restart() {
@@ -72,7 +73,10 @@ async fn the_bus_is_captured_by_topics_and_does_not_come_back() {
     assert_eq!(by_device.len(), 5);
     for readings in by_device.values() {
         assert!(readings.is_sorted_by_key(|(_, n)| n) && readings.len() == 8);
-        assert!(readings.iter().all(|(partition, _)| *partition == readings[0].0), "one device, one partition");
+        assert!(
+            readings.iter().all(|(partition, _)| *partition == readings[0].0),
+            "one device, one partition"
+        );
     }
     // The topic's own tap hands nothing of it on again.
     let f = f.restart().await;

@@ -6,7 +6,8 @@ use posthaste_engine::{
 };
 use posthaste_model::{DeathReason, Pattern, Syntax};
 
-const OPTIONS: ConsumeOptions = ConsumeOptions { credit: 10, mode: Mode::Lease, exclusive: false, priority: 0 };
+const OPTIONS: ConsumeOptions =
+    ConsumeOptions { credit: 10, mode: Mode::Lease, exclusive: false, priority: 0 };
 
 fn durable() -> QueueDeclaration {
     QueueDeclaration { durable: true, ..QueueDeclaration::default() }
@@ -58,9 +59,8 @@ async fn a_binding_is_seen_by_the_next_publish_and_fan_out_reaches_all() {
     let body = vec![7u8; 10_000];
     let mut batch = f.client.batch();
     let (envelope, payload) = message("orders.eu", &body);
-    let routed = batch
-        .publish(Some("amq.topic"), envelope, payload, &posthaste_engine::catalog::NoHeaders)
-        .unwrap();
+    let routed =
+        batch.publish(Some("amq.topic"), envelope, payload, &posthaste_engine::catalog::NoHeaders).unwrap();
     assert_eq!((routed.queues, routed.topics, routed.live), (100, 0, 0));
     assert!(submit(batch).await.refused.is_empty());
     let stored = f.broker.commit_stats().unwrap().bytes;
@@ -68,7 +68,8 @@ async fn a_binding_is_seen_by_the_next_publish_and_fan_out_reaches_all() {
     let f = f.restart().await;
     for n in 0..100 {
         let queue = f.client.queue(&format!("q{n}")).unwrap();
-        let (deliveries, left) = f.client.pull(&queue, f.broker.next_consumer(), 10, Mode::Settled).await.unwrap();
+        let (deliveries, left) =
+            f.client.pull(&queue, f.broker.next_consumer(), 10, Mode::Settled).await.unwrap();
         let got = f.broker.resolve(deliveries).await;
         assert_eq!((got.len(), left), (1, 0));
         assert_eq!(got[0].payload.body, body);

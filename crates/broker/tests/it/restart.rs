@@ -5,7 +5,11 @@ use posthaste_model::Limits;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn holes_and_ends_of_queues_survive_checkpoints_and_restarts() {
-    let limits = || Limits { journal_bytes_between_checkpoints: 2 << 20, recent_bytes_max: 1 << 20, ..Limits::default() };
+    let limits = || Limits {
+        journal_bytes_between_checkpoints: 2 << 20,
+        recent_bytes_max: 1 << 20,
+        ..Limits::default()
+    };
     let mut f = Fixture::with_limits(limits()).await;
     let declaration = QueueDeclaration { durable: true, ..QueueDeclaration::default() };
     let queue = f.client.create_queue(&name("work"), declaration).await.unwrap();

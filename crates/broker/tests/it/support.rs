@@ -1,7 +1,9 @@
 //! A broker on a temporary directory, and the few words that tests speak to it.
 
 use bytes::Bytes;
-use posthaste_broker::{Broker, Client, Config, Credentials, DeliverySink, Formats, Outcome, Resolved, encode_message};
+use posthaste_broker::{
+    Broker, Client, Config, Credentials, DeliverySink, Formats, Outcome, Resolved, encode_message,
+};
 use posthaste_engine::{Delivery, catalog::NoHeaders};
 use posthaste_model::{ConsumerId, Envelope, Limits, Message, Name, Payload, Subject};
 use std::{net::IpAddr, path::Path, sync::Arc};

@@ -8,7 +8,12 @@ use tokio::sync::Notify;
 
 fn batch_of(span: u32, body: Vec<u8>, at: i64, sequence: Option<Sequence>) -> AppendBatch {
     let (_, payload) = message("t", &body);
-    AppendBatch { span, timestamp: Timestamp(at), sequence, payload: Payload { body: Bytes::from(body), ..payload } }
+    AppendBatch {
+        span,
+        timestamp: Timestamp(at),
+        sequence,
+        payload: Payload { body: Bytes::from(body), ..payload },
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -38,7 +43,10 @@ async fn appended_batches_are_read_back_whole_by_any_offset_in_them() {
     assert_eq!(log.offset_at(Timestamp(100_000)).await.unwrap(), None);
     assert_eq!(f.client.trim(partition.id, 125).await.unwrap(), 125);
     f.client.delete_topic(&name("t")).await.unwrap();
-    assert_eq!(f.client.delete_topic(&name("t")).await.map_err(|e| matches!(e, Error::NotFound(..))), Err(true));
+    assert_eq!(
+        f.client.delete_topic(&name("t")).await.map_err(|e| matches!(e, Error::NotFound(..))),
+        Err(true)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -64,7 +72,11 @@ async fn an_idempotent_producer_is_held_to_its_numbers_also_after_a_restart() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn checkpoints_move_what_is_kept_into_segments_and_nothing_is_missing() {
-    let limits = || Limits { journal_bytes_between_checkpoints: 4 << 20, recent_bytes_max: 1 << 20, ..Limits::default() };
+    let limits = || Limits {
+        journal_bytes_between_checkpoints: 4 << 20,
+        recent_bytes_max: 1 << 20,
+        ..Limits::default()
+    };
     let mut f = Fixture::with_limits(limits()).await;
     let topic = f.client.create_topic(&name("t"), 1, TopicConfig::default()).await.unwrap();
     let partition = topic.partitions[0];
