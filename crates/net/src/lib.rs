@@ -1,0 +1,17 @@
+//! Listeners, TLS, and the one driver of all connections.
+//!
+//! A protocol is a [`Session`]: it is given what has arrived, what its mailbox holds and when its deadline passes, and
+//! writes to an [`Output`]. The driver reads, writes, holds back a peer that sends too much, and lets go of one
+//! that takes nothing. It knows no protocol and no broker.
+#![forbid(unsafe_code)]
+
+mod driver;
+mod listener;
+mod output;
+mod session;
+mod tls;
+
+pub use listener::{BindError, Listener, Shared, serve};
+pub use output::Output;
+pub use session::{Close, Closed, Mailbox, Peer, Protocol, Session};
+pub use tls::{Stream, TlsError, acceptor};
