@@ -39,6 +39,7 @@ struct Driver<S: Session, R, W> {
     input: BytesMut,
     out: Output,
     mailbox: mpsc::UnboundedReceiver<S::Event>,
+    mailbox_open: bool,
     events: Vec<S::Event>,
     read_bytes: usize,
     /// The last time that the peer took something, or that there was nothing to take.
@@ -66,6 +67,7 @@ where
         input: BytesMut::new(),
         out: Output::new(),
         mailbox,
+        mailbox_open: true,
         events: Vec::new(),
         read_bytes: *READ_BYTES.start(),
         progress: Instant::now(),
@@ -103,6 +105,7 @@ where
             let result = tokio::select! {
                 biased;
                 () = stopped(&mut stopping) => {
+                    self.last_events().await;
                     self.session.stopping(&mut self.out).await;
                     return End { why: Closed::Stopping, error: None, flush: true };
                 }
@@ -113,7 +116,7 @@ where
                     }
                     Err(error) => return failed(&error),
                 },
-                count = self.mailbox.recv_many(&mut self.events, EVENTS), if roomy => {
+                count = self.mailbox.recv_many(&mut self.events, EVENTS), if roomy && self.mailbox_open => {
                     self.events(count).await
                 }
                 read = self.reader.read_buf(&mut self.input), if reading => match read {
@@ -140,11 +143,18 @@ where
         }
     }
 
-    async fn events(&mut self, count: usize) -> Result<(), Close> {
-        if count == 0 {
-            // The session gave its mailbox away; there is nothing to wait for.
-            pending::<()>().await;
+    /// What is answered already is sent before the end.
+    async fn last_events(&mut self) {
+        while let Ok(event) = self.mailbox.try_recv() {
+            if self.session.event(event, &mut self.out).await.is_err() {
+                return;
+            }
         }
+    }
+
+    async fn events(&mut self, count: usize) -> Result<(), Close> {
+        // The session gave its mailbox away: nothing will come any more.
+        self.mailbox_open = count > 0;
         let held_back = !self.session.wants_input();
         let mut events = std::mem::take(&mut self.events);
         for event in events.drain(..) {
