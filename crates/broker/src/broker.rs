@@ -78,6 +78,7 @@ pub(crate) struct Shared {
     last_connection: AtomicU64,
     last_consumer: AtomicU64,
     stopping: watch::Sender<bool>,
+    connections: OnceLock<Arc<AtomicUsize>>,
     runtime: tokio::runtime::Handle,
     pub running: parking_lot::Mutex<Option<crate::open::Running>>,
 }
@@ -132,6 +133,7 @@ impl Shared {
             last_connection: AtomicU64::new(0),
             last_consumer: AtomicU64::new(0),
             stopping: watch::Sender::new(false),
+            connections: OnceLock::new(),
             runtime: parts.runtime,
             running: parking_lot::Mutex::new(None),
         }
@@ -287,6 +289,16 @@ impl Broker {
     /// Sizes and counts of the journal's commits.
     pub fn commit_stats(&self) -> Option<posthaste_storage::journal::CommitStats> {
         self.shared.journal.get().map(Journal::frame_sizes)
+    }
+
+    /// Where the number of open connections is counted.
+    pub fn watch_connections(&self, open: Arc<AtomicUsize>) {
+        let _ = self.shared.connections.set(open);
+    }
+
+    /// Connections that are open now.
+    pub fn connections(&self) -> usize {
+        self.shared.connections.get().map_or(0, |open| open.load(Ordering::Relaxed))
     }
 
     /// Tells everyone that the end is near; connections close.

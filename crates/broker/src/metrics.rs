@@ -2,17 +2,13 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Only ever grows, unless it is a gauge.
+/// Only ever grows.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
 impl Counter {
     pub fn add(&self, n: u64) {
         self.0.fetch_add(n, Ordering::Relaxed);
-    }
-
-    pub fn subtract(&self, n: u64) {
-        self.0.fetch_sub(n, Ordering::Relaxed);
     }
 
     pub fn value(&self) -> u64 {
@@ -41,8 +37,6 @@ pub struct Metrics {
     pub unroutable: Counter,
     /// Stored messages that could not be read any more.
     pub unreadable: Counter,
-    /// Gauge: open connections.
-    pub connections: Counter,
     pub checkpoints: Counter,
     pub authentication_failures: Counter,
 }

@@ -1,0 +1,85 @@
+//! What the broker is started with: defaults, under the file, under the environment, under the flags.
+
+use posthaste_model::Limits;
+use serde::Deserialize;
+use std::{collections::BTreeMap, path::PathBuf};
+
+/// The configuration file, TOML. Every key may be left out; an unknown one is an error.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct File {
+    /// The data directory.
+    pub data: Option<PathBuf>,
+    /// What to log, as in `--log`.
+    pub log: Option<String>,
+    /// Listen on addresses of other machines without TLS.
+    pub allow_plaintext: Option<bool>,
+    /// Protocol name to HOST:PORT, or `off`.
+    pub listen: BTreeMap<String, String>,
+    /// Protocol name to the HOST:PORT that clients are told.
+    pub advertise: BTreeMap<String, String>,
+    pub tls: Option<Tls>,
+    pub limits: Limits,
+}
+
+/// TLS for the listeners named in `protocols`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// The certificate chain, a PEM file.
+    pub certificate: PathBuf,
+    /// Its private key, a PEM file.
+    pub key: PathBuf,
+    /// Protocols whose listeners speak TLS; all of them when left out.
+    #[serde(default)]
+    pub protocols: Option<Vec<String>>,
+}
+
+impl File {
+    /// Reads a configuration file. The error names the file, the place in it and the key.
+    pub fn read(path: &std::path::Path) -> Result<File, String> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|e| format!("cannot read the configuration file {}: {e}", path.display()))?;
+        toml::from_str(&text).map_err(|e| format!("in the configuration file {}:\n{e}", path.display()))
+    }
+}
+
+/// `PROTOCOL=VALUE`, as flags and environment variables give it.
+pub fn pairs<'a>(texts: impl IntoIterator<Item = &'a str>, flag: &str) -> Result<BTreeMap<String, String>, String> {
+    let mut pairs = BTreeMap::new();
+    for text in texts.into_iter().map(str::trim).filter(|text| !text.is_empty()) {
+        let (name, value) =
+            text.split_once('=').ok_or_else(|| format!("{flag} {text}: write PROTOCOL=HOST:PORT"))?;
+        pairs.insert(name.trim().to_owned(), value.trim().to_owned());
+    }
+    Ok(pairs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_say_what_is_wrong_with_them() {
+        let good = "data = 'd'\n[listen]\nkafka = 'off'\n[limits]\nconnections_max = 5\n";
+        let file: File = toml::from_str(good).unwrap();
+        assert_eq!((file.listen["kafka"].as_str(), file.limits.connections_max), ("off", 5));
+        for (text, names) in [
+            ("dat = 'd'", "dat"),
+            ("[limits]\nconnection_max = 5", "connection_max"),
+            ("[limits]\nconnections_max = 'many'", "connections_max"),
+            ("[tls]\nkey = 'k'", "certificate"),
+        ] {
+            let error = toml::from_str::<File>(text).unwrap_err().to_string();
+            assert!(error.contains(names), "{error}");
+        }
+    }
+
+    #[test]
+    fn pairs_of_protocol_and_address() {
+        let found = pairs(["kafka=127.0.0.1:0", " mqtt = off "], "--listen").unwrap();
+        assert_eq!(found["kafka"], "127.0.0.1:0");
+        assert_eq!(found["mqtt"], "off");
+        assert!(pairs(["kafka"], "--listen").unwrap_err().contains("PROTOCOL=HOST:PORT"));
+    }
+}

@@ -1,0 +1,222 @@
+//! `posthaste serve`: recover, listen, announce, and stop in order.
+
+use crate::{
+    configuration::{File, pairs},
+    listeners::{SPEAKERS, formats},
+};
+use clap::Args;
+use posthaste_broker::{Broker, Config};
+use posthaste_net::{Listener, Shared};
+use std::{
+    collections::{BTreeMap, HashMap},
+    io::Write,
+    net::SocketAddr,
+    path::PathBuf,
+    process::ExitCode,
+    sync::{Arc, atomic::AtomicUsize},
+    time::Duration,
+};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    task::JoinSet,
+    time::timeout,
+};
+use tracing_subscriber::EnvFilter;
+
+/// How long open connections get to end when the broker stops.
+const STOP: Duration = Duration::from_secs(8);
+
+#[derive(Args)]
+pub struct Flags {
+    /// The data directory; made if it is not there [default: ./posthaste-data]
+    #[arg(long, value_name = "DIR", env = "POSTHASTE_DATA")]
+    data: Option<PathBuf>,
+    /// The configuration file, TOML
+    #[arg(long, value_name = "FILE", env = "POSTHASTE_CONFIG")]
+    config: Option<PathBuf>,
+    /// Where a protocol (kafka, amqp, mqtt, http) listens: HOST:PORT, port 0 for any free one, or `off`
+    #[arg(long, value_name = "PROTOCOL=ADDR", env = "POSTHASTE_LISTEN", value_delimiter = ',')]
+    listen: Vec<String>,
+    /// What clients of a protocol are told to connect to
+    #[arg(long, value_name = "PROTOCOL=HOST:PORT", env = "POSTHASTE_ADVERTISE", value_delimiter = ',')]
+    advertise: Vec<String>,
+    /// What to log to standard error: error, warn, info, debug, or per part such as posthaste_kafka=debug
+    /// [default: info]
+    #[arg(long, value_name = "FILTER", env = "POSTHASTE_LOG")]
+    log: Option<String>,
+    /// Listen without TLS on addresses that other machines can reach
+    #[arg(long, env = "POSTHASTE_ALLOW_PLAINTEXT")]
+    allow_plaintext: bool,
+}
+
+/// Everything decided: flags over environment over file over defaults.
+struct Settings {
+    data: PathBuf,
+    log: String,
+    listen: BTreeMap<String, String>,
+    advertise: HashMap<String, String>,
+    allow_plaintext: bool,
+    file: File,
+}
+
+/// Runs until a signal; the exit code says whether it went well.
+pub fn run(flags: &Flags) -> ExitCode {
+    let result = Settings::of(flags).and_then(|settings| {
+        start_log(&settings.log)?;
+        raise_file_limit();
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+        let runtime = runtime.map_err(|e| format!("cannot start the runtime: {e}"))?;
+        runtime.block_on(async { tokio::spawn(serve(settings)).await.map_err(|e| e.to_string())? })
+    });
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("posthaste: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+impl Settings {
+    fn of(flags: &Flags) -> Result<Settings, String> {
+        let file = flags.config.as_deref().map(File::read).transpose()?.unwrap_or_default();
+        let mut listen: BTreeMap<String, String> =
+            SPEAKERS.iter().map(|s| (s.name.to_owned(), s.default_address.to_owned())).collect();
+        listen.extend(file.listen.clone());
+        listen.extend(pairs(flags.listen.iter().map(String::as_str), "--listen")?);
+        let mut advertise: HashMap<String, String> = file.advertise.clone().into_iter().collect();
+        advertise.extend(pairs(flags.advertise.iter().map(String::as_str), "--advertise")?);
+        for name in listen.keys().chain(advertise.keys()) {
+            if !SPEAKERS.iter().any(|s| s.name == name) {
+                let known: Vec<&str> = SPEAKERS.iter().map(|s| s.name).collect();
+                return Err(format!("there is no protocol '{name}'; known are {}", known.join(", ")));
+            }
+        }
+        let data = flags.data.clone().or(file.data.clone()).unwrap_or_else(|| "posthaste-data".into());
+        let log = flags.log.clone().or(file.log.clone()).unwrap_or_else(|| "info".to_owned());
+        let allow_plaintext = flags.allow_plaintext || file.allow_plaintext.unwrap_or(false);
+        Ok(Settings { data, log, listen, advertise, allow_plaintext, file })
+    }
+}
+
+fn start_log(filter: &str) -> Result<(), String> {
+    let filter = EnvFilter::try_new(filter).map_err(|e| format!("--log {filter}: {e}"))?;
+    let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(terminal);
+    log.try_init().map_err(|e| format!("cannot start the log: {e}"))
+}
+
+/// Each connection takes a file handle, so as many as the system allows.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    // A lower limit only means fewer connections.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+}
+
+async fn serve(settings: Settings) -> Result<(), String> {
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| e.to_string())?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
+    // Ports first: one that is taken should not cost a recovery.
+    let listeners = bind(&settings).await?;
+    let limits = Arc::new(settings.file.limits.clone());
+    let config = Config {
+        data: settings.data.clone(),
+        limits: settings.file.limits.clone(),
+        formats: formats(),
+        advertised: settings.advertise.clone(),
+        threads: None,
+    };
+    let broker = tokio::task::block_in_place(|| Broker::open(config)).map_err(|e| e.to_string())?;
+    check_plaintext(&settings, &listeners, &broker)?;
+    let connections = Arc::new(AtomicUsize::new(0));
+    broker.watch_connections(connections.clone());
+    let ids = broker.clone();
+    let shared = Shared {
+        limits,
+        stopping: broker.stopping(),
+        connections,
+        next_connection: Arc::new(move || ids.next_connection()),
+    };
+    let mut serving = JoinSet::new();
+    let mut announced = String::new();
+    for (speaker, listener) in SPEAKERS.iter().zip(listeners) {
+        let Some(listener) = listener else { continue };
+        let address = listener.address();
+        announced += &format!("listening {} {address}\n", speaker.name);
+        broker.advertise(speaker.name, address.to_string());
+        serving.spawn((speaker.serve)(broker.clone(), listener, shared.clone()));
+    }
+    announce(&(announced + "ready\n"));
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    tracing::info!("stopping");
+    broker.announce_stop();
+    let ended = timeout(STOP, async { while serving.join_next().await.is_some() {} }).await;
+    if ended.is_err() {
+        tracing::warn!("some connections did not end in time");
+    }
+    serving.abort_all();
+    tokio::task::block_in_place(|| broker.stop());
+    Ok(())
+}
+
+async fn bind(settings: &Settings) -> Result<Vec<Option<Listener>>, String> {
+    let tls = match &settings.file.tls {
+        Some(tls) => {
+            let read = |path: &PathBuf| {
+                std::fs::read(path).map_err(|e| format!("cannot read {} for TLS: {e}", path.display()))
+            };
+            let acceptor = posthaste_net::acceptor(&read(&tls.certificate)?, &read(&tls.key)?);
+            Some((acceptor.map_err(|e| e.to_string())?, tls.protocols.clone()))
+        }
+        None => None,
+    };
+    let mut listeners = Vec::new();
+    for speaker in &SPEAKERS {
+        let address = settings.listen.get(speaker.name).map_or("off", String::as_str);
+        if address == "off" {
+            listeners.push(None);
+            continue;
+        }
+        let tls = tls.as_ref().filter(|(_, protocols)| {
+            protocols.as_ref().is_none_or(|protocols| protocols.iter().any(|p| p == speaker.name))
+        });
+        let listener = Listener::bind(address, tls.map(|(acceptor, _)| acceptor.clone())).await;
+        listeners.push(Some(listener.map_err(|e| format!("{}: {e}", speaker.name))?));
+    }
+    Ok(listeners)
+}
+
+/// Passwords and messages cross a network in the clear only if somebody said that they may.
+fn check_plaintext(
+    settings: &Settings,
+    listeners: &[Option<Listener>],
+    broker: &Broker,
+) -> Result<(), String> {
+    let open = |l: &&Listener| !l.is_tls() && !l.address().ip().is_loopback();
+    let open: Vec<SocketAddr> = listeners.iter().flatten().filter(open).map(Listener::address).collect();
+    let Some(first) = open.first() else { return Ok(()) };
+    if !settings.allow_plaintext {
+        return Err(format!(
+            "{first} can be reached from other machines, without TLS: configure [tls], listen on 127.0.0.1, or say \
+             --allow-plaintext"
+        ));
+    }
+    if !broker.catalog().users().any(|user| !user.loopback_only) {
+        return Err(format!(
+            "{first} can be reached from other machines, but no user may log in from there: start on 127.0.0.1 and \
+             add one with `posthaste user create`"
+        ));
+    }
+    tracing::warn!(address = %first, "listening without TLS where other machines can reach it");
+    Ok(())
+}
+
+fn announce(text: &str) {
+    let mut out = std::io::stdout().lock();
+    // Nobody may be reading; the broker runs all the same.
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
