@@ -1,1 +1,58 @@
-fn main() {}
+//! `cargo xtask`: what is done with the workspace besides building it.
+
+mod steps;
+mod tidy;
+
+use std::env;
+use std::process::ExitCode;
+
+use anyhow::{Result, bail, ensure};
+
+const USAGE: &str = "\
+usage: cargo xtask COMMAND
+  tidy [--update]                            check the project's own rules; --update lowers the ratchet
+  test                                       all tests: of the workspace, with real clients, the flow, the crash run
+  conformance [--only NAME]... [--against PROTOCOL=HOST:PORT,...]
+                                             only the client programs, against the release binary or another system
+  flow                                       only the flow of the README
+  crash [--rounds N] [--seed N] [--round-ms N]
+                                             only the crash run: kill the broker under load and judge what clients saw
+  fuzz [--minutes N | --seconds N] [--target NAME] [--input FILE] [--seed N]
+                                             throw mutated bytes at every decoder
+  ci                                         what .ci/run runs: formatting, lints, tidy, test, a short fuzz run";
+
+fn main() -> ExitCode {
+    match run(&env::args().skip(1).collect::<Vec<_>>()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &[String]) -> Result<()> {
+    let Some((command, rest)) = arguments.split_first() else { bail!("{USAGE}") };
+    match command.as_str() {
+        "ci" => none(rest).and_then(|()| steps::ci()),
+        "conformance" => steps::conformance("clients", rest),
+        "crash" | "flow" => steps::conformance(command, rest),
+        "fuzz" => steps::fuzz(rest),
+        "test" => none(rest).and_then(|()| steps::test()),
+        "tidy" => tidy::run(match rest {
+            [] => tidy::Mode::Check,
+            [flag] if flag == "--update" => tidy::Mode::Update,
+            _ => bail!("{USAGE}"),
+        }),
+        "help" | "--help" | "-h" => {
+            println!("{USAGE}");
+            Ok(())
+        }
+        other => bail!("unknown command {other}\n{USAGE}"),
+    }
+}
+
+fn none(arguments: &[String]) -> Result<()> {
+    ensure!(arguments.is_empty(), "unexpected argument {}\n{USAGE}", arguments[0]);
+    Ok(())
+}

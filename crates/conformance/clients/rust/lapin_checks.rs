@@ -6,9 +6,9 @@ use anyhow::{Context, Result, bail};
 use futures_lite::StreamExt;
 use lapin::message::BasicGetMessage;
 use lapin::options::{
-    BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicNackOptions, BasicPublishOptions, BasicQosOptions,
-    BasicRejectOptions, ConfirmSelectOptions, ExchangeBindOptions, ExchangeDeclareOptions, QueueBindOptions,
-    QueueDeclareOptions, QueueDeleteOptions, QueuePurgeOptions,
+    BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicNackOptions, BasicPublishOptions,
+    BasicQosOptions, BasicRejectOptions, ConfirmSelectOptions, ExchangeBindOptions, ExchangeDeclareOptions,
+    QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions, QueuePurgeOptions,
 };
 use lapin::types::{AMQPValue, ByteArray, FieldArray, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, ErrorKind, ExchangeKind};
@@ -69,7 +69,12 @@ impl Client {
             equal(confirm.await?.is_ack(), true, "confirm")?;
         }
         let mut consumer = channel
-            .basic_consume(queue.as_str().into(), "".into(), BasicConsumeOptions::default(), FieldTable::default())
+            .basic_consume(
+                queue.as_str().into(),
+                "".into(),
+                BasicConsumeOptions::default(),
+                FieldTable::default(),
+            )
             .await?;
         for number in 0..300 {
             let delivery = consumer.next().await.context("the consumer ended")??;
@@ -127,7 +132,13 @@ impl Client {
         let key = unique("key");
         let bind = ExchangeBindOptions::default();
         channel
-            .exchange_bind(target.as_str().into(), "amq.direct".into(), key.as_str().into(), bind, FieldTable::default())
+            .exchange_bind(
+                target.as_str().into(),
+                "amq.direct".into(),
+                key.as_str().into(),
+                bind,
+                FieldTable::default(),
+            )
             .await?;
         publish(&channel, "amq.direct", &key, "through").await?;
         equal(text(&take(&channel, &queue).await?), "through".to_owned(), "body")
@@ -149,7 +160,10 @@ impl Client {
         let transient = QueueDeclareOptions::default();
         refused(406, other.queue_declare(queue.as_str().into(), transient, FieldTable::default()).await)?;
         let other = connection.create_channel().await?;
-        refused(404, other.queue_declare(unique("missing").as_str().into(), passive, FieldTable::default()).await)?;
+        refused(
+            404,
+            other.queue_declare(unique("missing").as_str().into(), passive, FieldTable::default()).await,
+        )?;
         let purged = channel.queue_purge(queue.as_str().into(), QueuePurgeOptions::default()).await?;
         equal(purged, 3, "purged")?;
         channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await?;
@@ -162,7 +176,13 @@ impl Client {
         let options = BasicPublishOptions { mandatory: true, ..Default::default() };
         let key = unique("nobody");
         let confirm = channel
-            .basic_publish("amq.direct".into(), key.as_str().into(), options, b"back", BasicProperties::default())
+            .basic_publish(
+                "amq.direct".into(),
+                key.as_str().into(),
+                options,
+                b"back",
+                BasicProperties::default(),
+            )
             .await?
             .await?;
         let returned = confirm.take_message().context("nothing was returned")?;
@@ -181,7 +201,12 @@ impl Client {
         }
         channel.basic_qos(2, BasicQosOptions::default()).await?;
         let mut consumer = channel
-            .basic_consume(queue.as_str().into(), "".into(), BasicConsumeOptions::default(), FieldTable::default())
+            .basic_consume(
+                queue.as_str().into(),
+                "".into(),
+                BasicConsumeOptions::default(),
+                FieldTable::default(),
+            )
             .await?;
         let first = consumer.next().await.context("ended")??;
         let second = consumer.next().await.context("ended")??;
@@ -217,7 +242,12 @@ impl Client {
         let options = QueueDeclareOptions { auto_delete: true, ..Default::default() };
         channel.queue_declare(auto.as_str().into(), options, FieldTable::default()).await?;
         let consumer = channel
-            .basic_consume(auto.as_str().into(), "".into(), BasicConsumeOptions::default(), FieldTable::default())
+            .basic_consume(
+                auto.as_str().into(),
+                "".into(),
+                BasicConsumeOptions::default(),
+                FieldTable::default(),
+            )
             .await?;
         channel.basic_cancel(consumer.tag(), lapin::options::BasicCancelOptions::default()).await?;
         let other = connection.create_channel().await?;
@@ -278,7 +308,12 @@ async fn exclusive(channel: &Channel, arguments: FieldTable) -> Result<String> {
     Ok(channel.queue_declare("".into(), options, arguments).await?.name().to_string())
 }
 
-async fn publish(channel: &Channel, exchange: &str, key: &str, body: &str) -> Result<lapin::PublisherConfirm> {
+async fn publish(
+    channel: &Channel,
+    exchange: &str,
+    key: &str,
+    body: &str,
+) -> Result<lapin::PublisherConfirm> {
     let properties = BasicProperties::default().with_delivery_mode(2);
     let options = BasicPublishOptions::default();
     Ok(channel.basic_publish(exchange.into(), key.into(), options, body.as_bytes(), properties).await?)

@@ -16,7 +16,9 @@ async fn main() -> ExitCode {
     let mut arguments = env::args().skip(1);
     let program = arguments.next().unwrap_or_default();
     let addresses: HashMap<String, String> = arguments
-        .filter_map(|argument| argument.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned())))
+        .filter_map(|argument| {
+            argument.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()))
+        })
         .collect();
     let Some(address) = addresses.get(&program) else {
         eprintln!("usage: conformance-rust amqp|mqtt PROTOCOL=HOST:PORT...");

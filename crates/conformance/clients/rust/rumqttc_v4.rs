@@ -98,7 +98,12 @@ impl Client {
     async fn disconnect(self) -> Result<()> {
         self.client.disconnect().await?;
         // The loop ends once the broker closed the connection.
-        let _ = timeout(WAIT, async { while !self.loop_task.is_finished() { sleep(Duration::from_millis(5)).await } }).await;
+        let _ = timeout(WAIT, async {
+            while !self.loop_task.is_finished() {
+                sleep(Duration::from_millis(5)).await
+            }
+        })
+        .await;
         Ok(())
     }
 }

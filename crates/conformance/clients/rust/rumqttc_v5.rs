@@ -73,7 +73,13 @@ impl Client {
     }
 
     /// Publishes and waits for PUBACK or PUBCOMP.
-    async fn publish(&mut self, topic: &str, qos: QoS, payload: &str, properties: PublishProperties) -> Result<()> {
+    async fn publish(
+        &mut self,
+        topic: &str,
+        qos: QoS,
+        payload: &str,
+        properties: PublishProperties,
+    ) -> Result<()> {
         self.client.publish_with_properties(topic, qos, false, payload.to_owned(), properties).await?;
         while qos != QoS::AtMostOnce {
             match self.packet().await? {
@@ -99,7 +105,12 @@ impl Client {
     async fn disconnect(self) -> Result<()> {
         self.client.disconnect().await?;
         // The loop ends once the broker closed the connection.
-        let _ = timeout(WAIT, async { while !self.loop_task.is_finished() { sleep(Duration::from_millis(5)).await } }).await;
+        let _ = timeout(WAIT, async {
+            while !self.loop_task.is_finished() {
+                sleep(Duration::from_millis(5)).await
+            }
+        })
+        .await;
         Ok(())
     }
 }
