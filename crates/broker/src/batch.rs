@@ -5,6 +5,7 @@ use crate::{
     error::Error,
     thread::{Input, PublishDone, PublishJob},
 };
+use bytes::Bytes;
 use posthaste_engine::{
     Catalog, Publish,
     catalog::{Action, BUS, Headers, Partition, Queue, Resource, Routes, Topic},
@@ -154,7 +155,11 @@ impl Batch {
     }
 
     /// Keeps a message as the last one on its subject; an empty body clears what was kept.
-    pub fn retain(&mut self, envelope: Envelope, payload: Payload) -> u32 {
+    pub fn retain(&mut self, mut envelope: Envelope, mut payload: Payload) -> u32 {
+        // What is kept for long must not hold the buffer it was read into.
+        payload.body = Bytes::copy_from_slice(&payload.body);
+        payload.head = Bytes::copy_from_slice(&payload.head);
+        envelope.subject = envelope.subject.detached();
         let index = self.take_index();
         let namespace = self.client.namespace().clone();
         let shared = &self.client.broker().shared;

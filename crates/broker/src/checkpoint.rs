@@ -82,15 +82,17 @@ impl Checkpointer {
     }
 
     fn checkpoint(&mut self) -> Result<(), Problem> {
-        let below = self.storage.journal.durable();
-        let streams = self.ask(Input::Streams)?;
+        // What readers have not been shown has no place yet that could be moved.
+        let mut below = self.storage.journal.durable();
+        let parts = self.ask(Input::Streams)?;
+        below = parts.iter().filter_map(|part| part.unseen_from).fold(below, Lsn::min);
         let mut moving = Mover {
             storage: &self.storage,
             next_segment: self.meta.next_segment,
             writer: None,
             moved: BTreeMap::new(),
         };
-        for stream in streams.into_iter().flatten() {
+        for stream in parts.into_iter().flat_map(|part| part.streams) {
             if let Some(log) = self.shared.logs.find(stream.id) {
                 moving.stream(&log, &stream, below)?;
             }

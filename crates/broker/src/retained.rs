@@ -21,9 +21,7 @@ impl RetainedView {
         let (kept, bytes) = namespaces.entry(namespace.clone()).or_default();
         let size = |(_, payload): &(Envelope, Payload)| payload.body.len() + payload.head.len();
         let gone = match message {
-            Some(mut message) => {
-                // What is kept for long must not hold the buffer it was read into.
-                message.1.body = bytes::Bytes::copy_from_slice(&message.1.body);
+            Some(message) => {
                 *bytes += size(&message);
                 kept.insert(subject, message)
             }

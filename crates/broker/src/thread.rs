@@ -59,9 +59,16 @@ pub(crate) enum Input {
     },
     Completed(Completion),
     /// What is stored of which stream.
-    Streams(mpsc::Sender<Vec<posthaste_engine::Stream>>),
+    Streams(mpsc::Sender<ThreadStreams>),
     Checkpoint(mpsc::Sender<ThreadCheckpoint>),
     Stop(mpsc::Sender<()>),
+}
+
+/// The streams of a thread's shards.
+pub(crate) struct ThreadStreams {
+    pub streams: Vec<posthaste_engine::Stream>,
+    /// Readers have not been shown yet what the journal holds from here on. None: they have been shown all.
+    pub unseen_from: Option<Lsn>,
 }
 
 /// What one connection's read contained for this thread.
@@ -106,7 +113,8 @@ enum Waiting {
     Effect(ShardId, Effect),
     Published(Arc<PublishDone>),
     Catalog(Arc<Catalog>, oneshot::Sender<Result<Arc<Catalog>, Error>>),
-    Checkpoint(mpsc::Sender<ThreadCheckpoint>, ThreadCheckpoint),
+    /// With the number of the last batch whose events are in it.
+    Checkpoint(mpsc::Sender<ThreadCheckpoint>, ThreadCheckpoint, u64),
 }
 
 /// What both halves of durability have to reach.
@@ -169,6 +177,10 @@ struct State {
     written: u64,
     synced: u64,
     last_end: Option<Lsn>,
+    /// Where the latest batches end in the journal.
+    ends: BTreeMap<u64, Lsn>,
+    /// What the journal had room for when the round began.
+    room: u64,
     by_written: BTreeMap<u64, Vec<(Need, Waiting)>>,
     by_synced: BTreeMap<u64, Vec<(Need, Waiting)>>,
     tickets: Tickets,
@@ -180,6 +192,18 @@ struct State {
     catalog_dirty: bool,
     timers: BTreeMap<ShardId, posthaste_model::Timestamp>,
     transient_bytes: u64,
+}
+
+/// A panic of an engine thread is a defect that leaves half a decision in memory: the process ends, and recovery
+/// begins from what the journal holds.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
+    }
 }
 
 /// Who waits for which ticket.
@@ -214,6 +238,8 @@ impl Tickets {
 
 /// A batch is submitted when it holds this much, so that the disk works while the thread goes on.
 const BATCH_BYTES: u64 = 1 << 20;
+/// More than can be on their way while something waits for one of them.
+const ENDS_KEPT: usize = 65_536;
 /// Inputs taken into one batch at most.
 const BATCH_INPUTS: usize = 4_096;
 
@@ -232,6 +258,8 @@ impl EngineThread {
 
     /// Ends recovery and works until it is told to stop.
     pub fn run(mut self, clean: bool) {
+        let _guard = AbortOnPanic;
+        self.state.room = self.journal.room();
         for (id, shard) in &mut self.shards {
             shard.recovered(clean, &mut self.state.out);
             self.state.touched.push(*id);
@@ -242,6 +270,7 @@ impl EngineThread {
         }
         self.finish_round();
         while let Some(first) = self.wait() {
+            self.state.room = self.journal.room();
             if let Some(input) = first {
                 let mut next = Some(input);
                 let mut taken = 0;
@@ -286,7 +315,10 @@ impl EngineThread {
             Input::Catalog { command, reply } => self.change_catalog(command, reply),
             Input::Completed(completion) => self.completed(completion),
             Input::Streams(reply) => {
-                let _ = reply.send(self.shards.values().flat_map(Shard::streams).collect());
+                let unseen = self.state.in_flight.values().any(|batch| batch.base.is_none());
+                let unseen_from = unseen.then(|| self.state.last_end.unwrap_or(Lsn(0)));
+                let streams = self.shards.values().flat_map(Shard::streams).collect();
+                let _ = reply.send(ThreadStreams { streams, unseen_from });
             }
             Input::Checkpoint(reply) => self.checkpoint(reply),
             Input::Stop(_) => {}
@@ -303,7 +335,7 @@ impl EngineThread {
         let Some(shard) = self.shards.get_mut(&id) else {
             return self.state.tickets.answer(ticket, Reply::Refused(Refusal::Gone));
         };
-        let ctx = context(&self.shared, &self.state, &self.journal);
+        let ctx = context(&self.shared, &self.state);
         shard.step(&ctx, command, ticket, &mut self.state.out);
         self.emit(id);
         self.state.touched.push(id);
@@ -311,7 +343,7 @@ impl EngineThread {
 
     fn publish(&mut self, job: PublishJob) {
         let mut need = Need::default();
-        let ctx = context(&self.shared, &self.state, &self.journal);
+        let ctx = context(&self.shared, &self.state);
         let mut refused = Vec::new();
         let mut appended = Vec::new();
         for (id, index, publish) in job.items {
@@ -350,7 +382,7 @@ impl EngineThread {
         touched.dedup();
         for id in touched.drain(..) {
             let Some(shard) = self.shards.get_mut(&id) else { continue };
-            let ctx = context(&self.shared, &self.state, &self.journal);
+            let ctx = context(&self.shared, &self.state);
             shard.deliver(&ctx, &mut self.state.out);
             match shard.next_timer() {
                 Some(at) => self.state.timers.insert(id, at),
@@ -398,7 +430,12 @@ impl EngineThread {
             && batch.base.is_none()
         {
             batch.base = Some(completion.base);
-            self.state.last_end = Some(Lsn(completion.base.0 + batch.bytes));
+            let end = Lsn(completion.base.0 + batch.bytes);
+            self.state.last_end = Some(end);
+            self.state.ends.insert(number, end);
+            if self.state.ends.len() > ENDS_KEPT {
+                self.state.ends.pop_first();
+            }
             let (placed, trimmed) = (std::mem::take(&mut batch.placed), std::mem::take(&mut batch.trimmed));
             self.place(placed, trimmed, completion.base);
         }
@@ -467,8 +504,9 @@ impl EngineThread {
                 self.shared.publish_catalog(snapshot.clone());
                 let _ = reply.send(Ok(snapshot));
             }
-            Waiting::Checkpoint(reply, mut checkpoint) => {
-                checkpoint.at = self.state.last_end;
+            Waiting::Checkpoint(reply, mut checkpoint, last) => {
+                let end = self.state.ends.range(..=last).next_back().map(|(_, end)| *end);
+                checkpoint.at = checkpoint.at.max(end);
                 let _ = reply.send(checkpoint);
             }
             Waiting::Effect(shard, effect) => self.effect(shard, effect),
@@ -519,7 +557,7 @@ impl EngineThread {
             }
         };
         if changes.iter().any(|c| c.durable)
-            && no_space(&self.shared, &self.journal)
+            && self.state.no_space(self.shared.limits.reserve_bytes)
             && !only_deletes(&changes)
         {
             let _ = reply.send(Err(Error::Refused(Refusal::NoSpace)));
@@ -556,8 +594,11 @@ impl EngineThread {
         let catalog = self.catalog.as_ref().filter(|_| dirty).map(Catalog::to_events);
         let need = Need { written: 0, synced: self.state.number - 1 };
         let keeps_catalog = self.catalog.is_some();
-        let checkpoint = ThreadCheckpoint { shards, catalog, keeps_catalog, at: None };
-        self.state.hold(need, Waiting::Checkpoint(reply, checkpoint));
+        // With nothing on its way, whatever this thread journals next lies above what is durable now.
+        let idle = self.state.in_flight.is_empty();
+        let at = idle.then(|| self.journal.durable());
+        let checkpoint = ThreadCheckpoint { shards, catalog, keeps_catalog, at };
+        self.state.hold(need, Waiting::Checkpoint(reply, checkpoint, self.state.number - 1));
         self.release();
     }
 
@@ -575,6 +616,12 @@ impl EngineThread {
 }
 
 impl State {
+    /// Whether the journal has no room beyond the reserve, counting what is in the open batch.
+    fn no_space(&self, reserve: u64) -> bool {
+        let open = self.batch.as_ref().map_or(0, Batch::bytes);
+        self.room.saturating_sub(open) < reserve
+    }
+
     /// Keeps something until the journal has reached what it needs.
     fn hold(&mut self, mut need: Need, waiting: Waiting) {
         // An open batch without events is never submitted: what is gated on it waits for the one before.
@@ -591,18 +638,14 @@ impl State {
     }
 }
 
-fn context<'a>(shared: &'a Shared, state: &State, journal: &Journal) -> Context<'a> {
+fn context<'a>(shared: &'a Shared, state: &State) -> Context<'a> {
     Context {
         now: shared.now(),
         batch: state.number,
-        no_space: no_space(shared, journal),
+        no_space: state.no_space(shared.limits.reserve_bytes),
         no_memory: state.transient_bytes >= shared.limits.transient_bytes_max,
         limits: &shared.limits,
     }
-}
-
-fn no_space(shared: &Shared, journal: &Journal) -> bool {
-    journal.room() < shared.limits.reserve_bytes
 }
 
 fn only_deletes(changes: &[Change]) -> bool {

@@ -55,6 +55,11 @@ impl Subject {
         Subject { text: Bytes::new(), separator: b'.', escaped: false }
     }
 
+    /// The same subject with bytes of its own, for what is kept longer than the buffer it was read into.
+    pub fn detached(&self) -> Subject {
+        Subject { text: Bytes::copy_from_slice(&self.text), ..*self }
+    }
+
     /// The segments, escapes resolved.
     pub fn segments(&self) -> impl Iterator<Item = Cow<'_, str>> + Clone {
         let escaped = self.escaped;
