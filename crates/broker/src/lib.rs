@@ -31,9 +31,10 @@ pub use error::Error;
 pub use format::{Codec, ConversionError, Formats, encode_message};
 pub use log::{LogEntry, PartitionLog, ReadError};
 pub use metrics::Metrics;
-pub use open::OpenError;
+pub use open::{Fatal, OpenError};
 pub use resolve::Resolved;
 pub use thread::{DeliverySink, LiveSink};
 
 pub use posthaste_engine as engine;
 pub use posthaste_model as model;
+pub use posthaste_storage as storage;

@@ -19,6 +19,7 @@ use posthaste_storage::{
     DataDir,
     checkpoint::{CheckpointError, Checkpoints},
     data_dir,
+    disk::Disk,
     journal::{self, Completion, Journal, JournalConfig, Lsn, RecordRef, RecoveryReport},
     segment::{DiskSegments, Run, Segments},
 };
@@ -70,9 +71,25 @@ impl Broker {
     /// Recovers what the data directory holds and starts. Must be called on a tokio runtime, off its async tasks or
     /// in `block_in_place`, since recovery reads for as long as it takes.
     pub fn open(config: Config) -> Result<Broker, OpenError> {
-        let mut random = [0u8; 16];
-        getrandom::fill(&mut random).map_err(|e| OpenError::State(format!("no randomness: {e}")))?;
+        let random = random()?;
         let data = DataDir::open(&config.data, random)?;
+        Broker::open_data(data, random, config, None)
+    }
+
+    /// As [`Broker::open`], on another disk: one that fails on purpose, for tests. `fatal` is told when the journal
+    /// cannot go on, instead of the process being aborted; the broker then acknowledges nothing more.
+    pub fn open_on(disk: Arc<dyn Disk>, config: Config, fatal: Fatal) -> Result<Broker, OpenError> {
+        let random = random()?;
+        let data = DataDir::open_on(disk, &config.data.display().to_string(), random)?;
+        Broker::open_data(data, random, config, Some(fatal))
+    }
+
+    fn open_data(
+        data: DataDir,
+        random: [u8; 16],
+        config: Config,
+        fatal: Option<Fatal>,
+    ) -> Result<Broker, OpenError> {
         let shards = data.shards();
         let segments = Segments::open(Arc::new(DiskSegments::open(data.disk(), data_dir::SEGMENTS_DIR)?))?;
         let (checkpoints, loaded) = Checkpoints::open(data.disk(), data_dir::CHECKPOINTS_DIR)?;
@@ -93,6 +110,7 @@ impl Broker {
         let (inboxes, receivers): (Vec<_>, Vec<_>) = (0..threads).map(|_| mpsc::channel()).unzip();
         let journal_config = JournalConfig {
             ring_bytes: config.limits.recent_bytes_max,
+            fatal,
             nonce_seed: u64::from_le_bytes(random.first_chunk().copied().unwrap_or_default()),
             ..JournalConfig::default()
         };
@@ -226,6 +244,15 @@ impl Broker {
             tracing::error!(%error, "the journal did not close cleanly; the next start recovers");
         }
     }
+}
+
+/// Called once, with the reason.
+pub type Fatal = Box<dyn FnOnce(String) + Send + Sync>;
+
+fn random() -> Result<[u8; 16], OpenError> {
+    let mut random = [0u8; 16];
+    getrandom::fill(&mut random).map_err(|e| OpenError::State(format!("no randomness: {e}")))?;
+    Ok(random)
 }
 
 /// Half the cores, at least one.

@@ -238,6 +238,8 @@ impl Tickets {
 
 /// A batch is submitted when it holds this much, so that the disk works while the thread goes on.
 const BATCH_BYTES: u64 = 1 << 20;
+/// A journal that answers nothing for so long has failed.
+const STOP_WAIT: Duration = Duration::from_secs(2);
 /// More than can be on their way while something waits for one of them.
 const ENDS_KEPT: usize = 65_536;
 /// Inputs taken into one batch at most.
@@ -605,7 +607,7 @@ impl EngineThread {
     /// Answers what is on its way to the disk, then ends.
     fn stop(mut self, done: &mpsc::Sender<()>) {
         while self.state.synced + 1 < self.state.number {
-            match self.inbox.recv_timeout(Duration::from_secs(5)) {
+            match self.inbox.recv_timeout(STOP_WAIT) {
                 Ok(Input::Completed(completion)) => self.completed(completion),
                 Ok(_) => {}
                 Err(_) => break,

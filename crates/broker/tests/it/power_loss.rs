@@ -1,0 +1,138 @@
+//! The power goes at any moment, on a disk that forgets, tears and reorders what was not synced.
+
+use crate::support::*;
+use posthaste_broker::{
+    AppendBatch, Broker, Client, Config, Formats, QueueDeclaration,
+    storage::{Random, disk::SimDisk},
+};
+use posthaste_engine::{catalog::TopicConfig, command::Mode};
+use posthaste_model::{Limits, Timestamp};
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+const PUBLISHERS: u64 = 4;
+
+fn open_on(disk: &SimDisk) -> Broker {
+    let config = Config {
+        data: "data".into(),
+        limits: Limits { journal_bytes_between_checkpoints: 200_000, ..Limits::default() },
+        formats: Formats::new([]),
+        advertised: Default::default(),
+        threads: Some(2),
+    };
+    tokio::task::block_in_place(|| Broker::open_on(Arc::new(disk.clone()), config, Box::new(|_| {}))).unwrap()
+}
+
+/// Publishes numbers of its own to a queue and a partition until nothing is acknowledged any more.
+async fn publisher(client: Client, number: u64, acknowledged: Arc<AtomicU64>) -> BTreeSet<u64> {
+    let queue = client.queue("work").unwrap();
+    let partition = client.topic("log").unwrap().partitions[number as usize % 3];
+    let mut safe = BTreeSet::new();
+    for n in 0.. {
+        let id = n * PUBLISHERS + number;
+        let body = [&id.to_le_bytes()[..], &vec![7; (id % 900) as usize]].concat();
+        let (envelope, payload) = message("work", &body);
+        let mut batch = client.batch();
+        batch.enqueue(&queue, envelope, payload.clone());
+        batch.append(partition, AppendBatch { span: 1, timestamp: Timestamp(1), sequence: None, payload });
+        let (done, outcome) = tokio::sync::oneshot::channel();
+        batch.submit(move |outcome| drop(done.send(outcome)));
+        match tokio::time::timeout(Duration::from_secs(3), outcome).await {
+            Ok(Ok(outcome)) => assert!(outcome.refused.is_empty()),
+            _ => return safe,
+        }
+        safe.insert(id);
+        acknowledged.fetch_add(1, Ordering::Relaxed);
+    }
+    safe
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_acknowledged_is_there_when_the_power_comes_back() {
+    for seed in 0..8 {
+        let disk = SimDisk::new(seed);
+        let mut random = Random::new(seed);
+        let broker = open_on(&disk);
+        let client = client_of(&broker).await;
+        let declaration = QueueDeclaration { durable: true, ..QueueDeclaration::default() };
+        client.create_queue(&name("work"), declaration).await.unwrap();
+        client.create_topic(&name("log"), 3, TopicConfig::default()).await.unwrap();
+        disk.cut_power_after(50 + random.below(1_500));
+        let acknowledged = Arc::new(AtomicU64::new(0));
+        let tasks: Vec<_> = (0..PUBLISHERS)
+            .map(|n| tokio::spawn(publisher(client.clone(), n, acknowledged.clone())))
+            .collect();
+        let mut safe = BTreeSet::new();
+        for task in tasks {
+            safe.extend(task.await.unwrap());
+        }
+        tokio::task::block_in_place(|| broker.stop());
+        drop((client, broker));
+        disk.crash();
+
+        let broker = open_on(&disk);
+        let client = client_of(&broker).await;
+        let found = drain(&broker, &client).await;
+        let missing: Vec<_> = safe.difference(&found.iter().copied().collect()).copied().collect();
+        assert!(missing.is_empty(), "seed {seed}: {} of {} lost: {missing:?}", missing.len(), safe.len());
+        check_order(&found, seed);
+        let logged = read_log(&client).await;
+        let all: BTreeSet<u64> = logged.iter().flatten().copied().collect();
+        assert!(safe.is_subset(&all), "seed {seed}: records lost");
+        logged.iter().for_each(|partition| check_order(partition, seed));
+        assert!(safe.len() > 5, "seed {seed}: the run was too short to say anything");
+        tokio::task::block_in_place(|| broker.stop());
+    }
+}
+
+/// Each publisher's numbers ascend, and no more than one of them was on its way when the power went.
+fn check_order(found: &[u64], seed: u64) {
+    for publisher in 0..PUBLISHERS {
+        let numbers: Vec<u64> = found.iter().filter(|id| *id % PUBLISHERS == publisher).copied().collect();
+        assert!(numbers.windows(2).all(|w| w[0] + PUBLISHERS == w[1]), "seed {seed}: {numbers:?}");
+    }
+}
+
+async fn drain(broker: &Broker, client: &Client) -> Vec<u64> {
+    let queue = client.queue("work").unwrap();
+    let mut found = Vec::new();
+    loop {
+        let (deliveries, _) = client.pull(&queue, broker.next_consumer(), 1_000, Mode::Lease).await.unwrap();
+        if deliveries.is_empty() {
+            return found;
+        }
+        for resolved in broker.resolve(deliveries).await {
+            found.push(number_in(&resolved.payload.body));
+        }
+    }
+}
+
+async fn read_log(client: &Client) -> Vec<Vec<u64>> {
+    let mut partitions = Vec::new();
+    for partition in &client.topic("log").unwrap().partitions {
+        let log = client.log(partition.id).unwrap();
+        let mut numbers = Vec::new();
+        let mut next = log.start();
+        while next < log.end() {
+            for entry in log.read(next, 1 << 20).await.unwrap() {
+                numbers.push(number_in(&entry.payload.body));
+                next = entry.offset + 1;
+            }
+        }
+        partitions.push(numbers);
+    }
+    partitions
+}
+
+/// The number that a body was made from; the rest of it must be what it was made with.
+fn number_in(body: &[u8]) -> u64 {
+    let id = u64::from_le_bytes(body[..8].try_into().unwrap());
+    assert!(body[8..].len() as u64 == id % 900 && body[8..].iter().all(|b| *b == 7), "a body was changed");
+    id
+}
