@@ -109,7 +109,7 @@ def in_order_per(key, items):
         last[name] = int(number)
 
 
-# Topics by command line, a queue by AMQP, a subscription by MQTT.
+# Topics, the queue and its binding by command line; the subscription by MQTT.
 
 host, port = host_port(AMQP)
 connection = pika.BlockingConnection(pika.ConnectionParameters(host, port))
@@ -121,18 +121,20 @@ live = mqtt_client()
 def _():
     posthaste("topic", "create", "orders", "--partitions", "4")
     posthaste("topic", "create", "sensors", "--partitions", "4", "--capture", "sensors.#")
-    listed = posthaste("topic", "list")
-    require("orders" in listed and "sensors" in listed, f"topics are not listed: {listed}")
-    channel.queue_declare("fulfilment", durable=True)
-    channel.queue_bind("fulfilment", "amq.topic", "orders.#")
+    posthaste("queue", "create", "work")
+    posthaste("binding", "create", "--exchange", "amq.topic", "--queue", "work", "--key", "orders.#")
+    topics = posthaste("topic", "list")
+    require("orders" in topics and "sensors" in topics, f"topics are not listed: {topics}")
+    require("work" in posthaste("queue", "list"), "the queue is not listed")
+    channel.queue_declare("work", passive=True)
     live.subscribe("orders/#", qos=1)
     require(live.subscribed.wait(10), "no SUBACK")
 
 
 # Orders: produced once by Kafka, read by a Kafka group, by two AMQP workers that share the queue, and live by MQTT.
 
-members = [Group("orders", "accounting"), Group("orders", "accounting")]
-workers = [Worker("fulfilment"), Worker("fulfilment")]
+members = [Group("orders", "billing"), Group("orders", "billing")]
+workers = [Worker("work"), Worker("work")]
 orders = [f"customer-{number % CUSTOMERS} {number}" for number in range(ORDERS)]
 
 

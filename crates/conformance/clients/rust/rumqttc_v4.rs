@@ -74,14 +74,16 @@ impl Client {
     /// Publishes and waits for PUBACK or PUBCOMP.
     async fn publish(&mut self, topic: &str, qos: QoS, retain: bool, payload: &[u8]) -> Result<()> {
         self.client.publish(topic, qos, retain, payload).await?;
-        while qos != QoS::AtMostOnce {
+        if qos == QoS::AtMostOnce {
+            return Ok(());
+        }
+        loop {
             match self.packet().await? {
-                Packet::PubAck(_) | Packet::PubComp(_) => break,
+                Packet::PubAck(_) | Packet::PubComp(_) => return Ok(()),
                 Packet::Publish(publish) => self.early.push(publish),
                 _ => {}
             }
         }
-        Ok(())
     }
 
     async fn message(&mut self) -> Result<Publish> {

@@ -81,14 +81,16 @@ impl Client {
         properties: PublishProperties,
     ) -> Result<()> {
         self.client.publish_with_properties(topic, qos, false, payload.to_owned(), properties).await?;
-        while qos != QoS::AtMostOnce {
+        if qos == QoS::AtMostOnce {
+            return Ok(());
+        }
+        loop {
             match self.packet().await? {
-                Packet::PubAck(_) | Packet::PubComp(_) => break,
+                Packet::PubAck(_) | Packet::PubComp(_) => return Ok(()),
                 Packet::Publish(publish) => self.early.push(publish),
                 _ => {}
             }
         }
-        Ok(())
     }
 
     async fn message(&mut self) -> Result<Publish> {
