@@ -7,18 +7,14 @@ use posthaste_broker::{
 };
 use posthaste_engine::{catalog::TopicConfig, command::Mode};
 use posthaste_model::{Limits, Timestamp};
-use std::{
-    collections::BTreeSet,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::BTreeSet, sync::Arc};
+use tokio::sync::watch;
 
 const PUBLISHERS: u64 = 4;
+const SEEDS: u64 = 8;
 
-fn open_on(disk: &SimDisk) -> Broker {
+/// A broker on a simulated disk; `dark` turns true when its journal can no longer write.
+fn open_on(disk: &SimDisk, dark: &watch::Sender<bool>) -> Broker {
     let config = Config {
         data: "data".into(),
         limits: Limits { journal_bytes_between_checkpoints: 200_000, ..Limits::default() },
@@ -26,11 +22,15 @@ fn open_on(disk: &SimDisk) -> Broker {
         advertised: Default::default(),
         threads: Some(2),
     };
-    tokio::task::block_in_place(|| Broker::open_on(Arc::new(disk.clone()), config, Box::new(|_| {}))).unwrap()
+    let dark = dark.clone();
+    let fatal = Box::new(move |_| {
+        dark.send_replace(true);
+    });
+    tokio::task::block_in_place(|| Broker::open_on(Arc::new(disk.clone()), config, fatal)).unwrap()
 }
 
 /// Publishes numbers of its own to a queue and a partition until nothing is acknowledged any more.
-async fn publisher(client: Client, number: u64, acknowledged: Arc<AtomicU64>) -> BTreeSet<u64> {
+async fn publisher(client: Client, number: u64, mut dark: watch::Receiver<bool>) -> BTreeSet<u64> {
     let queue = client.queue("work").unwrap();
     let partition = client.topic("log").unwrap().partitions[number as usize % 3];
     let mut safe = BTreeSet::new();
@@ -43,31 +43,29 @@ async fn publisher(client: Client, number: u64, acknowledged: Arc<AtomicU64>) ->
         batch.append(partition, AppendBatch { span: 1, timestamp: Timestamp(1), sequence: None, payload });
         let (done, outcome) = tokio::sync::oneshot::channel();
         batch.submit(move |outcome| drop(done.send(outcome)));
-        match tokio::time::timeout(Duration::from_secs(3), outcome).await {
-            Ok(Ok(outcome)) => assert!(outcome.refused.is_empty()),
-            _ => return safe,
+        tokio::select! {
+            outcome = outcome => assert!(outcome.unwrap().refused.is_empty()),
+            _ = dark.wait_for(|dark| *dark) => return safe,
         }
         safe.insert(id);
-        acknowledged.fetch_add(1, Ordering::Relaxed);
     }
     safe
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_acknowledged_is_there_when_the_power_comes_back() {
-    for seed in 0..8 {
+    for seed in 0..SEEDS {
+        let dark = watch::Sender::new(false);
         let disk = SimDisk::new(seed);
         let mut random = Random::new(seed);
-        let broker = open_on(&disk);
+        let broker = open_on(&disk, &dark);
         let client = client_of(&broker).await;
         let declaration = QueueDeclaration { durable: true, ..QueueDeclaration::default() };
         client.create_queue(&name("work"), declaration).await.unwrap();
         client.create_topic(&name("log"), 3, TopicConfig::default()).await.unwrap();
+        let tasks: Vec<_> =
+            (0..PUBLISHERS).map(|n| tokio::spawn(publisher(client.clone(), n, dark.subscribe()))).collect();
         disk.cut_power_after(50 + random.below(1_500));
-        let acknowledged = Arc::new(AtomicU64::new(0));
-        let tasks: Vec<_> = (0..PUBLISHERS)
-            .map(|n| tokio::spawn(publisher(client.clone(), n, acknowledged.clone())))
-            .collect();
         let mut safe = BTreeSet::new();
         for task in tasks {
             safe.extend(task.await.unwrap());
@@ -76,7 +74,7 @@ async fn what_was_acknowledged_is_there_when_the_power_comes_back() {
         drop((client, broker));
         disk.crash();
 
-        let broker = open_on(&disk);
+        let broker = open_on(&disk, &dark);
         let client = client_of(&broker).await;
         let found = drain(&broker, &client).await;
         let missing: Vec<_> = safe.difference(&found.iter().copied().collect()).copied().collect();
