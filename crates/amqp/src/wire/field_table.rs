@@ -366,6 +366,46 @@ impl From<Vec<FieldValue>> for FieldValue {
     }
 }
 
+/// Checks a table as [`FieldTable::decode`] does, but builds nothing; shows the names of its own fields.
+pub(super) fn check(mut reader: Reader<'_>, field: &mut dyn FnMut(&[u8])) -> Result<(), FieldError> {
+    let mut values_left = TABLE_VALUES_MAX;
+    while !reader.is_empty() {
+        let octets = reader.u8()?;
+        field(reader.take(octets.into())?);
+        check_value(&mut reader, 1, &mut values_left)?;
+    }
+    Ok(())
+}
+
+fn check_value(reader: &mut Reader<'_>, depth: usize, values_left: &mut usize) -> Result<(), FieldError> {
+    *values_left = values_left.checked_sub(1).ok_or(FieldError::TooManyValues)?;
+    let octets = match reader.u8()? {
+        b'V' => 0,
+        b't' | b'b' | b'B' => 1,
+        b's' | b'u' => 2,
+        b'I' | b'i' | b'f' => 4,
+        b'D' => 5,
+        b'l' | b'L' | b'd' | b'T' => 8,
+        b'S' | b'x' => return reader.long_string_octets().map(|_| ()),
+        tag @ (b'A' | b'F') => {
+            let mut nested = reader.nested()?;
+            if depth == TABLE_DEPTH_MAX {
+                return Err(FieldError::TooDeep);
+            }
+            while !nested.is_empty() {
+                if tag == b'F' {
+                    let octets = nested.u8()?;
+                    nested.take(octets.into())?;
+                }
+                check_value(&mut nested, depth + 1, values_left)?;
+            }
+            return Ok(());
+        }
+        tag => return Err(FieldError::UnknownTypeTag { tag }),
+    };
+    reader.take(octets).map(|_| ())
+}
+
 fn read_table(
     mut reader: Reader<'_>,
     depth: usize,

@@ -53,7 +53,10 @@ pub fn fuzz_decode(data: &[u8]) {
         let again = FieldTable::decode(&once).map(|table| table.encode());
         assert_eq!(again, Ok(once));
     }
-    if let Ok(list) = PropertyList::parse(octets)
+    if let Ok(list) = PropertyList::parse(octets) {
+        assert_eq!(list.check_headers(|_| {}), list.headers().map(|_| ()));
+    }
+    if let Ok(list) = PropertyList::parse(Bytes::copy_from_slice(data))
         && let Ok(properties) = list.decode()
     {
         let once = PropertyList::from(&properties);
@@ -76,7 +79,7 @@ fn fuzz_frames(data: &[u8]) {
             Ok(Some(Command::Content(method, content))) => {
                 assert_eq!(
                     content.body.len() as u64,
-                    content.body.parts().iter().map(|p| p.len() as u64).sum()
+                    content.body.parts().iter().map(|p| p.len() as u64).sum::<u64>()
                 );
                 let (list, body) = (content.properties.as_bytes(), content.body.parts());
                 let _ = encode_content(&mut out, channel, &method, list, body, FrameMax::DEFAULT);

@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::field_table::FieldTable;
+use super::field_table::{self, FieldTable};
 use super::reader::{FieldError, Reader};
 use super::short_string::{ShortStr, ShortString};
 use super::writer::Writer;
@@ -126,6 +126,17 @@ impl PropertyList {
         match self.find(HEADERS) {
             Some(octets) => FieldTable::read(Reader::new(&self.raw, octets)).map(Some),
             None => Ok(None),
+        }
+    }
+
+    /// Checks the headers table without building it, and shows the names of its fields.
+    ///
+    /// # Errors
+    /// The headers are not a field table.
+    pub fn check_headers(&self, mut field: impl FnMut(&[u8])) -> Result<(), FieldError> {
+        match self.find(HEADERS) {
+            Some(octets) => field_table::check(Reader::new(&self.raw, octets), &mut field),
+            None => Ok(()),
         }
     }
 

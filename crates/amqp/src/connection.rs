@@ -1,0 +1,505 @@
+//! An open connection: its channels, its consumers, and what is on its way to and from the broker.
+
+use crate::{
+    channel::{Channel, Channels, Consumer, Lease},
+    deliveries::{Inbox, Waiting},
+    handshake::Opened,
+    properties::Capabilities,
+    publishing::Publishing,
+    session::Event,
+    state::{Confirms, Verdict},
+    wire::{
+        AssembleError, Command, ContentMethod, EncodeMethod, Exception, Frame, FrameMax, Method, ReplyCode,
+        Resource, ResourceKind, ShortString, basic, channel, connection, encode_ack, encode_method,
+        encode_nack,
+    },
+};
+use posthaste_broker::{Broker, Client, Outcome as Published};
+use posthaste_engine::{Position, command::Outcome, effect::Refusal};
+use posthaste_model::{ConnectionId, ConsumerId, QueueId};
+use posthaste_net::Output;
+use std::{collections::HashMap, time::Duration};
+use tokio::time::Instant;
+
+/// How often it is looked whether a full disk has room again.
+const ROOM_POLL: Duration = Duration::from_millis(250);
+/// Bytes of unfinished bodies over all channels, besides one message of the largest size.
+const ASSEMBLING_BYTES_MAX: usize = 32 << 20;
+
+/// Something went wrong on a channel; 0 is the connection.
+#[derive(Debug)]
+pub(crate) struct Fault {
+    pub channel: u16,
+    pub exception: Exception,
+}
+
+/// What a frame leaves behind.
+pub(crate) enum Flow {
+    Goes,
+    /// The client closed the connection.
+    Ends,
+}
+
+pub(crate) struct Connection {
+    pub broker: Broker,
+    pub client: Client,
+    pub vhost: String,
+    pub frame_max: FrameMax,
+    pub channels: Channels,
+    pub consumers: HashMap<ConsumerId, Consumer>,
+    pub inbox: Inbox,
+    pub waiting: Waiting,
+    pub publishing: Option<Publishing>,
+    capabilities: Capabilities,
+    channel_max: u16,
+    settlements: Settlements,
+    confirms: Confirms,
+    /// Octets of unfinished bodies.
+    assembling: usize,
+    blocked: Option<Blocked>,
+    released: bool,
+}
+
+/// The disk is full.
+struct Blocked {
+    look_again: Instant,
+    /// Something was published without confirms: nobody would learn that it was refused, so nothing more is read.
+    hold_back: bool,
+}
+
+impl Connection {
+    pub fn new(broker: &Broker, opened: Opened, id: ConnectionId, inbox: Inbox) -> Connection {
+        let Opened { tuned, vhost, namespace } = opened;
+        Connection {
+            broker: broker.clone(),
+            client: broker.client(tuned.client.principal, namespace, id),
+            vhost,
+            frame_max: tuned.frame_max,
+            channels: Channels::new(),
+            consumers: HashMap::new(),
+            inbox,
+            waiting: Waiting::default(),
+            publishing: None,
+            capabilities: tuned.client.capabilities,
+            channel_max: tuned.channel_max,
+            settlements: Settlements::default(),
+            confirms: Confirms::default(),
+            assembling: 0,
+            blocked: None,
+            released: false,
+        }
+    }
+
+    pub fn wants_input(&self) -> bool {
+        let limits = self.broker.limits();
+        let (publishes, bytes) = (self.confirms.publishes(), self.confirms.bytes());
+        publishes < limits.publishes_in_flight_max
+            && bytes < limits.publish_bytes_in_flight_max
+            && !(publishes > 0 && self.broker.overloaded())
+            && !self.blocked.as_ref().is_some_and(|blocked| blocked.hold_back)
+    }
+
+    /// # Errors
+    /// What closes the channel or the connection.
+    pub async fn frame(&mut self, number: u16, frame: Frame, out: &mut Output) -> Result<Flow, Fault> {
+        if number == 0 {
+            return self.connection_frame(frame, out).map_err(|exception| Fault { channel: 0, exception });
+        }
+        let Some(channel) = self.channels.get_mut(number) else {
+            return self.frame_without_channel(number, frame, out);
+        };
+        if channel.closing {
+            self.frame_while_closing(number, &frame, out);
+            return Ok(Flow::Goes);
+        }
+        let before = channel.assembler.buffered_octets();
+        let command = channel.assembler.push(frame);
+        let octets = channel.assembler.buffered_octets();
+        self.assembling = (self.assembling + octets).saturating_sub(before);
+        let result = match command {
+            Ok(Some(command)) => self.command(number, command, out).await,
+            Ok(None) => self.check_assembling(),
+            Err(error) => Err(assemble_exception(error)),
+        };
+        result.map(|()| Flow::Goes).map_err(|exception| Fault { channel: number, exception })
+    }
+
+    fn check_assembling(&self) -> Result<(), Exception> {
+        let max = ASSEMBLING_BYTES_MAX + self.broker.limits().message_bytes_max;
+        if self.assembling <= max {
+            return Ok(());
+        }
+        let text = format!("unfinished messages on all channels take more than {max} octets");
+        Err(Exception::new(ReplyCode::ResourceError, text))
+    }
+
+    fn connection_frame(&mut self, frame: Frame, out: &mut Output) -> Result<Flow, Exception> {
+        match frame {
+            Frame::Heartbeat => Ok(Flow::Goes),
+            Frame::Command(Command::Method(Method::ConnectionClose(_))) => Ok(Flow::Ends),
+            // Credentials are looked at when a connection begins, as by RabbitMQ's own user store.
+            Frame::Command(Command::Method(Method::ConnectionUpdateSecret(_))) => {
+                self.send(0, &connection::UpdateSecretOk {}, out)?;
+                Ok(Flow::Goes)
+            }
+            Frame::Command(Command::Method(method)) => {
+                let text = format!("unexpected {}", method.name());
+                Err(Exception::new(ReplyCode::CommandInvalid, text).caused_by(method.method_id()))
+            }
+            _ => Err(Exception::new(ReplyCode::UnexpectedFrame, "content frame on channel 0")),
+        }
+    }
+
+    fn frame_without_channel(&mut self, number: u16, frame: Frame, out: &mut Output) -> Result<Flow, Fault> {
+        let result = match frame {
+            Frame::Command(Command::Method(Method::ChannelOpen(_))) => self.open_channel(number, out),
+            // A client may settle, or close, what it does not know to be closed yet (LavinMQ 2.9.0).
+            Frame::Command(Command::Method(
+                Method::BasicAck(_)
+                | Method::BasicNack(_)
+                | Method::BasicReject(_)
+                | Method::ChannelCloseOk(_),
+            )) if self.channels.was_open(number) => Ok(()),
+            Frame::Command(Command::Method(Method::ChannelClose(_))) if self.channels.was_open(number) => {
+                self.send(number, &channel::CloseOk {}, out)
+            }
+            _ => Err(Exception::new(ReplyCode::ChannelError, "expected 'channel.open'")),
+        };
+        result.map(|()| Flow::Goes).map_err(|exception| Fault { channel: number, exception })
+    }
+
+    fn frame_while_closing(&mut self, number: u16, frame: &Frame, out: &mut Output) {
+        match frame {
+            Frame::Command(Command::Method(Method::ChannelCloseOk(_))) => {
+                self.channels.remove(number);
+            }
+            // The client closes it too, and gets no other answer to that.
+            Frame::Command(Command::Method(Method::ChannelClose(_))) => {
+                self.channels.remove(number);
+                // Too small to fail.
+                let _ = self.send(number, &channel::CloseOk {}, out);
+            }
+            _ => {}
+        }
+    }
+
+    fn open_channel(&mut self, number: u16, out: &mut Output) -> Result<(), Exception> {
+        if self.channels.len() >= usize::from(self.channel_max) || number > self.channel_max {
+            let (open, max) = (self.channels.len(), self.channel_max);
+            let text =
+                format!("number of channels opened ({open}) has reached the negotiated channel_max ({max})");
+            return Err(Exception::new(ReplyCode::NotAllowed, text));
+        }
+        self.channels.open(number, self.broker.limits().message_bytes_max as u64);
+        self.send(number, &channel::OpenOk {}, out)
+    }
+
+    async fn command(&mut self, number: u16, command: Command, out: &mut Output) -> Result<(), Exception> {
+        match command {
+            Command::Content(ContentMethod::Publish(publish), content) => {
+                let method = publish.method_id();
+                self.basic_publish(number, &publish, content, out).map_err(|e| caused_by(e, method))
+            }
+            Command::Content(method, _) => {
+                let text = format!("{} is for clients to receive", method.name());
+                Err(Exception::new(ReplyCode::CommandInvalid, text).caused_by(method.method_id()))
+            }
+            Command::Method(method) => {
+                let id = method.method_id();
+                self.method(number, method, out).await.map_err(|e| caused_by(e, id))
+            }
+        }
+    }
+
+    async fn method(&mut self, number: u16, method: Method, out: &mut Output) -> Result<(), Exception> {
+        // Settlements need not wait for publishes before them; all else sees their effect.
+        match method {
+            Method::BasicAck(ack) => return self.basic_ack(number, ack),
+            Method::BasicNack(nack) => return self.basic_nack(number, nack),
+            Method::BasicReject(reject) => return self.basic_reject(number, reject),
+            _ => self.hand_over(),
+        }
+        match method {
+            Method::ChannelClose(_) => self.channel_close(number, out).await,
+            Method::ChannelFlow(flow) => self.channel_flow(number, &flow, out),
+            Method::ChannelOpen(_) => {
+                Err(Exception::new(ReplyCode::ChannelError, "second 'channel.open' seen"))
+            }
+            Method::AccessRequest(_) => self.access_request(number, out),
+            Method::ExchangeDeclare(declare) => self.exchange_declare(number, declare, out).await,
+            Method::ExchangeDelete(delete) => self.exchange_delete(number, delete, out).await,
+            Method::ExchangeBind(bind) => self.exchange_bind(number, bind, out).await,
+            Method::ExchangeUnbind(unbind) => self.exchange_unbind(number, unbind, out).await,
+            Method::QueueDeclare(declare) => self.queue_declare(number, declare, out).await,
+            Method::QueueBind(bind) => self.queue_bind(number, bind, out).await,
+            Method::QueueUnbind(unbind) => self.queue_unbind(number, unbind, out).await,
+            Method::QueuePurge(purge) => self.queue_purge(number, purge, out).await,
+            Method::QueueDelete(delete) => self.queue_delete(number, delete, out).await,
+            Method::BasicQos(qos) => self.basic_qos(number, &qos, out),
+            Method::BasicConsume(consume) => self.basic_consume(number, consume, out).await,
+            Method::BasicCancel(cancel) => self.basic_cancel(number, cancel, out).await,
+            Method::BasicGet(get) => self.basic_get(number, get, out).await,
+            Method::BasicRecover(recover) => self.basic_recover(number, recover.requeue, true, out),
+            Method::BasicRecoverAsync(recover) => self.basic_recover(number, recover.requeue, false, out),
+            Method::ConfirmSelect(select) => self.confirm_select(number, &select, out),
+            Method::TxSelect(_) | Method::TxCommit(_) | Method::TxRollback(_) => {
+                let text = "transactions are not supported; use publisher confirms and acknowledgements";
+                Err(Exception::new(ReplyCode::NotImplemented, text))
+            }
+            // RabbitMQ's clients answer basic.cancel only if they feel like it.
+            Method::BasicCancelOk(_) | Method::ChannelFlowOk(_) | Method::ChannelCloseOk(_) => Ok(()),
+            other => {
+                Err(Exception::new(ReplyCode::CommandInvalid, format_args!("unexpected {}", other.name())))
+            }
+        }
+    }
+
+    /// What was published and settled goes to the broker, ahead of what follows.
+    pub fn hand_over(&mut self) {
+        if let Some(publishing) = self.publishing.take() {
+            publishing.submit(&mut self.confirms, &self.inbox);
+        }
+        self.settlements.send(&self.client);
+    }
+
+    /// All that one read contained was looked at.
+    pub async fn settle(&mut self, out: &mut Output) -> Result<(), Fault> {
+        if self.released {
+            return Ok(());
+        }
+        self.hand_over();
+        if self.waiting.is_worth_a_look() { self.deliver_waiting(out).await } else { Ok(()) }
+    }
+
+    pub async fn event(&mut self, event: Event, out: &mut Output) -> Result<(), Fault> {
+        if self.released {
+            return Ok(());
+        }
+        match event {
+            Event::Deliver(consumer, deliveries) => {
+                self.receive(consumer, deliveries);
+                self.deliver_waiting(out).await
+            }
+            Event::Published(number, outcome) => {
+                self.published(number, outcome, out);
+                Ok(())
+            }
+            Event::Room => {
+                self.inbox.looked();
+                self.deliver_waiting(out).await
+            }
+            Event::Cancelled(consumer) => {
+                self.cancelled(consumer, out);
+                Ok(())
+            }
+        }
+    }
+
+    fn published(&mut self, number: u64, outcome: Published, out: &mut Output) {
+        let full = outcome.refused.iter().any(|(_, refusal)| *refusal == Refusal::NoSpace);
+        self.confirms.finish(number, outcome.refused.into_iter().map(|(index, _)| index).collect());
+        for verdict in self.confirms.release() {
+            let Verdict { channel, serial, first, last, refused } = verdict;
+            if self.channels.get(channel).is_none_or(|c| c.serial != serial || c.closing) {
+                continue;
+            }
+            match refused {
+                true => encode_nack(out.bytes(), channel, last, false, false),
+                false => encode_ack(out.bytes(), channel, last, last > first),
+            }
+        }
+        if full {
+            self.block(out);
+        }
+    }
+
+    fn block(&mut self, out: &mut Output) {
+        let hold_back = self
+            .channels
+            .numbers()
+            .iter()
+            .filter_map(|n| self.channels.get(*n))
+            .any(|c| !c.closing && c.next_publish_tag.is_none());
+        let newly = self.blocked.is_none();
+        self.blocked = Some(Blocked { look_again: Instant::now() + ROOM_POLL, hold_back });
+        if newly && self.capabilities.connection_blocked {
+            let reason = ShortString::from_static("low on disk");
+            let _ = self.send(0, &connection::Blocked { reason }, out);
+        }
+    }
+
+    pub fn deadline(&self) -> Option<Instant> {
+        self.blocked.as_ref().map(|blocked| blocked.look_again)
+    }
+
+    pub fn timeout(&mut self, now: Instant, out: &mut Output) {
+        let Some(blocked) = &mut self.blocked else { return };
+        if now < blocked.look_again {
+            return;
+        }
+        if self.broker.no_space() {
+            blocked.look_again = now + ROOM_POLL;
+            return;
+        }
+        self.blocked = None;
+        if self.capabilities.connection_blocked {
+            let _ = self.send(0, &connection::Unblocked {}, out);
+        }
+    }
+
+    /// The consumer's queue is gone.
+    fn cancelled(&mut self, id: ConsumerId, out: &mut Output) {
+        let Some(consumer) = self.consumers.remove(&id) else { return };
+        self.waiting.forget(id);
+        let Some(channel) = self.channels.get_mut(consumer.channel) else { return };
+        channel.consumers.remove(&consumer.tag);
+        channel.held.retain(|held| held.consumer != id);
+        if self.capabilities.consumer_cancel_notify && !channel.closing {
+            let cancel = basic::Cancel { consumer_tag: consumer.tag, no_wait: true };
+            let _ = self.send(consumer.channel, &cancel, out);
+        }
+    }
+
+    /// The fate of deliveries, to be told to the broker.
+    pub fn settle_leases(&mut self, leases: impl IntoIterator<Item = Lease>, outcome: Outcome) {
+        for lease in leases {
+            if let Some(consumer) = self.consumers.get_mut(&lease.consumer) {
+                consumer.window.settled(1);
+            }
+            self.settlements.add(lease.queue, lease.consumer, outcome, (lease.lane, lease.position));
+        }
+    }
+
+    /// Closes a channel from this side: what it holds goes back, and the client is told why.
+    pub async fn close_channel(&mut self, number: u16, exception: Exception, out: &mut Output) {
+        self.hand_over();
+        self.release_channel(number).await;
+        if let Some(channel) = self.channels.get_mut(number) {
+            channel.closing = true;
+        }
+        let (on, close) = exception.into_close(number);
+        // Its text is cut to 255 octets, so it fits any frame.
+        let _ = self.send(on, &close, out);
+    }
+
+    /// Everything that the channel holds goes back to where it came from, in order.
+    pub async fn release_channel(&mut self, number: u16) {
+        let Some(channel) = self.channels.get_mut(number) else { return };
+        self.assembling = self.assembling.saturating_sub(channel.assembler.buffered_octets());
+        channel.assembler = crate::wire::Assembler::new(0);
+        let mut holders: Vec<(QueueId, ConsumerId)> =
+            channel.unsettled.iter().map(|lease| (lease.queue, lease.consumer)).collect();
+        let _ = channel.unsettled.take_through(0);
+        channel.held.clear();
+        channel.consumers_unsettled = 0;
+        let consumers: Vec<ConsumerId> = channel.consumers.drain().map(|(_, id)| id).collect();
+        let reply_queue = channel.reply_queue.take();
+        let mut ended = Vec::new();
+        for id in consumers {
+            self.waiting.forget(id);
+            if let Some(consumer) = self.consumers.remove(&id) {
+                holders.push((consumer.queue.id, id));
+                ended.push(consumer.queue);
+            }
+        }
+        holders.sort_unstable();
+        holders.dedup();
+        for (queue, consumer) in holders {
+            self.client.detach(queue, consumer).await;
+        }
+        for queue in ended {
+            self.delete_if_unused(&queue).await;
+        }
+        if let Some(queue) = reply_queue {
+            // It is nobody else's, and goes with the connection at the latest.
+            let _ = self.client.delete_queue(&queue.name, false, false).await;
+        }
+    }
+
+    /// The connection is over, or as good as that. Once it was released, nothing else is asked of it.
+    pub async fn release(&mut self) {
+        if std::mem::replace(&mut self.released, true) {
+            return;
+        }
+        self.hand_over();
+        for number in self.channels.numbers() {
+            self.release_channel(number).await;
+            self.channels.remove(number);
+        }
+        self.client.close().await;
+    }
+
+    /// # Errors
+    /// NOT_FOUND for a channel that is gone, which cannot happen while one of its methods is carried out.
+    pub fn channel(&mut self, number: u16) -> Result<&mut Channel, Exception> {
+        let missing = || Exception::new(ReplyCode::ChannelError, "expected 'channel.open'");
+        self.channels.get_mut(number).ok_or_else(missing)
+    }
+
+    /// # Errors
+    /// The method does not fit a frame.
+    pub fn send(&self, number: u16, method: &impl EncodeMethod, out: &mut Output) -> Result<(), Exception> {
+        encode_method(out.bytes(), number, method, self.frame_max)
+            .map_err(|error| Exception::new(ReplyCode::FrameError, error))
+    }
+
+    /// Answers a method, unless the client does not want to wait for it.
+    pub fn answer(
+        &self,
+        number: u16,
+        no_wait: bool,
+        method: &impl EncodeMethod,
+        out: &mut Output,
+    ) -> Result<(), Exception> {
+        if no_wait { Ok(()) } else { self.send(number, method, out) }
+    }
+
+    pub fn queue_resource<'a>(&'a self, name: &'a ShortString) -> Resource<'a> {
+        Resource { kind: ResourceKind::Queue, name, vhost: &self.vhost }
+    }
+
+    pub fn exchange_resource<'a>(&'a self, name: &'a ShortString) -> Resource<'a> {
+        Resource { kind: ResourceKind::Exchange, name, vhost: &self.vhost }
+    }
+}
+
+fn caused_by(exception: Exception, method: crate::wire::MethodId) -> Exception {
+    if exception.method == crate::wire::MethodId::NONE { exception.caused_by(method) } else { exception }
+}
+
+fn assemble_exception(error: AssembleError) -> Exception {
+    error.exception()
+}
+
+/// Settlements of one read, by what they have in common.
+#[derive(Default)]
+struct Settlements {
+    groups: Vec<Group>,
+}
+
+struct Group {
+    queue: QueueId,
+    consumer: ConsumerId,
+    outcome: Outcome,
+    deliveries: Vec<(u8, Position)>,
+}
+
+/// Groups that are looked through for the one that a settlement belongs to.
+const GROUPS_SEARCHED: usize = 8;
+
+impl Settlements {
+    fn add(&mut self, queue: QueueId, consumer: ConsumerId, outcome: Outcome, delivery: (u8, Position)) {
+        let fits =
+            |group: &&mut Group| (group.queue, group.consumer, group.outcome) == (queue, consumer, outcome);
+        match self.groups.iter_mut().rev().take(GROUPS_SEARCHED).find(fits) {
+            Some(group) => group.deliveries.push(delivery),
+            None => self.groups.push(Group { queue, consumer, outcome, deliveries: vec![delivery] }),
+        }
+    }
+
+    fn send(&mut self, client: &Client) {
+        for Group { queue, consumer, outcome, deliveries } in self.groups.drain(..) {
+            client.settle(queue, consumer, deliveries, outcome);
+        }
+    }
+}
