@@ -94,23 +94,11 @@ impl Durable {
             | Event::TapMoved { .. } => self.apply_partition(event),
             Event::QueueOpened { queue, spec } => self.open_queue(*queue, spec),
             Event::QueueClosed { queue } => self.close_queue(*queue),
-            Event::Enqueued { queue, lane, offset, envelope, .. } => {
-                self.with_lane(*queue, *lane, |l| l.add(*offset, envelope.expires, envelope.due));
-            }
-            Event::Settled { queue, lane, ranges } => self.with_lane(*queue, *lane, |l| {
-                ranges.iter().for_each(|(start, end)| l.settle(*start, *end));
-            }),
-            Event::DeliveredTo { queue, lane, to } => {
-                self.with_lane(*queue, *lane, |l| l.delivered_to = l.delivered_to.max(*to));
-            }
-            Event::Attempted { queue, lane, offset, attempts } => self.with_lane(*queue, *lane, |l| {
-                if !l.is_settled(*offset) {
-                    l.attempts.insert(*offset, *attempts);
-                }
-            }),
-            Event::Due { queue, lane, offset } => self.with_lane(*queue, *lane, |l| {
-                l.delayed.remove(offset);
-            }),
+            Event::Enqueued { queue, lane, .. }
+            | Event::Settled { queue, lane, .. }
+            | Event::DeliveredTo { queue, lane, .. }
+            | Event::Attempted { queue, lane, .. }
+            | Event::Due { queue, lane, .. } => self.with_lane(*queue, *lane, |l| l.apply(event)),
             Event::DeadLettered { .. } | Event::Relayed { .. } | Event::OutboxDone { .. } => {
                 self.apply_outbox(event)
             }
@@ -119,26 +107,24 @@ impl Durable {
                 *last = (*last).max(*number);
                 self.dirty.insert(Entity::Arrived);
             }
-            Event::Received { queue, id } => self.with_queue(*queue, |q| {
-                q.received.insert(*id);
-            }),
-            Event::Forgotten { queue, id } => self.with_queue(*queue, |q| {
-                q.received.remove(id);
-            }),
-            Event::HandleAssigned { queue, lane, offset, handle } => self.with_queue(*queue, |q| {
-                q.handles.insert(*handle, Some((*lane, *offset)));
-            }),
-            Event::HandleSettled { queue, handle } => self.with_queue(*queue, |q| {
-                if let Some(delivery) = q.handles.get_mut(handle) {
-                    *delivery = None;
-                }
-            }),
-            Event::HandleFreed { queue, handle } => self.with_queue(*queue, |q| {
-                q.handles.remove(handle);
-            }),
+            Event::Received { queue, .. }
+            | Event::Forgotten { queue, .. }
+            | Event::HandleAssigned { queue, .. }
+            | Event::HandleSettled { queue, .. }
+            | Event::HandleFreed { queue, .. } => self.with_queue(*queue, |q| q.apply_session(event)),
             Event::OffsetsCommitted { .. } | Event::GroupDeleted { .. } | Event::OffsetsForgotten { .. } => {
                 self.apply_group(event);
             }
+            Event::RetainedSet { .. } | Event::RetainedCleared { .. } => self.apply_retained(event),
+            Event::ProducerIdsReserved { to } => {
+                self.producer_ids = self.producer_ids.max(*to);
+                self.dirty.insert(Entity::ProducerIds);
+            }
+        }
+    }
+
+    fn apply_retained(&mut self, event: &Event) {
+        match event {
             Event::RetainedSet { namespace, envelope, payload } => {
                 let key = (namespace.clone(), envelope.subject.clone());
                 self.dirty.insert(Entity::Retained(key.0.clone(), key.1.clone()));
@@ -149,10 +135,7 @@ impl Durable {
                 self.dirty.insert(Entity::Retained(namespace.clone(), subject.clone()));
                 self.retained.remove(&(namespace.clone(), subject.clone()));
             }
-            Event::ProducerIdsReserved { to } => {
-                self.producer_ids = self.producer_ids.max(*to);
-                self.dirty.insert(Entity::ProducerIds);
-            }
+            _ => {}
         }
     }
 
@@ -223,10 +206,7 @@ impl Durable {
         {
             known.readers.push(id);
             self.dirty.insert(Entity::Partition(partition));
-            if let Some(lane) = queue.lanes.first_mut() {
-                lane.next = known.next;
-                lane.settle(0, known.start);
-            }
+            queue.read_from(known);
         }
         self.queues.insert(id, queue);
     }
@@ -389,6 +369,58 @@ impl DurableQueue {
     pub fn new(spec: QueueSpec) -> DurableQueue {
         let lanes = vec![DurableLane::default(); spec.streams.len().max(1)];
         DurableQueue { spec, lanes, received: BTreeSet::new(), handles: BTreeMap::new() }
+    }
+
+    /// A subscription begins with all that the partition holds.
+    pub fn read_from(&mut self, partition: &DurablePartition) {
+        if let Some(lane) = self.lanes.first_mut() {
+            lane.next = partition.next;
+            lane.settle(0, partition.start);
+        }
+    }
+}
+
+impl DurableLane {
+    fn apply(&mut self, event: &Event) {
+        match event {
+            Event::Enqueued { offset, envelope, .. } => self.add(*offset, envelope.expires, envelope.due),
+            Event::Settled { ranges, .. } => {
+                ranges.iter().for_each(|(start, end)| self.settle(*start, *end));
+            }
+            Event::DeliveredTo { to, .. } => self.delivered_to = self.delivered_to.max(*to),
+            Event::Attempted { offset, attempts, .. } if !self.is_settled(*offset) => {
+                self.attempts.insert(*offset, *attempts);
+            }
+            Event::Due { offset, .. } => {
+                self.delayed.remove(offset);
+            }
+            _ => {}
+        }
+    }
+}
+
+impl DurableQueue {
+    fn apply_session(&mut self, event: &Event) {
+        match event {
+            Event::Received { id, .. } => {
+                self.received.insert(*id);
+            }
+            Event::Forgotten { id, .. } => {
+                self.received.remove(id);
+            }
+            Event::HandleAssigned { lane, offset, handle, .. } => {
+                self.handles.insert(*handle, Some((*lane, *offset)));
+            }
+            Event::HandleSettled { handle, .. } => {
+                if let Some(delivery) = self.handles.get_mut(handle) {
+                    *delivery = None;
+                }
+            }
+            Event::HandleFreed { handle, .. } => {
+                self.handles.remove(handle);
+            }
+            _ => {}
+        }
     }
 }
 

@@ -119,6 +119,7 @@ pub struct OutboxEntry {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[allow(clippy::large_enum_variant, reason = "few at a time, and moved about rarely")]
 pub enum OutboxItem {
     DeadLetter {
         queue: QueueId,

@@ -11,7 +11,7 @@ use crate::{
 };
 use bytes::Bytes;
 use posthaste_model::{Limits, Name, Timestamp};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A member that wants in, or a known one that takes part in the next round.
 #[derive(Clone, Debug)]
@@ -161,12 +161,16 @@ impl LiveGroup {
         if join.protocols.is_empty() || join.protocol_type.is_empty() {
             return Err(Refusal::InconsistentProtocol);
         }
-        if self.members.len() + self.pending.len() >= limits.group_members_max
-            && !self.by_id.contains_key(&join.member)
-        {
+        // A static member's restart takes the place of its predecessor.
+        let predecessor = join.instance.as_ref().and_then(|instance| self.by_instance.get(instance));
+        let known = predecessor.is_some()
+            || self.by_id.contains_key(&join.member)
+            || self.pending.contains_key(&join.member);
+        if self.members.len() + self.pending.len() >= limits.group_members_max && !known {
             return Err(Refusal::GroupFull);
         }
-        let others = || self.members.values().filter(|m| m.id != join.member);
+        let own = predecessor.or_else(|| self.by_id.get(&join.member)).copied();
+        let others = || self.members.iter().filter(|(key, _)| Some(**key) != own).map(|(_, m)| m);
         if others().next().is_some() {
             let common = join
                 .protocols
@@ -329,7 +333,8 @@ impl LiveGroup {
         }
         self.phase = Phase::Dividing;
         self.protocol = self.vote();
-        if !self.by_id.get(&self.leader).is_some_and(|key| self.members[key].joining.is_some()) {
+        let leader = self.by_id.get(&self.leader).and_then(|key| self.members.get(key));
+        if leader.is_none_or(|leader| leader.joining.is_none()) {
             let first = self.members.values().find(|m| m.joining.is_some()).or(self.members.values().next());
             self.leader = first.map(|m| m.id.clone()).unwrap_or_default();
         }
@@ -348,11 +353,16 @@ impl LiveGroup {
 
     /// The protocol that all know and most put first.
     fn vote(&self) -> String {
-        let known_by_all =
-            |name: &str| self.members.values().all(|m| m.protocols.iter().any(|(n, _)| n == name));
+        let mut known: BTreeMap<&str, usize> = BTreeMap::new();
+        for member in self.members.values() {
+            let names: BTreeSet<&str> = member.protocols.iter().map(|(name, _)| name.as_str()).collect();
+            names.into_iter().for_each(|name| *known.entry(name).or_default() += 1);
+        }
+        known.retain(|_, members| *members == self.members.len());
         let mut votes: BTreeMap<&str, usize> = BTreeMap::new();
         for member in self.members.values() {
-            if let Some((name, _)) = member.protocols.iter().find(|(name, _)| known_by_all(name)) {
+            let mut names = member.protocols.iter().map(|(name, _)| name.as_str());
+            if let Some(name) = names.find(|name| known.contains_key(name)) {
                 *votes.entry(name).or_default() += 1;
             }
         }
@@ -535,10 +545,16 @@ impl LiveGroup {
     }
 
     /// Whether offsets may be committed: by a member of the round, or by anyone while there are no members.
-    pub fn may_commit(&self, member: Option<&Member>) -> Result<(), Refusal> {
+    /// A commit is a sign of life.
+    pub fn may_commit(&mut self, member: Option<&Member>, now: Timestamp) -> Result<(), Refusal> {
         match member {
-            Some(_) if self.phase == Phase::Dividing => Err(Refusal::Rebalancing),
-            Some(member) => self.check(member).map(|_| ()),
+            Some(member) => {
+                let key = self.check(member)?;
+                if let Some(member) = self.members.get_mut(&key) {
+                    member.expires = now.plus_ms(member.session_timeout_ms);
+                }
+                if self.phase == Phase::Dividing { Err(Refusal::Rebalancing) } else { Ok(()) }
+            }
             None if self.members.is_empty() => Ok(()),
             None => Err(Refusal::UnknownMember),
         }
@@ -550,7 +566,7 @@ impl LiveGroup {
 
     /// When something has to happen by itself.
     pub fn next_deadline(&self) -> Option<Timestamp> {
-        let sessions = self.members.values().filter(|m| m.joining.is_none()).map(|m| m.expires);
+        let sessions = self.members.values().filter(|m| !m.waits()).map(|m| m.expires);
         sessions.chain(self.pending.values().copied()).chain(self.deadline).min()
     }
 
@@ -568,11 +584,10 @@ impl LiveGroup {
             self.timer = None;
         }
         self.pending.retain(|_, expires| *expires > now);
-        // A member that waits for the round or its share is alive: it cannot send heartbeats.
         let expired: Vec<u64> = self
             .members
             .iter()
-            .filter(|(_, m)| m.joining.is_none() && m.syncing.is_none() && m.expires <= now)
+            .filter(|(_, m)| !m.waits() && m.expires <= now)
             .map(|(key, _)| *key)
             .collect();
         let removed = !expired.is_empty();
@@ -615,6 +630,11 @@ impl LiveGroup {
 }
 
 impl LiveMember {
+    /// A member that waits for the round or its share is alive: it cannot send heartbeats.
+    fn waits(&self) -> bool {
+        self.joining.is_some() || self.syncing.is_some()
+    }
+
     fn metadata(&self, protocol: &str) -> Bytes {
         self.protocols.iter().find(|(name, _)| name == protocol).map(|(_, m)| m.clone()).unwrap_or_default()
     }

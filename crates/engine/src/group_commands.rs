@@ -22,10 +22,15 @@ pub(crate) fn decide(
     ticket: Ticket,
     step: &mut Step,
 ) {
-    let offsets = match volatile.groups_changed {
-        0 => Gate::Open,
-        batch => Gate::Synced(batch),
-    };
+    match command {
+        Command::Join(_) | Command::Sync { .. } | Command::Heartbeat { .. } | Command::Leave { .. } => {
+            membership(volatile, ctx, command, ticket, step);
+        }
+        _ => offsets(durable, volatile, ctx, command, ticket, step),
+    }
+}
+
+fn membership(volatile: &mut Volatile, ctx: &Context, command: Command, ticket: Ticket, step: &mut Step) {
     match command {
         Command::Join(join) => {
             let key = (join.namespace.clone(), join.group.clone());
@@ -56,10 +61,27 @@ pub(crate) fn decide(
             change(volatile, &key, step, |group, out| results = group.leave(&members, ctx.now, out));
             step.reply(Gate::Open, ticket, Reply::Left(results));
         }
+        _ => {}
+    }
+}
+
+fn offsets(
+    durable: &Durable,
+    volatile: &mut Volatile,
+    ctx: &Context,
+    command: Command,
+    ticket: Ticket,
+    step: &mut Step,
+) {
+    let gate = match volatile.groups_changed {
+        0 => Gate::Open,
+        batch => Gate::Synced(batch),
+    };
+    match command {
         Command::CommitOffsets { namespace, group, member, offsets } => {
             let key = (namespace, group);
-            let allowed = match (volatile.groups.get(&key), &member) {
-                (Some(live), member) => live.may_commit(member.as_ref()),
+            let allowed = match (volatile.groups.get_mut(&key), &member) {
+                (Some(live), member) => live.may_commit(member.as_ref(), ctx.now),
                 (None, None) => Ok(()),
                 (None, Some(_)) => Err(Refusal::UnknownMember),
             };
@@ -78,7 +100,7 @@ pub(crate) fn decide(
                 Some(wanted) => wanted.iter().filter_map(|key| known.get(key)).cloned().collect(),
                 None => known.values().cloned().collect(),
             };
-            step.reply(offsets, ticket, Reply::Offsets(found));
+            step.reply(gate, ticket, Reply::Offsets(found));
         }
         Command::DescribeGroup { namespace, group } => {
             let key = (namespace, group);
@@ -89,13 +111,18 @@ pub(crate) fn decide(
                 }
                 None => None,
             };
-            step.reply(offsets, ticket, Reply::Group(state));
+            step.reply(gate, ticket, Reply::Group(state));
         }
-        Command::ListGroups { namespace } => list(durable, volatile, &namespace, offsets, ticket, step),
+        Command::ListGroups { namespace } => list(durable, volatile, &namespace, gate, ticket, step),
         Command::DeleteGroup { namespace, group } => {
             delete(durable, volatile, ctx, (namespace, group), ticket, step)
         }
         Command::ForgetOffsets { namespace, group, partitions } => {
+            let key = (namespace, group);
+            if !durable.groups.contains_key(&key) {
+                return step.reply(Gate::Open, ticket, Reply::Refused(Refusal::UnknownGroup));
+            }
+            let (namespace, group) = key;
             volatile.groups_changed = ctx.batch;
             step.event(Event::OffsetsForgotten { namespace, group, partitions }, true);
             step.reply(Gate::Synced(ctx.batch), ticket, Reply::Done);
@@ -170,6 +197,6 @@ pub(crate) fn finish(volatile: &mut Volatile, key: &Key, replies: Replies, step:
     if let Some(at) = live.next_deadline()
         && live.timer_needed(at)
     {
-        volatile.timers.insert((at, Timer::Group(key.0.clone(), key.1.clone())));
+        volatile.common.timers.insert((at, Timer::Group(key.0.clone(), key.1.clone())));
     }
 }

@@ -21,23 +21,27 @@ pub(crate) fn decide(
     let result = match command {
         Command::OpenPartition { partition, spec } => {
             if durable.partitions.get(&partition).is_none_or(|p| p.spec != spec) {
+                volatile.partitions.insert(partition, ctx.batch);
+                volatile.opened = ctx.batch;
                 step.event(Event::PartitionOpened { partition, spec }, true);
             }
-            volatile.partitions.insert(partition, ctx.batch);
-            Ok((Gate::Synced(ctx.batch), Reply::Done))
+            Ok((synced(volatile.opened), Reply::Done))
         }
         Command::ClosePartition { partition } => close(durable, volatile, ctx, partition, step),
         Command::Trim { partition, before } => trim(durable, volatile, ctx, partition, before, step),
         Command::MoveTap { partition, to, durable: sync } => {
-            if durable.partitions.get(&partition).is_some_and(|p| p.tap < to) {
+            // An earlier move to the same place may have been a lazy one.
+            let known = durable.partitions.get(&partition);
+            let moved = known.is_some_and(|p| if sync { p.tap <= to } else { p.tap < to });
+            if moved {
                 step.event(Event::TapMoved { partition, to }, sync);
             }
-            Ok((if sync { Gate::Synced(ctx.batch) } else { Gate::Open }, Reply::Done))
+            Ok((if moved && sync { Gate::Synced(ctx.batch) } else { Gate::Open }, Reply::Done))
         }
         Command::ReserveProducerIds { count } => {
             // 0 stands for no producer in places, so ids begin at 1.
             let first = durable.producer_ids.max(1);
-            step.event(Event::ProducerIdsReserved { to: first + count }, true);
+            step.event(Event::ProducerIdsReserved { to: first.saturating_add(count) }, true);
             Ok((Gate::Synced(ctx.batch), Reply::ProducerIds { first, count }))
         }
         _ => Err(Refusal::Gone),
@@ -58,8 +62,8 @@ fn close(
     let known = durable.partitions.get(&partition).ok_or(Refusal::Gone)?;
     for reader in &known.readers {
         if let Some(live) = volatile.queues.remove(reader) {
-            for consumer in live.consumers {
-                step.effect(Gate::Open, crate::Effect::Cancelled { consumer: consumer.id });
+            for consumer in live.consumers.ids() {
+                step.effect(Gate::Open, crate::Effect::Cancelled { consumer });
             }
         }
     }
@@ -78,11 +82,17 @@ fn trim(
 ) -> Result<(Gate, Reply), Refusal> {
     let known = durable.partitions.get(&partition).ok_or(Refusal::Gone)?;
     let start = before.min(known.next);
-    if start > known.start {
-        volatile.partitions.insert(partition, ctx.batch);
-        step.event(Event::Trimmed { partition, start }, true);
+    if start <= known.start {
+        return Ok((synced(volatile.opened), Reply::Count(known.start)));
     }
-    Ok((Gate::Synced(ctx.batch), Reply::Count(start.max(known.start))))
+    volatile.partitions.insert(partition, ctx.batch);
+    volatile.opened = ctx.batch;
+    step.event(Event::Trimmed { partition, start }, true);
+    Ok((Gate::Synced(ctx.batch), Reply::Count(start)))
+}
+
+fn synced(batch: u64) -> Gate {
+    if batch == 0 { Gate::Open } else { Gate::Synced(batch) }
 }
 
 /// Adds a batch at the end of a partition.
@@ -109,6 +119,7 @@ pub(crate) fn append(
     let offset = known.next;
     volatile.partitions.insert(append.partition, ctx.batch);
     let Append { partition, span, timestamp, sequence: producer, envelope, payload } = append;
+    let span = span.max(1);
     step.event(Event::Appended { partition, offset, span, timestamp, producer, envelope, payload }, sync);
     Ok(Published { gate: gate(ctx.batch), offset, duplicate: false })
 }

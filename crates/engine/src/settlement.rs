@@ -7,23 +7,24 @@
 use crate::range_set::RangeSet;
 use posthaste_model::{ConsumerId, Envelope, Payload, Timestamp};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque, btree_map::Entry};
 
 /// Where a message stands in its lane. Messages without durability take no offset: they stand between
 /// durable ones, in the order of their arrival.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Position {
     pub offset: u64,
-    minor: u32,
+    /// Counts the messages without durability before the durable one with this offset.
+    minor: u64,
 }
 
 impl Position {
     pub fn durable(offset: u64) -> Position {
-        Position { offset, minor: u32::MAX }
+        Position { offset, minor: u64::MAX }
     }
 
     pub fn is_durable(self) -> bool {
-        self.minor == u32::MAX
+        self.minor == u64::MAX
     }
 }
 
@@ -129,15 +130,18 @@ pub(crate) struct LiveLane {
     pub cursor: u64,
     /// Durable messages below may have been delivered before the start.
     pub suspect_to: u64,
+    /// What is at or above came since the last round of deliveries.
+    pub seen: Position,
     /// Ready again, or ready late; true when delivered before.
     pub released: BTreeMap<Position, bool>,
     pub leased: BTreeMap<Position, Lease>,
-    pub leased_durable: u64,
     pub transient: BTreeMap<Position, TransientMessage>,
-    pub transient_ready: VecDeque<Position>,
-    pub transient_expiring: BTreeMap<(Timestamp, Position), ()>,
-    pub transient_delayed: BTreeMap<(Timestamp, Position), ()>,
-    next_minor: (u64, u32),
+    /// Transient messages not handed out yet, and some that are gone.
+    transient_ready: VecDeque<Position>,
+    pub transient_delayed: BTreeSet<Position>,
+    /// What came since the last round of deliveries, by ascending offset, for consumers that keep up.
+    recent: VecDeque<(u64, Envelope, Payload)>,
+    next_minor: (u64, u64),
 }
 
 impl LiveLane {
@@ -146,23 +150,44 @@ impl LiveLane {
         LiveLane {
             cursor: durable.floor,
             suspect_to: if clean { durable.delivered_to } else { durable.next },
+            seen: Position { offset: durable.next, minor: 0 },
             ..LiveLane::default()
         }
     }
 
+    /// Keeps a durable message at hand until the next round of deliveries is over.
+    pub fn remember(&mut self, offset: u64, envelope: Envelope, payload: Payload) {
+        self.recent.push_back((offset, envelope, payload));
+    }
+
+    /// The content of a message that came since the last round of deliveries.
+    pub fn recall(&mut self, offset: u64) -> Option<(Envelope, Payload)> {
+        while self.recent.front().is_some_and(|(at, ..)| *at < offset) {
+            self.recent.pop_front();
+        }
+        let (_, envelope, payload) = self.recent.pop_front_if(|(at, ..)| *at == offset)?;
+        Some((envelope, payload))
+    }
+
+    /// A round of deliveries is over.
+    pub fn end_round(&mut self, durable: &DurableLane) {
+        self.recent.clear();
+        self.seen = Position { offset: durable.next, minor: self.minor_at(durable.next) };
+    }
+
+    fn minor_at(&self, next: u64) -> u64 {
+        if self.next_minor.0 == next { self.next_minor.1 } else { 0 }
+    }
+
     /// Takes a message without durability; it stands behind everything that came before it.
     pub fn push_transient(&mut self, next: u64, message: TransientMessage) -> Position {
-        let minor = if self.next_minor.0 == next { self.next_minor.1 } else { 0 };
+        let minor = self.minor_at(next);
         self.next_minor = (next, minor + 1);
         let position = Position { offset: next, minor };
-        if let Some(expires) = message.envelope.expires {
-            self.transient_expiring.insert((expires, position), ());
-        }
-        match message.envelope.due {
-            Some(due) => {
-                self.transient_delayed.insert((due, position), ());
-            }
-            None => self.transient_ready.push_back(position),
+        if message.envelope.due.is_some() {
+            self.transient_delayed.insert(position);
+        } else {
+            self.transient_ready.push_back(position);
         }
         self.transient.insert(position, message);
         position
@@ -214,33 +239,23 @@ impl LiveLane {
         }
     }
 
-    pub fn lease(&mut self, position: Position, lease: Lease) {
-        if self.leased.insert(position, lease).is_none() && position.is_durable() {
-            self.leased_durable += 1;
-        }
-    }
-
     /// Ends the lease that `consumer` holds on `position`.
     pub fn end_lease(&mut self, position: Position, consumer: ConsumerId) -> Option<Lease> {
-        if self.leased.get(&position)?.consumer != consumer {
-            return None;
+        match self.leased.entry(position) {
+            Entry::Occupied(lease) if lease.get().consumer == consumer => Some(lease.remove()),
+            _ => None,
         }
-        let lease = self.leased.remove(&position)?;
-        if position.is_durable() {
-            self.leased_durable -= 1;
-        }
-        Some(lease)
     }
 
     pub fn drop_transient(&mut self, position: Position) -> Option<TransientMessage> {
         let message = self.transient.remove(&position)?;
-        if let Some(expires) = message.envelope.expires {
-            self.transient_expiring.remove(&(expires, position));
-        }
-        if let Some(due) = message.envelope.due {
-            self.transient_delayed.remove(&(due, position));
-        }
+        self.transient_delayed.remove(&position);
         self.released.remove(&position);
+        // What expired behind a message that nobody takes must not pile up.
+        if self.transient_ready.len() > 2 * self.transient.len() + 64 {
+            let transient = &self.transient;
+            self.transient_ready.retain(|p| transient.contains_key(p));
+        }
         Some(message)
     }
 
@@ -251,9 +266,20 @@ impl LiveLane {
         waiting.saturating_sub(self.leased.len() as u64)
     }
 
-    /// Forgets durable messages that were settled behind its back (purge, expiry).
-    pub fn forget_settled(&mut self, durable: &DurableLane) {
-        self.released.retain(|p, _| !p.is_durable() || !durable.is_settled(p.offset));
+    /// Forgets durable messages below `start`, which are gone; returns who held them.
+    pub fn forget_below(&mut self, start: u64) -> Vec<ConsumerId> {
+        let start = Position { offset: start, minor: 0 };
+        self.released = self.released.split_off(&start);
+        let kept = self.leased.split_off(&start);
+        std::mem::replace(&mut self.leased, kept).into_values().map(|lease| lease.consumer).collect()
+    }
+
+    /// Forgets what is ready: it was all settled.
+    pub fn forget_ready(&mut self, durable: &DurableLane) {
+        self.released.clear();
+        self.transient_ready.clear();
+        self.recent.clear();
+        self.cursor = durable.next;
     }
 }
 
@@ -309,7 +335,7 @@ mod tests {
         for n in 0..3 {
             let (position, _) = live.peek(&durable).unwrap();
             live.take(position);
-            live.lease(position, Lease { consumer: ConsumerId(1), attempt: 1 });
+            live.leased.insert(position, Lease { consumer: ConsumerId(1), attempt: 1 });
             assert_eq!(position, Position::durable(n));
         }
         for n in [2, 0] {

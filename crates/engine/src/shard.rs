@@ -51,6 +51,13 @@ impl Step {
         self.event(event, false);
     }
 
+    /// The last event stands or falls with the one that comes next.
+    pub fn join_last(&mut self) {
+        if let Some(last) = self.events.last_mut() {
+            last.joined = true;
+        }
+    }
+
     pub fn effect(&mut self, gate: Gate, effect: Effect) {
         self.effects.push(Gated { gate, effect });
     }
@@ -161,12 +168,12 @@ impl Shard {
 
     /// Memory taken by messages without durability, in bytes.
     pub fn transient_bytes(&self) -> u64 {
-        self.volatile.transient_bytes
+        self.volatile.common.transient_bytes
     }
 
     /// When it next has to be given a [`Command::Tick`].
     pub fn next_timer(&self) -> Option<Timestamp> {
-        self.volatile.timers.first().map(|(at, _)| *at)
+        self.volatile.common.timers.first().map(|(at, _)| *at)
     }
 
     /// Adds messages to a queue or partition, as [`Command::Enqueue`] and [`Command::Append`] do, but says at once
@@ -259,13 +266,12 @@ impl Shard {
 
     /// Hands out what is ready to whom has credit, in all queues that were touched.
     pub fn deliver(&mut self, ctx: &Context, out: &mut Output) {
-        while let Some(id) = self.volatile.touched.pop_first() {
+        while let Some(id) = self.volatile.common.touched.pop_first() {
             queue::deliver(&self.durable, &mut self.volatile, ctx, id, &mut self.step);
             self.commit(out);
             queue::drop_overflow(&self.durable, &mut self.volatile, ctx, id, &mut self.step);
             self.commit(out);
         }
-        self.volatile.recent.clear();
     }
 
     /// Applies what was decided and passes it on.
@@ -299,7 +305,9 @@ impl Shard {
     ) {
         let last = self.durable.arrived.get(&source).copied().unwrap_or_default();
         let Some(number) = items.last().map(|(number, _)| *number).filter(|number| *number > last) else {
-            return self.step.reply(Gate::Synced(self.volatile.outbox_changed), ticket, Reply::Done);
+            let changed = self.volatile.common.outbox_changed;
+            let gate = if changed == 0 { Gate::Open } else { Gate::Synced(changed) };
+            return self.step.reply(gate, ticket, Reply::Done);
         };
         if ctx.no_space {
             return self.step.reply(Gate::Open, ticket, Reply::Refused(Refusal::NoSpace));
@@ -309,7 +317,9 @@ impl Shard {
             let publish = match item {
                 Arrival::Append(append) => Publish::Append(append),
                 Arrival::Enqueue(enqueue) => Publish::Enqueue(enqueue),
-                Arrival::Retain { namespace, envelope, payload } => Publish::Retain { namespace, envelope, payload },
+                Arrival::Retain { namespace, envelope, payload } => {
+                    Publish::Retain { namespace, envelope, payload }
+                }
             };
             // A full or deleted target refuses this message for good: there is no publisher to tell.
             let _ = self.publish(ctx, publish, out);
@@ -318,16 +328,17 @@ impl Shard {
             journaled.joined = true;
         }
         self.step.event(Event::Arrived { source, number }, true);
-        self.volatile.outbox_changed = ctx.batch;
+        self.volatile.common.outbox_changed = ctx.batch;
         self.step.reply(Gate::Synced(ctx.batch), ticket, Reply::Done);
     }
 
     fn tick(&mut self, ctx: &Context, out: &mut Output) {
         for _ in 0..TIMERS_PER_STEP_MAX {
-            if !self.volatile.timers.first().is_some_and(|(at, _)| *at <= ctx.now) {
+            let Some((at, timer)) = self.volatile.common.timers.pop_first() else { break };
+            if at > ctx.now {
+                self.volatile.common.timers.insert((at, timer));
                 break;
             }
-            let Some((_, timer)) = self.volatile.timers.pop_first() else { break };
             match timer {
                 Timer::Group(namespace, group) => {
                     let mut replies = Replies::new();

@@ -2,30 +2,35 @@
 
 use crate::{
     Map,
-    command::Mode,
     durable::{Durable, DurableQueue},
-    effect::Gate,
     group::LiveGroup,
+    queue::LiveQueue,
     settlement::{LiveLane, Position},
 };
-use posthaste_model::{ConsumerId, Envelope, Name, PartitionId, Payload, QueueId, Timestamp};
+use posthaste_model::{Name, PartitionId, QueueId, Timestamp};
 use std::collections::BTreeSet;
 
 #[derive(Debug, Default)]
 pub(crate) struct Volatile {
     pub queues: Map<QueueId, LiveQueue>,
+    pub common: Common,
     /// The batch that last changed a partition.
     pub partitions: Map<PartitionId, u64>,
+    /// The batch that last opened or trimmed a partition.
+    pub opened: u64,
     pub groups: Map<(Name, Name), LiveGroup>,
     pub groups_changed: u64,
+    pub retained_changed: Map<Name, u64>,
+}
+
+/// What a decision about one queue may change besides the queue.
+#[derive(Debug, Default)]
+pub(crate) struct Common {
     pub timers: BTreeSet<(Timestamp, Timer)>,
     /// Queues whose messages or consumers changed since the last round of deliveries.
     pub touched: BTreeSet<QueueId>,
-    /// What was enqueued since then, for consumers that keep up.
-    pub recent: Map<(QueueId, u8, u64), (Envelope, Payload)>,
     /// Memory taken by messages without durability.
     pub transient_bytes: u64,
-    pub retained_changed: Map<Name, u64>,
     pub outbox_changed: u64,
     /// The number of the latest outbox entry, also of those not applied yet.
     pub outbox_last: u64,
@@ -40,33 +45,11 @@ pub(crate) enum Timer {
     Unused(QueueId),
 }
 
-#[derive(Debug, Default)]
-pub(crate) struct LiveQueue {
-    /// The whole queue, when it does not survive a restart.
-    pub own: Option<DurableQueue>,
-    pub lanes: Vec<LiveLane>,
-    pub consumers: Vec<Consumer>,
-    /// Where the next round of deliveries begins.
-    pub turn: usize,
-    /// The batch with the last change of the durable state.
-    pub changed: u64,
-    pub transient_bytes: u64,
-    pub unused_since: Option<Timestamp>,
-}
-
-#[derive(Debug)]
-pub(crate) struct Consumer {
-    pub id: ConsumerId,
-    pub credit: u32,
-    pub mode: Mode,
-    pub exclusive: bool,
-    pub priority: i32,
-}
-
 impl Volatile {
     /// What a start finds: nothing leased, everything unsettled ready.
     pub fn recovered(durable: &Durable, clean: bool) -> Volatile {
-        let mut volatile = Volatile { outbox_last: durable.outbox.last, ..Volatile::default() };
+        let mut volatile = Volatile::default();
+        volatile.common.outbox_last = durable.outbox.last;
         for (id, queue) in &durable.queues {
             volatile.add_queue(*id, queue, clean);
         }
@@ -78,34 +61,16 @@ impl Volatile {
 
     pub fn add_queue(&mut self, id: QueueId, queue: &DurableQueue, clean: bool) {
         let lanes = queue.lanes.iter().map(|lane| LiveLane::recovered(lane, clean)).collect();
-        for (index, lane) in (0u8..).zip(&queue.lanes) {
+        for (index, lane) in (0..=u8::MAX).zip(&queue.lanes) {
             for (offset, at) in &lane.expiring {
-                self.timers.insert((*at, Timer::Expire(id, index, Position::durable(*offset))));
+                let timer = Timer::Expire(id, index, Position::durable(*offset));
+                self.common.timers.insert((*at, timer));
             }
             for (offset, at) in &lane.delayed {
-                self.timers.insert((*at, Timer::Due(id, index, Position::durable(*offset))));
+                let timer = Timer::Due(id, index, Position::durable(*offset));
+                self.common.timers.insert((*at, timer));
             }
         }
-        self.queues.insert(id, LiveQueue { lanes, ..LiveQueue::default() });
-    }
-}
-
-impl LiveQueue {
-    /// What a reply about this queue waits for.
-    pub fn gate(&self, sync: bool) -> Gate {
-        match (self.changed, sync) {
-            (0, _) => Gate::Open,
-            (batch, true) => Gate::Synced(batch),
-            (batch, false) => Gate::Written(batch),
-        }
-    }
-
-    /// Messages that could be handed out now.
-    pub fn ready(&self, queue: &DurableQueue) -> u64 {
-        self.lanes.iter().zip(&queue.lanes).map(|(live, durable)| live.ready(durable)).sum()
-    }
-
-    pub fn consumer(&mut self, id: ConsumerId) -> Option<&mut Consumer> {
-        self.consumers.iter_mut().find(|c| c.id == id)
+        self.queues.insert(id, LiveQueue::new(lanes));
     }
 }

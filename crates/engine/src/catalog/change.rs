@@ -2,15 +2,18 @@
 
 use super::{
     Catalog, Namespace,
-    entry::{Binding, ExchangeSpec, Partition, Queue, QueueConfig, Target, Topic, TopicConfig, User},
-    routing::{Exchange, binding_key},
+    entry::{Binding, ExchangeSpec, Partition, Queue, QueueConfig, Rule, Target, Topic, TopicConfig, User},
+    routing::{BindingKey, Exchange, binding_key},
 };
 use bytes::Bytes;
 use posthaste_model::{
     ConnectionId, Limits, Name, PartitionId, Pattern, QueueId, Subject, Timestamp, TopicId,
 };
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 /// What the catalog can be asked to change.
 #[derive(Clone, Debug)]
@@ -141,44 +144,59 @@ pub enum CatalogRefusal {
 
 /// Ids that are journalled as taken at a time.
 const IDS_RESERVED: u64 = 4_096;
+/// Words of a pattern; also bounds how deep the index of patterns is.
+const PATTERN_WORDS_MAX: usize = 256;
+
+type Decided = Result<Vec<Change>, CatalogRefusal>;
 
 impl Catalog {
     /// Decides what a command changes. Nothing is changed yet.
-    pub fn decide(
-        &self,
-        command: CatalogCommand,
-        now: Timestamp,
-        limits: &Limits,
-    ) -> Result<Vec<Change>, CatalogRefusal> {
-        let mut changes = Vec::new();
-        let mut ids = Ids { next: self.next_id, reserved: self.reserved_id };
-        let durable = |event| Change { event, durable: true };
+    pub fn decide(&self, command: CatalogCommand, now: Timestamp, limits: &Limits) -> Decided {
         match command {
-            CatalogCommand::CreateNamespace(name) => {
-                if self.namespace(&name).is_some() {
-                    return Err(CatalogRefusal::Exists);
-                }
-                changes.push(durable(CatalogEvent::NamespaceCreated(name)));
-            }
+            CatalogCommand::CreateNamespace(name) => match self.namespace(&name) {
+                Some(_) => Err(CatalogRefusal::Exists),
+                None => Ok(vec![durable(CatalogEvent::NamespaceCreated(name))]),
+            },
             CatalogCommand::DeleteNamespace(name) => {
-                self.namespace(&name).ok_or(CatalogRefusal::Unknown)?;
-                changes.push(durable(CatalogEvent::NamespaceDeleted(name)));
+                self.within(&name)?;
+                Ok(vec![durable(CatalogEvent::NamespaceDeleted(name))])
             }
+            CatalogCommand::CreateTopic { .. }
+            | CatalogCommand::AddPartitions { .. }
+            | CatalogCommand::ConfigureTopic { .. }
+            | CatalogCommand::DeleteTopic { .. } => self.decide_topic(command, now, limits),
+            CatalogCommand::CreateQueue { .. }
+            | CatalogCommand::ConfigureQueue { .. }
+            | CatalogCommand::DeleteQueue { .. } => self.decide_queue(command, now, limits),
+            CatalogCommand::CreateExchange(_)
+            | CatalogCommand::DeleteExchange { .. }
+            | CatalogCommand::Bind { .. }
+            | CatalogCommand::Unbind { .. } => self.decide_routing(command, limits),
+            CatalogCommand::PutUser(user) => Ok(vec![durable(CatalogEvent::UserPut(user))]),
+            CatalogCommand::DeleteUser(name) => {
+                self.user(&name).ok_or(CatalogRefusal::Unknown)?;
+                Ok(vec![durable(CatalogEvent::UserDeleted(name))])
+            }
+        }
+    }
+
+    fn decide_topic(&self, command: CatalogCommand, now: Timestamp, limits: &Limits) -> Decided {
+        let mut ids = self.ids();
+        let topic = match command {
             CatalogCommand::CreateTopic { namespace, name, partitions, config } => {
-                let within = self.namespace(&namespace).ok_or(CatalogRefusal::Unknown)?;
+                let within = self.within(&namespace)?;
                 if within.topics.contains_key(&name) {
                     return Err(CatalogRefusal::Exists);
                 }
                 let too_many = within.topics.len() >= limits.names_per_namespace_max
                     || partitions > limits.partitions_per_topic_max
                     || partitions == 0;
-                if too_many {
+                if too_many || config.captures.iter().any(too_long) {
                     return Err(CatalogRefusal::TooMany);
                 }
                 let id = TopicId(ids.take());
                 let partitions = (0..partitions).map(|_| self.new_partition(&mut ids)).collect();
-                let topic = Topic { id, namespace, name, partitions, config, created: now };
-                changes.push(durable(CatalogEvent::TopicPut(topic)));
+                Topic { id, namespace, name, partitions, config, created: now }
             }
             CatalogCommand::AddPartitions { namespace, name, total } => {
                 let mut topic = self.topic(&namespace, &name)?.clone();
@@ -188,61 +206,72 @@ impl Catalog {
                 let more = (total as usize).checked_sub(topic.partitions.len());
                 let more = more.filter(|more| *more > 0).ok_or(CatalogRefusal::Shrinks)?;
                 topic.partitions.extend((0..more).map(|_| self.new_partition(&mut ids)));
-                changes.push(durable(CatalogEvent::TopicPut(topic)));
+                topic
             }
             CatalogCommand::ConfigureTopic { namespace, name, config } => {
-                let topic = Topic { config, ..self.topic(&namespace, &name)?.clone() };
-                changes.push(durable(CatalogEvent::TopicPut(topic)));
+                if config.captures.iter().any(too_long) {
+                    return Err(CatalogRefusal::TooMany);
+                }
+                Topic { config, ..self.topic(&namespace, &name)?.clone() }
             }
             CatalogCommand::DeleteTopic { namespace, name } => {
                 self.topic(&namespace, &name)?;
-                changes.push(durable(CatalogEvent::TopicDeleted { namespace, name }));
+                return Ok(vec![durable(CatalogEvent::TopicDeleted { namespace, name })]);
             }
+            _ => return Err(CatalogRefusal::Unknown),
+        };
+        Ok(ids.reserve(durable(CatalogEvent::TopicPut(topic))))
+    }
+
+    fn decide_queue(&self, command: CatalogCommand, now: Timestamp, limits: &Limits) -> Decided {
+        match command {
             CatalogCommand::CreateQueue { namespace, name, config, durable, exclusive, auto_delete } => {
-                let within = self.namespace(&namespace).ok_or(CatalogRefusal::Unknown)?;
+                let within = self.within(&namespace)?;
                 if within.queues.contains_key(&name) {
                     return Err(CatalogRefusal::Exists);
                 }
-                if within.queues.len() >= limits.names_per_namespace_max {
+                let too_many = within.queues.len() >= limits.names_per_namespace_max
+                    || config.priorities > limits.priorities_per_queue_max;
+                if too_many {
                     return Err(CatalogRefusal::TooMany);
                 }
+                let mut ids = self.ids();
                 let streams: Vec<u64> = (0..=config.priorities).map(|_| ids.take()).collect();
                 let id = QueueId(streams.first().copied().unwrap_or_default());
-                let shard = self.place(id.0);
                 // An exclusive queue goes with its connection, so it never survives a restart.
                 let durable = durable && exclusive.is_none();
-                let created = now;
+                let (shard, created) = (self.place(id.0), now);
+                #[rustfmt::skip]
                 let queue = Queue {
-                    id,
-                    namespace,
-                    name,
-                    shard,
-                    streams,
-                    config,
-                    durable,
-                    exclusive,
-                    auto_delete,
-                    created,
+                    id, namespace, name, shard, streams, config, durable, exclusive, auto_delete, created,
                 };
-                changes.push(Change { event: CatalogEvent::QueuePut(queue), durable });
+                Ok(ids.reserve(Change { event: CatalogEvent::QueuePut(queue), durable }))
             }
             CatalogCommand::ConfigureQueue { namespace, name, config } => {
-                let within = self.namespace(&namespace).ok_or(CatalogRefusal::Unknown)?;
+                let within = self.within(&namespace)?;
                 let queue = within.queues.get(&name).ok_or(CatalogRefusal::QueueUnknown)?;
                 let queue = Queue { config, ..(**queue).clone() };
                 let durable = queue.durable;
-                changes.push(Change { event: CatalogEvent::QueuePut(queue), durable });
+                Ok(vec![Change { event: CatalogEvent::QueuePut(queue), durable }])
             }
             CatalogCommand::DeleteQueue { queue } => {
                 let queue = self.queue_by_id(queue).ok_or(CatalogRefusal::QueueUnknown)?;
                 let (namespace, name) = (queue.namespace.clone(), queue.name.clone());
-                let target = Target::Queue(name.clone());
-                self.unbind_all(&namespace, &target, &mut changes);
+                let mut removal = Removal::new(self.within(&namespace)?);
+                removal.target(Target::Queue(name.clone()));
+                let mut changes = removal.finish();
                 let event = CatalogEvent::QueueDeleted { namespace, name };
                 changes.push(Change { event, durable: queue.durable });
+                Ok(changes)
             }
+            _ => Err(CatalogRefusal::Unknown),
+        }
+    }
+
+    fn decide_routing(&self, command: CatalogCommand, limits: &Limits) -> Decided {
+        match command {
             CatalogCommand::CreateExchange(spec) => {
-                let within = self.namespace(&spec.namespace).ok_or(CatalogRefusal::Unknown)?;
+                let within = self.within(&spec.namespace)?;
                 if within.exchanges.contains_key(&spec.name) {
                     return Err(CatalogRefusal::Exists);
                 }
@@ -250,61 +279,38 @@ impl Catalog {
                     return Err(CatalogRefusal::TooMany);
                 }
                 let durable = spec.durable;
-                changes.push(Change { event: CatalogEvent::ExchangePut(spec), durable });
+                Ok(vec![Change { event: CatalogEvent::ExchangePut(spec), durable }])
             }
             CatalogCommand::DeleteExchange { namespace, name, if_unused } => {
-                let within = self.namespace(&namespace).ok_or(CatalogRefusal::Unknown)?;
+                let within = self.within(&namespace)?;
                 let exchange = within.exchanges.get(&name).ok_or(CatalogRefusal::ExchangeUnknown)?;
-                if super::PREDECLARED.iter().any(|(known, _)| **known == *name) {
+                if is_predeclared(&name) {
                     return Err(CatalogRefusal::Protected);
                 }
                 if if_unused && exchange.has_bindings() {
                     return Err(CatalogRefusal::InUse);
                 }
-                self.unbind_all(&namespace, &Target::Exchange(name.clone()), &mut changes);
-                let durable = exchange.spec.durable;
-                changes.push(Change { event: CatalogEvent::ExchangeDeleted { namespace, name }, durable });
+                let mut removal = Removal::new(within);
+                removal.exchange(exchange);
+                Ok(removal.finish())
             }
             CatalogCommand::Bind { namespace, exchange, binding } => {
-                changes.extend(self.decide_bind(namespace, exchange, binding, limits)?);
+                self.decide_bind(namespace, exchange, binding, limits)
             }
             CatalogCommand::Unbind { namespace, exchange, target, key, arguments } => {
-                let within = self.namespace(&namespace).ok_or(CatalogRefusal::Unknown)?;
+                let within = self.within(&namespace)?;
                 let source = within.exchanges.get(&exchange).ok_or(CatalogRefusal::ExchangeUnknown)?;
                 let binding = source.binding(&(target, key, arguments)).ok_or(CatalogRefusal::Unchanged)?;
-                self.unbind(&namespace, source, binding, &mut changes);
+                let mut removal = Removal::new(within);
+                removal.binding(source, binding);
+                Ok(removal.finish())
             }
-            CatalogCommand::PutUser(user) => changes.push(durable(CatalogEvent::UserPut(user))),
-            CatalogCommand::DeleteUser(name) => {
-                self.user(&name).ok_or(CatalogRefusal::Unknown)?;
-                changes.push(durable(CatalogEvent::UserDeleted(name)));
-            }
+            _ => Err(CatalogRefusal::Unknown),
         }
-        if ids.next > ids.reserved {
-            let reserved = ids.next + IDS_RESERVED;
-            changes.insert(0, Change { event: CatalogEvent::IdsReserved(reserved), durable: true });
-        }
-        Ok(changes)
     }
 
-    fn topic(&self, namespace: &Name, name: &Name) -> Result<&Topic, CatalogRefusal> {
-        let within = self.namespace(namespace).ok_or(CatalogRefusal::Unknown)?;
-        within.topics.get(name).map(|t| &**t).ok_or(CatalogRefusal::TopicUnknown)
-    }
-
-    fn new_partition(&self, ids: &mut Ids) -> Partition {
-        let id = ids.take();
-        Partition { id: PartitionId(id), shard: self.place(id) }
-    }
-
-    fn decide_bind(
-        &self,
-        namespace: Name,
-        exchange: Name,
-        mut binding: Binding,
-        limits: &Limits,
-    ) -> Result<Option<Change>, CatalogRefusal> {
-        let within = self.namespace(&namespace).ok_or(CatalogRefusal::Unknown)?;
+    fn decide_bind(&self, namespace: Name, exchange: Name, mut binding: Binding, limits: &Limits) -> Decided {
+        let within = self.within(&namespace)?;
         let source = within.exchanges.get(&exchange).ok_or(CatalogRefusal::ExchangeUnknown)?;
         let target_durable = match &binding.target {
             Target::Queue(name) => within.queues.get(name).ok_or(CatalogRefusal::QueueUnknown)?.durable,
@@ -312,63 +318,44 @@ impl Catalog {
                 within.exchanges.get(name).ok_or(CatalogRefusal::ExchangeUnknown)?.spec.durable
             }
         };
-        if within.bindings_len() >= limits.bindings_max {
-            return Err(CatalogRefusal::TooMany);
-        }
         // A binding outlives neither of its ends.
         binding.durable = binding.durable && target_durable && source.spec.durable;
-        if source.binding(&binding_key(&binding)).is_some_and(|known| **known == binding) {
-            return Ok(None);
+        let known = source.binding(&binding_key(&binding));
+        if known.is_some_and(|known| **known == binding) {
+            return Ok(Vec::new());
         }
-        let durable = binding.durable;
-        Ok(Some(Change { event: CatalogEvent::Bound { namespace, exchange, binding }, durable }))
+        let long = matches!(&binding.rule, Rule::Pattern(pattern) if too_long(pattern));
+        if long || (known.is_none() && within.bindings_len() >= limits.bindings_max) {
+            return Err(CatalogRefusal::TooMany);
+        }
+        // One that is replaced must not come back after a restart.
+        let durable = binding.durable || known.is_some_and(|known| known.durable);
+        Ok(vec![Change { event: CatalogEvent::Bound { namespace, exchange, binding }, durable }])
     }
 
-    /// Unbinds, and deletes an auto-delete exchange whose last binding that was.
-    fn unbind(&self, namespace: &Name, source: &Exchange, binding: &Binding, changes: &mut Vec<Change>) {
-        let exchange = source.spec.name.clone();
-        changes.push(Change {
-            event: CatalogEvent::Unbound {
-                namespace: namespace.clone(),
-                exchange: exchange.clone(),
-                binding: binding.clone(),
-            },
-            durable: binding.durable,
-        });
-        if source.spec.auto_delete && source.bindings().count() == 1 {
-            self.unbind_all(namespace, &Target::Exchange(exchange.clone()), changes);
-            let event = CatalogEvent::ExchangeDeleted { namespace: namespace.clone(), name: exchange };
-            changes.push(Change { event, durable: source.spec.durable });
-        }
+    fn within(&self, namespace: &Name) -> Result<&Namespace, CatalogRefusal> {
+        self.namespace(namespace).map(|n| &**n).ok_or(CatalogRefusal::Unknown)
     }
 
-    fn unbind_all(&self, namespace: &Name, target: &Target, changes: &mut Vec<Change>) {
-        let Some(within) = self.namespace(namespace) else { return };
-        for source in within.exchanges.values() {
-            let bound: Vec<_> = source.bindings_to(target);
-            let all = bound.len() == source.bindings().count();
-            for (index, binding) in bound.iter().enumerate() {
-                if all && index + 1 == bound.len() && source.spec.auto_delete {
-                    // The last one takes the exchange along.
-                    let exchange = source.spec.name.clone();
-                    let (namespace, durable) = (namespace.clone(), source.spec.durable);
-                    changes.push(unbound(&namespace, source, binding));
-                    changes.push(Change {
-                        event: CatalogEvent::ExchangeDeleted { namespace, name: exchange },
-                        durable,
-                    });
-                } else {
-                    changes.push(unbound(namespace, source, binding));
-                }
-            }
-        }
+    fn topic(&self, namespace: &Name, name: &Name) -> Result<&Topic, CatalogRefusal> {
+        self.within(namespace)?.topics.get(name).map(|t| &**t).ok_or(CatalogRefusal::TopicUnknown)
+    }
+
+    fn ids(&self) -> Ids {
+        Ids { next: self.next_id, reserved: self.reserved_id }
+    }
+
+    fn new_partition(&self, ids: &mut Ids) -> Partition {
+        let id = ids.take();
+        Partition { id: PartitionId(id), shard: self.place(id) }
     }
 
     /// Changes the catalog. Never fails: an event about something unknown changes nothing.
     pub fn apply(&mut self, event: &CatalogEvent) {
         match event {
             CatalogEvent::NamespaceCreated(name) => {
-                self.namespaces.insert(name.clone(), Arc::new(Namespace::new(name.clone())));
+                let fresh = || Arc::new(Namespace::new(name.clone()));
+                self.namespaces.entry(name.clone()).or_insert_with(fresh);
             }
             CatalogEvent::NamespaceDeleted(name) => {
                 if let Some(gone) = self.namespaces.remove(name) {
@@ -407,7 +394,7 @@ impl Catalog {
             CatalogEvent::ExchangeDeleted { namespace, name } => {
                 self.change(namespace, |n| {
                     if let Some(gone) = n.exchanges.remove(name) {
-                        n.bindings -= gone.bindings().count();
+                        n.bindings = n.bindings.saturating_sub(gone.bindings_len());
                     }
                 });
             }
@@ -422,7 +409,7 @@ impl Catalog {
             CatalogEvent::Unbound { namespace, exchange, binding } => {
                 self.change(namespace, |n| {
                     let Some(exchange) = n.exchanges.get_mut(exchange) else { return };
-                    n.bindings -= usize::from(exchange.unbind(binding));
+                    n.bindings = n.bindings.saturating_sub(usize::from(exchange.unbind(binding)));
                 });
             }
             CatalogEvent::UserPut(user) => {
@@ -487,13 +474,84 @@ fn is_predeclared(name: &str) -> bool {
     super::PREDECLARED.iter().any(|(known, _)| *known == name)
 }
 
-fn unbound(namespace: &Name, source: &Exchange, binding: &Binding) -> Change {
-    let event = CatalogEvent::Unbound {
-        namespace: namespace.clone(),
-        exchange: source.spec.name.clone(),
-        binding: binding.clone(),
-    };
-    Change { event, durable: binding.durable }
+/// What goes together with something that is deleted: its bindings, and the auto-delete exchanges whose last
+/// binding was among them, with theirs.
+struct Removal<'a> {
+    within: &'a Namespace,
+    changes: Vec<Change>,
+    /// Bindings removed so far, by exchange.
+    removed: HashMap<&'a Name, HashSet<BindingKey>>,
+    deleted: HashSet<&'a Name>,
+    targets: Vec<Target>,
+}
+
+impl<'a> Removal<'a> {
+    fn new(within: &'a Namespace) -> Removal<'a> {
+        Removal {
+            within,
+            changes: Vec::new(),
+            removed: HashMap::new(),
+            deleted: HashSet::new(),
+            targets: Vec::new(),
+        }
+    }
+
+    /// Everything bound to the target is unbound.
+    fn target(&mut self, target: Target) {
+        self.targets.push(target);
+    }
+
+    fn exchange(&mut self, exchange: &'a Exchange) {
+        if !self.deleted.insert(&exchange.spec.name) {
+            return;
+        }
+        let (namespace, name) = (self.within.name.clone(), exchange.spec.name.clone());
+        self.targets.push(Target::Exchange(name.clone()));
+        let event = CatalogEvent::ExchangeDeleted { namespace, name };
+        self.changes.push(Change { event, durable: exchange.spec.durable });
+    }
+
+    fn binding(&mut self, source: &'a Exchange, binding: &Binding) {
+        let exchange = &source.spec.name;
+        // The bindings of a deleted exchange are gone with it.
+        if self.deleted.contains(exchange) {
+            return;
+        }
+        let removed = self.removed.entry(exchange).or_default();
+        if !removed.insert(binding_key(binding)) {
+            return;
+        }
+        let last = removed.len() == source.bindings_len();
+        let event = CatalogEvent::Unbound {
+            namespace: self.within.name.clone(),
+            exchange: exchange.clone(),
+            binding: binding.clone(),
+        };
+        self.changes.push(Change { event, durable: binding.durable });
+        if last && source.spec.auto_delete && !is_predeclared(exchange) {
+            self.exchange(source);
+        }
+    }
+
+    fn finish(mut self) -> Vec<Change> {
+        while let Some(target) = self.targets.pop() {
+            for source in self.within.exchanges.values() {
+                for binding in source.bindings_to(&target) {
+                    self.binding(source, &binding);
+                }
+            }
+        }
+        self.changes
+    }
+}
+
+fn durable(event: CatalogEvent) -> Change {
+    Change { event, durable: true }
+}
+
+/// Longer patterns are refused: no subject that a queue could be bound for needs them.
+fn too_long(pattern: &Pattern) -> bool {
+    pattern.words().len() > PATTERN_WORDS_MAX
 }
 
 impl Exchange {
@@ -515,8 +573,8 @@ impl Namespace {
 
     /// The subjects whose messages on the bus are appended to a topic: its own name and its patterns.
     fn captures_of(&self, topic: &Topic) -> Vec<Pattern> {
-        let own = Subject::dotted(topic.name.as_str().to_owned()).unwrap_or_default();
-        std::iter::once(Pattern::exact(&own)).chain(topic.config.captures.iter().cloned()).collect()
+        let own = Subject::dotted(topic.name.as_str().to_owned()).ok();
+        own.iter().map(Pattern::exact).chain(topic.config.captures.iter().cloned()).collect()
     }
 }
 
@@ -530,5 +588,13 @@ impl Ids {
     fn take(&mut self) -> u64 {
         self.next += 1;
         self.next - 1
+    }
+
+    /// The change that takes them; before it, if need be, that more of them are taken.
+    fn reserve(self, change: Change) -> Vec<Change> {
+        if self.next <= self.reserved {
+            return vec![change];
+        }
+        vec![durable(CatalogEvent::IdsReserved(self.next + IDS_RESERVED)), change]
     }
 }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use imbl::OrdMap;
 use posthaste_model::{Name, Subject, Value};
 use smallvec::SmallVec;
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 /// An exchange with its bindings, indexed for its kind.
 #[derive(Clone, Debug)]
@@ -97,6 +97,10 @@ impl Exchange {
         !self.bindings.is_empty()
     }
 
+    pub fn bindings_len(&self) -> usize {
+        self.bindings.len()
+    }
+
     /// Whether any binding could match, so that a message is worth looking at.
     pub fn matches_any(&self, subject: &Subject) -> bool {
         let mut found = false;
@@ -179,8 +183,8 @@ fn headers_match(rule: &Rule, headers: &dyn Headers) -> bool {
     });
     match matching {
         Matching::All => hits.all(|hit| hit),
-        // A binding that wants nothing matches everything.
-        Matching::Any => wanted.is_empty() || hits.any(|hit| hit),
+        // RabbitMQ: a binding that wants nothing finds nothing of it.
+        Matching::Any => hits.any(|hit| hit),
     }
 }
 
@@ -203,8 +207,18 @@ impl Catalog {
             return true;
         };
         let Some(exchange) = namespace.exchanges.get(exchange) else { return false };
-        let mut visited: SmallVec<[Name; 8]> = SmallVec::new();
-        walk(namespace, exchange, subject, headers, routes, &mut visited);
+        let mut next: Vec<&Name> = Vec::new();
+        visit(namespace, exchange, subject, headers, routes, &mut next);
+        // Exchanges may lead to each other in circles: each is visited once.
+        let mut visited: HashSet<&str> = HashSet::new();
+        visited.extend((!next.is_empty()).then_some(exchange.spec.name.as_str()));
+        while let Some(name) = next.pop() {
+            if let Some(exchange) = namespace.exchanges.get(name)
+                && visited.insert(name)
+            {
+                visit(namespace, exchange, subject, headers, routes, &mut next);
+            }
+        }
         routes.deduplicate();
         true
     }
@@ -216,19 +230,15 @@ impl Catalog {
     }
 }
 
-fn walk(
-    namespace: &Namespace,
-    exchange: &Exchange,
+/// Adds what one exchange leads to; other exchanges to `next`.
+fn visit<'a>(
+    namespace: &'a Namespace,
+    exchange: &'a Exchange,
     subject: &Subject,
     headers: &dyn Headers,
     routes: &mut Routes,
-    visited: &mut SmallVec<[Name; 8]>,
+    next: &mut Vec<&'a Name>,
 ) {
-    if visited.contains(&exchange.spec.name) {
-        return;
-    }
-    visited.push(exchange.spec.name.clone());
-    let mut next: SmallVec<[Name; 4]> = SmallVec::new();
     let mut matched = false;
     exchange.matching(subject, headers, |binding| {
         matched = true;
@@ -238,7 +248,7 @@ fn walk(
                     routes.add_queue(queue, binding.transient);
                 }
             }
-            Target::Exchange(name) => next.push(name.clone()),
+            Target::Exchange(name) => next.push(name),
         }
     });
     if &*exchange.spec.name == BUS {
@@ -247,12 +257,7 @@ fn walk(
             routes.topics.push(topic.clone());
         });
     }
-    if !matched && let Some(alternate) = &exchange.spec.alternate {
-        next.push(alternate.clone());
-    }
-    for name in next {
-        if let Some(exchange) = namespace.exchanges.get(&name) {
-            walk(namespace, exchange, subject, headers, routes, visited);
-        }
+    if !matched {
+        next.extend(&exchange.spec.alternate);
     }
 }

@@ -1,7 +1,8 @@
 //! A persistent index from patterns to values: cloning is cheap, a change copies one path.
 
 use posthaste_model::{Pattern, Subject, Word};
-use std::{borrow::Cow, sync::Arc};
+use smallvec::{SmallVec, smallvec};
+use std::{collections::HashSet, sync::Arc};
 
 /// Values `V` under patterns, told apart by `K`.
 #[derive(Clone)]
@@ -62,42 +63,80 @@ impl<K: Ord + Clone, V: Clone> Trie<K, V> {
         remove(Arc::make_mut(&mut self.root), pattern.words(), key);
     }
 
-    /// Calls `found` for the value of every pattern that matches, possibly more than once for each.
+    /// Calls `found` for the value of every pattern that matches, once for each. Costs at most the number of nodes
+    /// for each segment, whatever the patterns are.
     pub fn matches<'a>(&'a self, subject: &Subject, mut found: impl FnMut(&'a V)) {
-        let segments: smallvec::SmallVec<[Cow<'_, str>; 8]> = subject.segments().collect();
-        let dollar = segments.first().is_some_and(|s| s.starts_with('$'));
-        walk(&self.root, &segments, dollar, true, &mut found);
+        let mut active: Nodes<K, V> = smallvec![Active { node: &*self.root, stays: false, hidden: false }];
+        let mut next = Nodes::new();
+        for (index, segment) in subject.segments().enumerate() {
+            let dollar = index == 0 && segment.starts_with('$');
+            follow_many(&mut active, dollar);
+            for at in &active {
+                if at.stays {
+                    next.push(*at);
+                }
+                if let Some(child) = at.node.children.get(&*segment) {
+                    next.push(Active { node: child, stays: false, hidden: at.hidden });
+                }
+                if let Some(one) = &at.node.one {
+                    next.push(Active { node: one, stays: false, hidden: at.hidden || dollar });
+                }
+            }
+            std::mem::swap(&mut active, &mut next);
+            next.clear();
+            if active.is_empty() {
+                return;
+            }
+        }
+        follow_many(&mut active, false);
+        for at in active {
+            for entry in at.node.values.values() {
+                // A first segment with `$` is reached by its literal, or by wildcards that do not hide it.
+                if !(at.hidden && entry.hides_dollar) {
+                    found(&entry.value);
+                }
+            }
+        }
     }
 }
 
-fn walk<'a, K: Ord + Clone, V>(
+type Nodes<'a, K, V> = SmallVec<[Active<'a, K, V>; 8]>;
+
+/// A node that the segments so far lead to.
+struct Active<'a, K, V> {
     node: &'a Node<K, V>,
-    segments: &[Cow<'_, str>],
-    dollar: bool,
-    first: bool,
-    found: &mut impl FnMut(&'a V),
-) {
-    // A first segment with `$` is reached by its literal, or by wildcards that do not hide it. Which ones
-    // do is known only at the values, so `dollar` is carried along while the first word was a wildcard.
-    if let Some(many) = &node.many {
-        for skip in 0..=segments.len() {
-            walk(many, &segments[skip..], dollar, false, found);
+    /// It stands for any number of segments, so it is also reached by the next one.
+    stays: bool,
+    /// The first segment begins with `$` and was taken by a wildcard.
+    hidden: bool,
+}
+
+impl<K, V> Clone for Active<'_, K, V> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<K, V> Copy for Active<'_, K, V> {}
+
+/// Adds the nodes that are reached by no segment at all.
+fn follow_many<K, V>(active: &mut Nodes<'_, K, V>, dollar: bool) {
+    let mut known = None;
+    let mut at = 0;
+    while let Some(Active { node, hidden, .. }) = active.get(at).copied() {
+        at += 1;
+        let Some(many) = &node.many else { continue };
+        // Only these can be reached in two ways: from before, and by having stayed.
+        let staying = active.iter().filter(|a| a.stays).map(|a| address(a.node));
+        let known: &mut HashSet<usize> = known.get_or_insert_with(|| staying.collect());
+        if known.insert(address(many)) {
+            active.push(Active { node: many, stays: true, hidden: hidden || dollar });
         }
     }
-    let Some((head, rest)) = segments.split_first() else {
-        for entry in node.values.values() {
-            if !(dollar && entry.hides_dollar) {
-                found(&entry.value);
-            }
-        }
-        return;
-    };
-    if let Some(child) = node.children.get(&**head) {
-        walk(child, rest, dollar && !first, false, found);
-    }
-    if let Some(one) = &node.one {
-        walk(one, rest, dollar, false, found);
-    }
+}
+
+fn address<T>(node: &T) -> usize {
+    std::ptr::from_ref(node).addr()
 }
 
 /// Removes an entry and the nodes that become empty; true when `node` is one of them.
