@@ -14,6 +14,7 @@ usage: cargo xtask COMMAND
   test                                       all tests: of the workspace, with real clients, the flow, the crash run
   conformance [--only NAME]... [--against PROTOCOL=HOST:PORT,...]
                                              only the client programs, against the release binary or another system
+  contract                                   only starting, stopping, refusing and hostile bytes
   flow                                       only the flow of the README
   crash [--rounds N] [--seed N] [--round-ms N]
                                              only the crash run: kill the broker under load and judge what clients saw
@@ -36,7 +37,7 @@ fn run(arguments: &[String]) -> Result<()> {
     match command.as_str() {
         "ci" => none(rest).and_then(|()| steps::ci()),
         "conformance" => steps::conformance("clients", rest),
-        "crash" | "flow" => steps::conformance(command, rest),
+        "contract" | "crash" | "flow" => steps::conformance(command, rest),
         "fuzz" => steps::fuzz(rest),
         "test" => none(rest).and_then(|()| steps::test()),
         "tidy" => tidy::run(match rest {

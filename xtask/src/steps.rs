@@ -33,7 +33,7 @@ const FUZZ_FEATURE: &str = "posthaste-conformance/fuzz";
 pub fn test() -> Result<()> {
     step("tests of the workspace", || cargo(&["test", "--workspace", "--features", FUZZ_FEATURE]))?;
     step("release binary and client programs", build_for_conformance)?;
-    for command in ["clients", "flow", "crash"] {
+    for command in ["contract", "clients", "flow", "crash"] {
         step(&format!("conformance: {command}"), || run_conformance(command, &[]))?;
     }
     Ok(())

@@ -2,11 +2,13 @@
 //!
 //! [`Broker`] runs the release binary on a directory of its own, kills it and starts it again. [`programs`] names the
 //! client programs under `clients/`, [`Tools`] installs what they need, [`suite`] runs them. [`crash`] kills the broker
-//! under load and has [`history`] judge what the clients saw; [`flow`] runs the flow that the README shows.
+//! under load and has [`history`] judge what the clients saw; [`flow`] runs the flow that the README shows; [`contract`]
+//! is what an operator and a hostile peer meet.
 //!
 //! Nothing here links the broker: it is known by its command line, its output and its sockets (ARCHITECTURE.md).
 
 pub mod broker;
+pub mod contract;
 pub mod crash;
 pub mod flow;
 pub mod history;

@@ -10,11 +10,12 @@ use anyhow::{Context, Result, bail, ensure};
 use posthaste_conformance::crash::{self, Plan};
 use posthaste_conformance::programs::{Addresses, Language, select};
 use posthaste_conformance::suite::{self, Target};
-use posthaste_conformance::{Broker, Scratch, Tools, flow};
+use posthaste_conformance::{Broker, Scratch, Tools, contract, flow};
 
 const USAGE: &str = "\
 usage: conformance COMMAND --binary PATH --cache DIR [options]
   clients [--only NAME]... [--against PROTOCOL=HOST:PORT,...]   run the client programs
+  contract                                                      start, stop, refuse, and survive hostile bytes
   crash [--rounds N] [--seed N] [--round-ms N]                  kill the broker under load
   judge --folder DIR                                            judge the histories of a kept crash run again
   flow                                                          run the flow of the README
@@ -37,6 +38,7 @@ fn run(arguments: Vec<String>) -> Result<()> {
     let work = cache.join("runs");
     match options.command.as_str() {
         "clients" => clients(&options, &tools, &work),
+        "contract" => contract::run(&options.path("--binary")?, &work),
         "crash" => {
             tools.install_language(Language::Python)?;
             let now =
