@@ -138,11 +138,13 @@ impl Tools {
         let watched: Vec<&PathBuf> = sources.iter().chain([&pom]).collect();
         installed_once(&home, &watched, &version, || {
             say(&format!("java: the artifacts of pom.xml in {}", home.display()));
-            run(Command::new("mvn")
-                .args(["--quiet", "--batch-mode", "-Dstyle.color=never", "--file"])
-                .arg(&pom)
-                .arg(MAVEN_COPY)
-                .arg(format!("-DoutputDirectory={}", home.join("lib").display())))?;
+            run_quietly(
+                Command::new("mvn")
+                    .args(["--quiet", "--batch-mode", "--file"])
+                    .arg(&pom)
+                    .arg(MAVEN_COPY)
+                    .arg(format!("-DoutputDirectory={}", home.join("lib").display())),
+            )?;
             say("java: compiling the client programs");
             run(Command::new("javac")
                 .args(["-Xlint:all,-processing", "-d"])
@@ -285,6 +287,16 @@ fn run(command: &mut Command) -> Result<()> {
     let status = command.status().with_context(|| format!("run {:?}", command.get_program()))?;
     if !status.success() {
         bail!("{command:?} failed: {status}");
+    }
+    Ok(())
+}
+
+/// As `run`; shows what the command says only when it fails.
+fn run_quietly(command: &mut Command) -> Result<()> {
+    let output = command.output().with_context(|| format!("run {:?}", command.get_program()))?;
+    if !output.status.success() {
+        let said = [output.stdout, output.stderr].concat();
+        bail!("{command:?} failed: {}\n{}", output.status, String::from_utf8_lossy(&said));
     }
     Ok(())
 }

@@ -238,7 +238,9 @@ final class KafkaChecks {
     }
 
     private void tooLarge() throws Exception {
-        String topic = createTopic(1);
+        String topic = unique("java");
+        NewTopic small = new NewTopic(topic, 1, (short) 1).configs(Map.of("max.message.bytes", "100000"));
+        admin.createTopics(List.of(small)).all().get();
         try (KafkaProducer<String, String> producer =
                 producer(Map.of("max.request.size", 10_000_000, "buffer.memory", 20_000_000L))) {
             fails(RecordTooLargeException.class, producer.send(new ProducerRecord<>(topic, "x".repeat(3_000_000))));
