@@ -7,10 +7,11 @@ use super::error_code::ErrorCode;
 use super::frame::Frame;
 use super::messages::api_versions::{ApiVersion, ApiVersionsResponse};
 use super::messages::{
-    api_versions, create_partitions, create_topics, delete_groups, delete_records, delete_topics,
-    describe_cluster, describe_configs, describe_groups, describe_topic_partitions, fetch, find_coordinator,
-    heartbeat, init_producer_id, join_group, leave_group, list_groups, list_offsets, metadata, offset_commit,
-    offset_fetch, offset_for_leader_epoch, produce, sasl_authenticate, sasl_handshake, sync_group,
+    alter_configs, api_versions, create_partitions, create_topics, delete_groups, delete_records,
+    delete_topics, describe_cluster, describe_configs, describe_groups, describe_topic_partitions, fetch,
+    find_coordinator, heartbeat, incremental_alter_configs, init_producer_id, join_group, leave_group,
+    list_groups, list_offsets, metadata, offset_commit, offset_delete, offset_fetch, offset_for_leader_epoch,
+    produce, sasl_authenticate, sasl_handshake, sync_group,
 };
 use super::reader::{DecodeError, Reader};
 use super::schema::{Nullable, Wire};
@@ -157,35 +158,39 @@ macro_rules! apis {
 // `on` once the adapter answers every version in the range. Kafka advertises Produce from 0 although it
 // refuses everything below 3, since librdkafka infers compression support from it (KAFKA-18659).
 apis! {
-    off 0 Produce produce ProduceRequest ProduceResponse [3-13] flexible 9 advertised from 0,
-    off 1 Fetch fetch FetchRequest FetchResponse [4-18] flexible 12,
-    off 2 ListOffsets list_offsets ListOffsetsRequest ListOffsetsResponse [1-10] flexible 6,
-    off 3 Metadata metadata MetadataRequest MetadataResponse [0-13] flexible 9,
-    off 8 OffsetCommit offset_commit OffsetCommitRequest OffsetCommitResponse [2-9] flexible 8,
-    off 9 OffsetFetch offset_fetch OffsetFetchRequest OffsetFetchResponse [1-9] flexible 6,
-    off 10 FindCoordinator find_coordinator FindCoordinatorRequest FindCoordinatorResponse [0-6] flexible 3,
-    off 11 JoinGroup join_group JoinGroupRequest JoinGroupResponse [0-9] flexible 6,
-    off 12 Heartbeat heartbeat HeartbeatRequest HeartbeatResponse [0-4] flexible 4,
-    off 13 LeaveGroup leave_group LeaveGroupRequest LeaveGroupResponse [0-5] flexible 4,
-    off 14 SyncGroup sync_group SyncGroupRequest SyncGroupResponse [0-5] flexible 4,
-    off 15 DescribeGroups describe_groups DescribeGroupsRequest DescribeGroupsResponse [0-6] flexible 5,
-    off 16 ListGroups list_groups ListGroupsRequest ListGroupsResponse [0-5] flexible 3,
-    off 17 SaslHandshake sasl_handshake SaslHandshakeRequest SaslHandshakeResponse [0-1] flexible 32767,
-    off 18 ApiVersions api_versions ApiVersionsRequest ApiVersionsResponse [0-4] flexible 3,
-    off 19 CreateTopics create_topics CreateTopicsRequest CreateTopicsResponse [2-7] flexible 5,
-    off 20 DeleteTopics delete_topics DeleteTopicsRequest DeleteTopicsResponse [1-6] flexible 4,
-    off 21 DeleteRecords delete_records DeleteRecordsRequest DeleteRecordsResponse [0-2] flexible 2,
-    off 22 InitProducerId init_producer_id InitProducerIdRequest InitProducerIdResponse [0-5] flexible 2,
-    off 23 OffsetForLeaderEpoch offset_for_leader_epoch
+    on 0 Produce produce ProduceRequest ProduceResponse [3-13] flexible 9 advertised from 0,
+    on 1 Fetch fetch FetchRequest FetchResponse [4-18] flexible 12,
+    on 2 ListOffsets list_offsets ListOffsetsRequest ListOffsetsResponse [1-10] flexible 6,
+    on 3 Metadata metadata MetadataRequest MetadataResponse [0-13] flexible 9,
+    on 8 OffsetCommit offset_commit OffsetCommitRequest OffsetCommitResponse [2-9] flexible 8,
+    on 9 OffsetFetch offset_fetch OffsetFetchRequest OffsetFetchResponse [1-9] flexible 6,
+    on 10 FindCoordinator find_coordinator FindCoordinatorRequest FindCoordinatorResponse [0-6] flexible 3,
+    on 11 JoinGroup join_group JoinGroupRequest JoinGroupResponse [0-9] flexible 6,
+    on 12 Heartbeat heartbeat HeartbeatRequest HeartbeatResponse [0-4] flexible 4,
+    on 13 LeaveGroup leave_group LeaveGroupRequest LeaveGroupResponse [0-5] flexible 4,
+    on 14 SyncGroup sync_group SyncGroupRequest SyncGroupResponse [0-5] flexible 4,
+    on 15 DescribeGroups describe_groups DescribeGroupsRequest DescribeGroupsResponse [0-6] flexible 5,
+    on 16 ListGroups list_groups ListGroupsRequest ListGroupsResponse [0-5] flexible 3,
+    on 17 SaslHandshake sasl_handshake SaslHandshakeRequest SaslHandshakeResponse [0-1] flexible 32767,
+    on 18 ApiVersions api_versions ApiVersionsRequest ApiVersionsResponse [0-4] flexible 3,
+    on 19 CreateTopics create_topics CreateTopicsRequest CreateTopicsResponse [2-7] flexible 5,
+    on 20 DeleteTopics delete_topics DeleteTopicsRequest DeleteTopicsResponse [1-6] flexible 4,
+    on 21 DeleteRecords delete_records DeleteRecordsRequest DeleteRecordsResponse [0-2] flexible 2,
+    on 22 InitProducerId init_producer_id InitProducerIdRequest InitProducerIdResponse [0-5] flexible 2,
+    on 23 OffsetForLeaderEpoch offset_for_leader_epoch
         OffsetForLeaderEpochRequest OffsetForLeaderEpochResponse [2-4] flexible 4,
-    off 32 DescribeConfigs describe_configs DescribeConfigsRequest DescribeConfigsResponse [1-4] flexible 4,
-    off 36 SaslAuthenticate sasl_authenticate
+    on 32 DescribeConfigs describe_configs DescribeConfigsRequest DescribeConfigsResponse [1-4] flexible 4,
+    on 33 AlterConfigs alter_configs AlterConfigsRequest AlterConfigsResponse [0-2] flexible 2,
+    on 36 SaslAuthenticate sasl_authenticate
         SaslAuthenticateRequest SaslAuthenticateResponse [0-2] flexible 2,
-    off 37 CreatePartitions create_partitions
+    on 37 CreatePartitions create_partitions
         CreatePartitionsRequest CreatePartitionsResponse [0-3] flexible 2,
-    off 42 DeleteGroups delete_groups DeleteGroupsRequest DeleteGroupsResponse [0-2] flexible 2,
-    off 60 DescribeCluster describe_cluster DescribeClusterRequest DescribeClusterResponse [0-2] flexible 0,
-    off 75 DescribeTopicPartitions describe_topic_partitions
+    on 42 DeleteGroups delete_groups DeleteGroupsRequest DeleteGroupsResponse [0-2] flexible 2,
+    on 44 IncrementalAlterConfigs incremental_alter_configs
+        IncrementalAlterConfigsRequest IncrementalAlterConfigsResponse [0-1] flexible 1,
+    on 47 OffsetDelete offset_delete OffsetDeleteRequest OffsetDeleteResponse [0-0] flexible 32767,
+    on 60 DescribeCluster describe_cluster DescribeClusterRequest DescribeClusterResponse [0-2] flexible 0,
+    on 75 DescribeTopicPartitions describe_topic_partitions
         DescribeTopicPartitionsRequest DescribeTopicPartitionsResponse [0-0] flexible 0,
 }
 

@@ -11,6 +11,7 @@ mod data;
 mod header;
 mod produce;
 mod record;
+mod verify;
 
 use bytes::{Bytes, BytesMut};
 
@@ -20,6 +21,7 @@ pub use data::{RecordChunk, RecordData};
 pub use header::{Attributes, BatchHeader, HEADER_BYTES, PATCHED_BYTES, TimestampType};
 pub use produce::{ProduceRules, validate_produce};
 pub use record::{Header, Headers, Record, Records};
+pub use verify::Verified;
 
 use super::reader::DecodeError;
 
@@ -136,26 +138,11 @@ impl RecordBatch {
         Ok(Records::new(&self.header, body))
     }
 
-    /// Reads all records and checks that they are what the header says: as many, in offsets that follow each
-    /// other, with nothing behind them. A batch that fails would stop every consumer that meets it.
-    pub fn verify_records(&self, max_decompressed_bytes: usize) -> Result<(), RecordsError> {
-        let mut records = self.records(max_decompressed_bytes)?;
-        for index in 0..self.header.records_count {
-            let Some(record) = records.next().transpose()? else {
-                return Err(RecordsError::Count {
-                    count: index,
-                    last_offset_delta: self.header.last_offset_delta,
-                });
-            };
-            let offset_delta = record.offset_delta;
-            if offset_delta != index {
-                return Err(RecordsError::OffsetDelta { index, offset_delta });
-            }
-        }
-        match records.remaining_bytes() {
-            0 => Ok(()),
-            trailing => Err(RecordsError::TrailingBytes(trailing)),
-        }
+    /// Walks through all records and checks that they are what the header says: as many, in offsets that
+    /// follow each other, with nothing behind them. A batch that fails would stop every consumer that meets
+    /// it. `max_decompressed_bytes` bounds the work; memory stays small.
+    pub fn verify_records(&self, max_decompressed_bytes: usize) -> Result<Verified, RecordsError> {
+        verify::verify(&self.header, self.bytes.slice(HEADER_BYTES..), max_decompressed_bytes)
     }
 
     /// The batch as a topic with `message.timestamp.type=LogAppendTime` stores it: marked so, with `now_ms`

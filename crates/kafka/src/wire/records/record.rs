@@ -77,6 +77,7 @@ impl Records {
     }
 
     /// Bytes not yet read.
+    #[cfg(test)]
     pub(super) fn remaining_bytes(&self) -> usize {
         self.reader.remaining()
     }

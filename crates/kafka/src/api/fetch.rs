@@ -1,0 +1,328 @@
+//! Fetch (1): reads record batches from partitions, waiting for them when there are too few.
+//!
+//! Fetch sessions (KIP-227) are refused in the way Kafka does when its cache is full: every request names
+//! all its partitions.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytestring::ByteString;
+use posthaste_broker::{LogEntry, PartitionLog};
+use posthaste_engine::catalog::{Action, Topic};
+use posthaste_model::PartitionId;
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
+
+use crate::context::{Context, check_leader_epoch, partition, signed};
+use crate::convert::Rendering;
+use crate::limits::FETCH_BYTES_MAX;
+use crate::reply;
+use crate::wire::messages::fetch::{
+    FetchPartition, FetchRequest, FetchResponse, FetchableTopicResponse, PartitionData,
+};
+use crate::wire::{ErrorCode, Uuid};
+
+/// What a connection's fetches remember.
+#[derive(Default)]
+pub struct Memory {
+    /// Who waits, and on which partitions.
+    watch: Option<(Arc<Notify>, Vec<PartitionId>)>,
+    /// When a partition was last served in a response that had no room for all: the others come first now.
+    served: HashMap<PartitionId, u64>,
+    rounds: u64,
+}
+
+/// Partitions whose turns are remembered.
+const REMEMBERED_PARTITIONS_MAX: usize = 100_000;
+
+pub async fn handle(cx: &Context, version: i16, request: &FetchRequest) -> FetchResponse {
+    // A full request of no session has epoch -1, or 0 when it asks for one.
+    if request.session_id != 0 || request.session_epoch > 0 {
+        return FetchResponse { error_code: ErrorCode::FetchSessionIdNotFound, ..Default::default() };
+    }
+    let mut fetch = Fetch::new(cx, version, request);
+    let wait = u64::try_from(request.max_wait_ms).unwrap_or(0);
+    let deadline = Instant::now() + Duration::from_millis(wait);
+    fetch.collect().await;
+    if !fetch.is_enough() && wait > 0 {
+        let notify = fetch.watch(cx);
+        // What came before the watch began is seen by this.
+        fetch.collect().await;
+        while !fetch.is_enough() {
+            let expired = timeout_at(deadline, notify.notified()).await.is_err();
+            fetch.collect().await;
+            if expired {
+                break;
+            }
+        }
+    }
+    fetch.respond(cx)
+}
+
+/// One request on its way.
+struct Fetch {
+    topics: Vec<TopicFetch>,
+    /// Places of partitions, as topic and partition, in the order in which they are served.
+    order: Vec<(usize, usize)>,
+    min_bytes: usize,
+    max_bytes: usize,
+    bytes: usize,
+    /// Some partition had more than there was room for.
+    cut: bool,
+    failed: bool,
+    read_committed: bool,
+}
+
+struct TopicFetch {
+    name: ByteString,
+    uuid: Uuid,
+    broker_timestamps: bool,
+    partitions: Vec<PartitionFetch>,
+}
+
+struct PartitionFetch {
+    index: i32,
+    /// What is read, or why nothing is.
+    source: Result<Source, ErrorCode>,
+    entries: Vec<LogEntry>,
+    bytes: usize,
+    max_bytes: usize,
+}
+
+struct Source {
+    id: PartitionId,
+    log: Arc<PartitionLog>,
+    /// Where to read next.
+    next: u64,
+}
+
+impl Fetch {
+    fn new(cx: &Context, version: i16, request: &FetchRequest) -> Self {
+        let catalog = cx.catalog();
+        let mut topics = Vec::with_capacity(request.topics.len());
+        let mut failed = false;
+        for wanted in &request.topics {
+            let topic = match version >= 13 && wanted.topic_id.is_zero() {
+                true => Err(ErrorCode::UnknownTopicId),
+                false => cx.topic_by(&catalog, &wanted.topic, wanted.topic_id, Action::Read),
+            };
+            let partitions: Vec<_> =
+                wanted.partitions.iter().map(|wanted| PartitionFetch::new(cx, &topic, wanted)).collect();
+            failed |= partitions.iter().any(|partition| partition.source.is_err());
+            topics.push(TopicFetch {
+                name: wanted.topic.clone(),
+                uuid: wanted.topic_id,
+                broker_timestamps: topic.is_ok_and(|topic| topic.config.broker_timestamps),
+                partitions,
+            });
+        }
+        let mut fetch = Self {
+            topics,
+            order: Vec::new(),
+            min_bytes: usize::try_from(request.min_bytes).unwrap_or(0),
+            max_bytes: usize::try_from(request.max_bytes).unwrap_or(0).min(FETCH_BYTES_MAX),
+            bytes: 0,
+            cut: false,
+            failed,
+            read_committed: request.isolation_level == 1,
+        };
+        fetch.order = fetch.serving_order(cx);
+        fetch
+    }
+
+    /// As the client asks, but first those that found no room the last times.
+    fn serving_order(&self, cx: &Context) -> Vec<(usize, usize)> {
+        let mut order = Vec::new();
+        for (at, topic) in self.topics.iter().enumerate() {
+            let readable =
+                topic.partitions.iter().enumerate().filter(|(_, partition)| partition.source.is_ok());
+            order.extend(readable.map(|(partition, _)| (at, partition)));
+        }
+        let memory = cx.fetches.lock();
+        if !memory.served.is_empty() {
+            order.sort_by_key(|place| {
+                let id = self.source(*place).map(|source| source.id);
+                id.and_then(|id| memory.served.get(&id)).copied().unwrap_or(0)
+            });
+        }
+        order
+    }
+
+    fn source(&self, (topic, partition): (usize, usize)) -> Option<&Source> {
+        self.topics.get(topic)?.partitions.get(partition)?.source.as_ref().ok()
+    }
+
+    /// Reads whatever there is by now and has room.
+    async fn collect(&mut self) {
+        self.cut = false;
+        for at in 0..self.order.len() {
+            let Some(&(topic, partition)) = self.order.get(at) else { break };
+            let others = self.bytes;
+            let Some(fetch) =
+                self.topics.get_mut(topic).and_then(|topic| topic.partitions.get_mut(partition))
+            else {
+                continue;
+            };
+            let before = fetch.bytes;
+            let (all, failed) = fetch.read(self.max_bytes.saturating_sub(others), others == 0).await;
+            self.bytes += fetch.bytes - before;
+            self.cut |= !all;
+            self.failed |= failed;
+        }
+    }
+
+    /// Whether to answer now: enough was read, or something went wrong.
+    fn is_enough(&self) -> bool {
+        self.failed || self.bytes >= self.min_bytes || self.cut && self.bytes > 0 || self.order.is_empty()
+    }
+
+    /// Has the end of every partition watched.
+    fn watch(&self, cx: &Context) -> Arc<Notify> {
+        let sources: Vec<_> = self.order.iter().filter_map(|place| self.source(*place)).collect();
+        let mut ids: Vec<_> = sources.iter().map(|source| source.id).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        let mut memory = cx.fetches.lock();
+        if let Some((notify, watched)) = &memory.watch
+            && *watched == ids
+        {
+            return notify.clone();
+        }
+        let notify = Arc::new(Notify::new());
+        for source in sources {
+            source.log.watch(&notify);
+        }
+        memory.watch = Some((notify.clone(), ids));
+        notify
+    }
+
+    fn respond(self, cx: &Context) -> FetchResponse {
+        self.remember(cx);
+        let epoch = cx.epoch();
+        let formats = cx.broker().formats();
+        let responses = self.topics.into_iter().map(|topic| {
+            let rendering = || Rendering::new(formats, epoch, topic.broker_timestamps);
+            let partitions = topic.partitions.into_iter();
+            FetchableTopicResponse {
+                topic: topic.name,
+                topic_id: topic.uuid,
+                partitions: partitions.map(|fetch| fetch.respond(rendering(), self.read_committed)).collect(),
+            }
+        });
+        FetchResponse { responses: responses.collect(), ..Default::default() }
+    }
+
+    fn remember(&self, cx: &Context) {
+        let mut memory = cx.fetches.lock();
+        if !self.cut {
+            memory.served.clear();
+            return;
+        }
+        memory.rounds += 1;
+        let round = memory.rounds;
+        for topic in &self.topics {
+            for partition in topic.partitions.iter().filter(|partition| partition.bytes > 0) {
+                if let Ok(source) = &partition.source
+                    && memory.served.len() < REMEMBERED_PARTITIONS_MAX
+                {
+                    memory.served.insert(source.id, round);
+                }
+            }
+        }
+    }
+}
+
+impl PartitionFetch {
+    fn new(cx: &Context, topic: &Result<Arc<Topic>, ErrorCode>, wanted: &FetchPartition) -> Self {
+        let source = || {
+            let topic = topic.as_ref().map_err(|error| *error)?;
+            let partition = partition(topic, wanted.partition)?;
+            check_leader_epoch(wanted.current_leader_epoch, cx.epoch())?;
+            let log = cx.log(partition)?;
+            let next = u64::try_from(wanted.fetch_offset).map_err(|_| ErrorCode::OffsetOutOfRange)?;
+            if next < log.start() || next > log.end() {
+                return Err(ErrorCode::OffsetOutOfRange);
+            }
+            Ok(Source { id: partition.id, log, next })
+        };
+        Self {
+            index: wanted.partition,
+            source: source(),
+            entries: Vec::new(),
+            bytes: 0,
+            max_bytes: usize::try_from(wanted.partition_max_bytes).unwrap_or(0),
+        }
+    }
+
+    /// Reads on, up to `room` bytes; the first batch may exceed it when `at_least_one`. Returns whether there
+    /// was room for all that there is, and whether reading failed.
+    async fn read(&mut self, room: usize, mut at_least_one: bool) -> (bool, bool) {
+        let Ok(source) = &mut self.source else { return (true, false) };
+        let mut room = room.min(self.max_bytes.saturating_sub(self.bytes));
+        while source.next < source.log.end() {
+            if room == 0 && !at_least_one {
+                return (false, false);
+            }
+            let read = match source.log.read_now(source.next, room) {
+                Some(entries) => Ok(entries),
+                None => source.log.read(source.next, room).await,
+            };
+            let entries = match read {
+                Ok(entries) if entries.is_empty() => break,
+                Ok(entries) => entries,
+                // What was read before the fault is an answer; the next request meets it first.
+                Err(_) if !self.entries.is_empty() => return (false, false),
+                Err(error) => {
+                    tracing::error!(partition = %source.id, offset = source.next, %error, "cannot fetch");
+                    self.source = Err(reply::read(&error));
+                    return (true, true);
+                }
+            };
+            for entry in entries {
+                let size = size_of(&entry);
+                if size > room && !at_least_one {
+                    return (false, false);
+                }
+                at_least_one = false;
+                room = room.saturating_sub(size);
+                self.bytes += size;
+                source.next = entry.offset.saturating_add(u64::from(entry.span));
+                self.entries.push(entry);
+            }
+        }
+        (true, false)
+    }
+
+    fn respond(self, mut rendering: Rendering<'_>, read_committed: bool) -> PartitionData {
+        let partition_index = self.index;
+        let source = match self.source {
+            Ok(source) => source,
+            Err(error_code) => {
+                return PartitionData {
+                    partition_index,
+                    error_code,
+                    high_watermark: -1,
+                    ..Default::default()
+                };
+            }
+        };
+        self.entries.into_iter().for_each(|entry| rendering.push(entry));
+        // Without transactions everything below the high watermark is stable.
+        let high_watermark = signed(source.log.end());
+        PartitionData {
+            partition_index,
+            high_watermark,
+            last_stable_offset: high_watermark,
+            log_start_offset: signed(source.log.start()),
+            aborted_transactions: read_committed.then(Vec::new),
+            records: rendering.finish(),
+            ..Default::default()
+        }
+    }
+}
+
+fn size_of(entry: &LogEntry) -> usize {
+    // An entry without a body is still a record.
+    (entry.payload.body.len() + entry.payload.head.len()).max(1)
+}

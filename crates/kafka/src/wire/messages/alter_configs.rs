@@ -1,0 +1,37 @@
+//! AlterConfigs: replaces all settings of topics and brokers. IncrementalAlterConfigs is its successor.
+
+use bytestring::ByteString;
+
+use crate::wire::error_code::ErrorCode;
+use crate::wire::schema::schema;
+
+schema! {
+    AlterConfigsRequest {
+        resources: [0+] Vec<AlterConfigsResource>,
+        validate_only: [0+] bool,
+    }
+
+    AlterConfigsResource {
+        /// As in DescribeConfigs.
+        resource_type: [0+] i8,
+        resource_name: [0+] ByteString,
+        configs: [0+] Vec<AlterableConfig>,
+    }
+
+    AlterableConfig {
+        name: [0+] ByteString,
+        value: [0+] Option<ByteString>,
+    }
+
+    AlterConfigsResponse {
+        throttle_time_ms: [0+] i32,
+        responses: [0+] Vec<AlterConfigsResourceResponse>,
+    }
+
+    AlterConfigsResourceResponse {
+        error_code: [0+] ErrorCode,
+        error_message: [0+] Option<ByteString>,
+        resource_type: [0+] i8,
+        resource_name: [0+] ByteString,
+    }
+}
