@@ -295,6 +295,7 @@ impl LiveGroup {
         }
         for member in self.members.values_mut() {
             if let Some(ticket) = member.syncing.take() {
+                member.expires = now.plus_ms(member.session_timeout_ms);
                 out.push((ticket, Reply::Refused(Refusal::Rebalancing)));
             }
         }
@@ -570,13 +571,15 @@ impl LiveGroup {
         sessions.chain(self.pending.values().copied()).chain(self.deadline).min()
     }
 
-    /// Whether a timer has to be set for `at`; heartbeats move deadlines back all the time, and need none.
-    pub fn timer_needed(&mut self, at: Timestamp) -> bool {
-        let needed = self.timer.is_none_or(|set| at < set);
-        if needed {
-            self.timer = Some(at);
-        }
-        needed
+    /// Whether a timer has to be set for `at`, instead of the one that is given back; heartbeats move deadlines back
+    /// all the time, and need none.
+    pub fn replace_timer(&mut self, at: Timestamp) -> Option<Option<Timestamp>> {
+        self.timer.is_none_or(|set| at < set).then(|| self.timer.replace(at))
+    }
+
+    /// The timer that is set.
+    pub fn timer(&self) -> Option<Timestamp> {
+        self.timer
     }
 
     pub fn tick(&mut self, now: Timestamp, out: &mut Replies) {

@@ -190,13 +190,15 @@ pub(crate) fn finish(volatile: &mut Volatile, key: &Key, replies: Replies, step:
         step.reply(Gate::Open, ticket, reply);
     }
     let Some(live) = volatile.groups.get_mut(key) else { return };
+    let timers = &mut volatile.common.timers;
+    let timer = || Timer::Group(key.0.clone(), key.1.clone());
     if live.is_empty() {
+        live.timer().map(|at| timers.remove(&(at, timer())));
         volatile.groups.remove(key);
-        return;
-    }
-    if let Some(at) = live.next_deadline()
-        && live.timer_needed(at)
+    } else if let Some(at) = live.next_deadline()
+        && let Some(old) = live.replace_timer(at)
     {
-        volatile.common.timers.insert((at, Timer::Group(key.0.clone(), key.1.clone())));
+        old.map(|at| timers.remove(&(at, timer())));
+        timers.insert((at, timer()));
     }
 }

@@ -105,7 +105,11 @@ pub(crate) fn append(
 ) -> Result<Published, Refusal> {
     let known = durable.partitions.get(&append.partition).ok_or(Refusal::Gone)?;
     let sync = known.spec.sync;
-    let gate = |batch| if sync { Gate::Synced(batch) } else { Gate::Written(batch) };
+    let gate = |batch| match (batch, sync) {
+        (0, _) => Gate::Open,
+        (batch, true) => Gate::Synced(batch),
+        (batch, false) => Gate::Written(batch),
+    };
     if let Some(sequence) = append.sequence
         && let Some(offset) = check_sequence(known, sequence)?
     {

@@ -1,0 +1,9 @@
+//! What users of the engine rely on, through its public surface.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod bench;
+mod catalog;
+mod model;
+mod scenarios;
+mod table;
+mod world;
