@@ -57,6 +57,9 @@ impl Pattern {
         if syntax.strict && text.is_empty() {
             return Err(PatternError::Empty);
         }
+        if text.is_empty() {
+            return Ok(Pattern { words: Arc::new([]), hides_dollar: false });
+        }
         let count = text.split(syntax.separator).count();
         let mut words = Vec::with_capacity(count);
         for (index, word) in text.split(syntax.separator).enumerate() {
@@ -194,6 +197,11 @@ mod tests {
             ("a.#", "a", true),
             ("a.#", "a.b.c", true),
             ("#", "", true),
+            ("*", "", false),
+            ("", "", true),
+            ("", "a", false),
+            ("#.*", "", false),
+            ("*.*", ".", true),
             ("#", "a.b", true),
             ("#.z", "a.b.z", true),
             ("#.z", "z", true),

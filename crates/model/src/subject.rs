@@ -50,7 +50,7 @@ impl Subject {
         Ok(Subject { text, separator, escaped })
     }
 
-    /// The empty subject: one empty segment.
+    /// The empty subject: no segments.
     pub fn empty() -> Subject {
         Subject { text: Bytes::new(), separator: b'.', escaped: false }
     }
