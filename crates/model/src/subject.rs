@@ -63,8 +63,11 @@ impl Subject {
     /// The segments, escapes resolved.
     pub fn segments(&self) -> impl Iterator<Item = Cow<'_, str>> + Clone {
         let escaped = self.escaped;
+        // Nothing between separators is an empty segment, but nothing at all is none.
+        let none = usize::from(self.text.is_empty());
         self.as_received()
             .split(self.separator as char)
+            .skip(none)
             .map(move |segment| if escaped { unescape(segment) } else { Cow::Borrowed(segment) })
     }
 
