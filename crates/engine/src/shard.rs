@@ -96,10 +96,28 @@ impl Shard {
     /// What was on its way elsewhere is sent again.
     pub fn recovered(&mut self, clean: bool, out: &mut Output) {
         self.volatile = Volatile::recovered(&self.durable, clean);
+        if !clean {
+            self.suspect_deliveries();
+            self.commit(out);
+        }
         for (number, item) in &self.durable.outbox.entries {
             let entry = OutboxEntry { number: *number, item: item.clone() };
             out.effects.push(Gated { gate: Gate::Open, effect: Effect::Outbox(entry) });
         }
+    }
+
+    /// Events that were lost may have told of deliveries: what is there counts as delivered from now on, also after
+    /// the next start.
+    fn suspect_deliveries(&mut self) {
+        let mut suspects: Vec<Event> = Vec::new();
+        for (queue, known) in &self.durable.queues {
+            for (lane, durable) in (0..=u8::MAX).zip(&known.lanes) {
+                if durable.live() > 0 && durable.delivered_to < durable.next {
+                    suspects.push(Event::DeliveredTo { queue: *queue, lane, to: durable.next });
+                }
+            }
+        }
+        suspects.into_iter().for_each(|event| self.step.lazy(event));
     }
 
     /// What changed since the last call, for a checkpoint.

@@ -105,9 +105,8 @@ impl World {
         }
         self.shard = self.replayed();
         self.batch += 1;
-        let mut out = Output::default();
-        self.shard.recovered(clean, &mut out);
-        assert!(out.events.is_empty() && out.effects.iter().all(|e| e.gate == Gate::Open));
+        let ((), out) = self.act(|shard, _, out| shard.recovered(clean, out));
+        assert!(out.events.iter().all(|e| !e.sync) && out.effects.iter().all(|e| e.gate == Gate::Open));
         out.effects.into_iter().map(|gated| gated.effect).collect()
     }
 }
