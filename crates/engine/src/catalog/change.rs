@@ -318,9 +318,10 @@ impl Catalog {
                 within.exchanges.get(name).ok_or(CatalogRefusal::ExchangeUnknown)?.spec.durable
             }
         };
-        // A binding outlives neither of its ends.
-        binding.durable = binding.durable && target_durable && source.spec.durable;
         let known = source.binding(&binding_key(&binding));
+        // A binding outlives neither of its ends; bound again, it lasts as long as it did.
+        let wanted = binding.durable || known.is_some_and(|known| known.durable);
+        binding.durable = wanted && target_durable && source.spec.durable;
         if known.is_some_and(|known| **known == binding) {
             return Ok(Vec::new());
         }
@@ -328,8 +329,7 @@ impl Catalog {
         if long || (known.is_none() && within.bindings_len() >= limits.bindings_max) {
             return Err(CatalogRefusal::TooMany);
         }
-        // One that is replaced must not come back after a restart.
-        let durable = binding.durable || known.is_some_and(|known| known.durable);
+        let durable = binding.durable;
         Ok(vec![Change { event: CatalogEvent::Bound { namespace, exchange, binding }, durable }])
     }
 

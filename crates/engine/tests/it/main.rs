@@ -1,7 +1,6 @@
 //! What users of the engine rely on, through its public surface.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-mod bench;
 mod catalog;
 mod model;
 mod scenarios;
