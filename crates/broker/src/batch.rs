@@ -3,7 +3,7 @@
 use crate::{
     client::Client,
     error::Error,
-    thread::{Input, PublishDone, PublishJob},
+    thread::{Input, PublishDone, PublishItem, PublishJob},
 };
 use bytes::Bytes;
 use posthaste_engine::{
@@ -21,7 +21,7 @@ pub struct Batch {
     client: Client,
     catalog: Arc<Catalog>,
     /// By engine thread.
-    jobs: Vec<(Vec<(ShardId, u32, Publish)>, usize)>,
+    jobs: Vec<(Vec<PublishItem>, usize)>,
     refused: Vec<(u32, Refusal)>,
     routes: Routes,
     len: u32,

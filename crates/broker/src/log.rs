@@ -264,7 +264,7 @@ impl PartitionLog {
         let index = self.index.read();
         let run = index.runs.partition_point(|r| r.end <= from);
         if let Some(run) = index.runs.get(run) {
-            return Place::Segment(run.clone());
+            return Place::Segment(*run);
         }
         let first = index.chunks.partition_point(|c| c.offset <= from).saturating_sub(1);
         let mut found = Vec::new();
@@ -412,7 +412,7 @@ impl PartitionLog {
     }
 
     pub(crate) fn runs(&self) -> Vec<Run> {
-        self.index.read().runs.iter().cloned().collect()
+        self.index.read().runs.iter().copied().collect()
     }
 
     /// The start offset at which retention by age and size would have it begin.

@@ -71,9 +71,18 @@ pub(crate) struct ThreadStreams {
     pub unseen_from: Option<Lsn>,
 }
 
+/// What to publish, where, and which publish of the connection's batch it is.
+pub(crate) type PublishItem = (ShardId, u32, Publish);
+
+/// What answers a publisher.
+type Answer = Box<dyn FnOnce(Outcome) + Send>;
+
+/// Changed entities, encoded; no value for what is gone.
+type Changes = Vec<(Vec<u8>, Option<Vec<u8>>)>;
+
 /// What one connection's read contained for this thread.
 pub(crate) struct PublishJob {
-    pub items: Vec<(ShardId, u32, Publish)>,
+    pub items: Vec<PublishItem>,
     pub bytes: usize,
     pub done: Arc<PublishDone>,
 }
@@ -82,7 +91,7 @@ pub(crate) struct PublishJob {
 pub(crate) struct PublishDone {
     pub left: AtomicUsize,
     pub outcome: parking_lot::Mutex<Outcome>,
-    pub done: parking_lot::Mutex<Option<Box<dyn FnOnce(Outcome) + Send>>>,
+    pub done: parking_lot::Mutex<Option<Answer>>,
 }
 
 impl PublishDone {
@@ -100,7 +109,7 @@ impl PublishDone {
 
 /// The changed state of a thread's shards, and what journal position it reflects.
 pub(crate) struct ThreadCheckpoint {
-    pub shards: Vec<(ShardId, Vec<(Vec<u8>, Option<Vec<u8>>)>)>,
+    pub shards: Vec<(ShardId, Changes)>,
     /// The catalog, if this thread keeps it and it has changed.
     pub catalog: Option<Vec<CatalogEvent>>,
     pub keeps_catalog: bool,
@@ -703,10 +712,8 @@ fn observe(shared: &Shared, state: &mut State, event: &Event, distance: u64, byt
             let timestamp = envelope.received.0;
             state.placed.push(Placed { stream, offset: *offset, span: 1, timestamp, distance, bytes });
         }
-        Event::Settled { queue, lane, .. } => {
-            if state.settled.last() != Some(&(*queue, *lane)) {
-                state.settled.push((*queue, *lane));
-            }
+        Event::Settled { queue, lane, .. } if state.settled.last() != Some(&(*queue, *lane)) => {
+            state.settled.push((*queue, *lane));
         }
         Event::Trimmed { partition, start } => state.trimmed.push((partition.0, *start)),
         Event::PartitionClosed { partition } => state.trimmed.push((partition.0, u64::MAX)),
