@@ -294,13 +294,13 @@ impl Shard {
 
     /// Applies what was decided and passes it on.
     fn commit(&mut self, out: &mut Output) {
-        for journaled in self.step.events.drain(..) {
-            queue::before_event(&self.durable, &mut self.volatile, &journaled.event);
-            self.durable.apply(&journaled.event);
-            queue::after_event(&self.durable, &mut self.volatile, &journaled.event);
-            out.events.push(journaled);
+        for Journaled { event, .. } in &self.step.events {
+            queue::before_event(&self.durable, &mut self.volatile, event);
+            self.durable.apply(event);
+            queue::after_event(&self.durable, &mut self.volatile, event);
         }
-        out.effects.append(&mut self.step.effects);
+        pass_on(&mut self.step.events, &mut out.events);
+        pass_on(&mut self.step.effects, &mut out.effects);
     }
 
     fn reply_published(&mut self, result: Result<Published, Refusal>, ticket: Ticket) {
@@ -372,6 +372,15 @@ impl Shard {
             }
             self.commit(out);
         }
+    }
+}
+
+/// Moves everything, most often without touching it.
+fn pass_on<T>(from: &mut Vec<T>, to: &mut Vec<T>) {
+    if to.is_empty() {
+        std::mem::swap(from, to);
+    } else {
+        to.append(from);
     }
 }
 

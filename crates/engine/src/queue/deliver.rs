@@ -19,11 +19,20 @@ struct Next {
     again: bool,
 }
 
+/// Deliveries that room is made for before the first is found.
+const DELIVERIES_EXPECTED_MAX: u64 = 256;
+
 impl Work<'_> {
     pub(super) fn deliver(&mut self) {
         let single_active = self.queue.spec.config.single_active;
         let mut handed: Vec<(ConsumerId, Vec<Delivery>)> = Vec::new();
         let mut settled = Vec::new();
+        let takes = self.live.consumers.takes(single_active);
+        if takes == 0 {
+            return self.end_round();
+        }
+        let expected = takes.min(self.live.ready(self.queue)).min(DELIVERIES_EXPECTED_MAX);
+        let expected = expected as usize / self.live.consumers.len().max(1) + 1;
         while let Some((consumer, mode)) = self.live.consumers.next(single_active) {
             let Some(next) = self.next_message() else { break };
             let Some(delivery) = self.hand_out(next, consumer, mode) else { continue };
@@ -33,12 +42,15 @@ impl Work<'_> {
             }
             match handed.iter_mut().find(|(id, _)| *id == consumer) {
                 Some((_, deliveries)) => deliveries.push(delivery),
-                None => handed.push((consumer, vec![delivery])),
+                None => {
+                    // At a guess, all that is ready.
+                    let mut deliveries = Vec::with_capacity(expected);
+                    deliveries.push(delivery);
+                    handed.push((consumer, deliveries));
+                }
             }
         }
-        for (live, durable) in self.live.lanes.iter_mut().zip(&self.queue.lanes) {
-            live.end_round(durable);
-        }
+        self.end_round();
         if handed.is_empty() {
             return;
         }
@@ -48,6 +60,13 @@ impl Work<'_> {
         self.mark_delivered();
         for (consumer, deliveries) in handed {
             self.step.effect(gate, Effect::Deliver { consumer, deliveries });
+        }
+    }
+
+    /// What came before is no longer new.
+    fn end_round(&mut self) {
+        for (live, durable) in self.live.lanes.iter_mut().zip(&self.queue.lanes) {
+            live.end_round(durable);
         }
     }
 
