@@ -5,6 +5,7 @@
 //! journalled.
 
 mod change;
+mod decide;
 mod entry;
 mod routing;
 mod trie;

@@ -2,6 +2,7 @@
 
 use super::Work;
 use crate::{
+    Map,
     catalog::Overflow,
     command::Mode,
     effect::{Content, Delivery, Effect, Gate, Reply},
@@ -22,10 +23,41 @@ struct Next {
 /// Deliveries that room is made for before the first is found.
 const DELIVERIES_EXPECTED_MAX: u64 = 256;
 
+/// A round's deliveries by consumer, in the order of their first.
+#[derive(Default)]
+struct Handed {
+    lists: Vec<(ConsumerId, Vec<Delivery>)>,
+    /// Where whose list is, once there are several.
+    places: Map<ConsumerId, usize>,
+}
+
+impl Handed {
+    fn add(&mut self, delivery: Delivery, expected: usize) {
+        let consumer = delivery.consumer;
+        let place = match self.lists.as_slice() {
+            [(only, _)] if *only == consumer => Some(0),
+            _ => self.places.get(&consumer).copied(),
+        };
+        if let Some((_, list)) = place.and_then(|at| self.lists.get_mut(at)) {
+            return list.push(delivery);
+        }
+        if let [(first, _)] = self.lists.as_slice() {
+            self.places.insert(*first, 0);
+        }
+        if !self.lists.is_empty() {
+            self.places.insert(consumer, self.lists.len());
+        }
+        // At a guess, room for all that is ready.
+        let mut list = Vec::with_capacity(expected);
+        list.push(delivery);
+        self.lists.push((consumer, list));
+    }
+}
+
 impl Work<'_> {
     pub(super) fn deliver(&mut self) {
         let single_active = self.queue.spec.config.single_active;
-        let mut handed: Vec<(ConsumerId, Vec<Delivery>)> = Vec::new();
+        let mut handed = Handed::default();
         let mut settled = Vec::new();
         let takes = self.live.consumers.takes(single_active);
         if takes == 0 {
@@ -40,25 +72,17 @@ impl Work<'_> {
             if delivery.settled && next.position.is_durable() {
                 settled.push((next.lane, next.position.offset));
             }
-            match handed.iter_mut().find(|(id, _)| *id == consumer) {
-                Some((_, deliveries)) => deliveries.push(delivery),
-                None => {
-                    // At a guess, all that is ready.
-                    let mut deliveries = Vec::with_capacity(expected);
-                    deliveries.push(delivery);
-                    handed.push((consumer, deliveries));
-                }
-            }
+            handed.add(delivery, expected);
         }
         self.end_round();
-        if handed.is_empty() {
+        if handed.lists.is_empty() {
             return;
         }
         // What is settled by being handed out need not be safe for that.
         let gate = self.gate();
         self.settle_offsets(settled);
         self.mark_delivered();
-        for (consumer, deliveries) in handed {
+        for (consumer, deliveries) in handed.lists {
             self.step.effect(gate, Effect::Deliver { consumer, deliveries });
         }
     }
