@@ -60,6 +60,7 @@ pub(crate) struct Checkpointer {
 }
 
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+const RETRY_AFTER: Duration = Duration::from_secs(10);
 const SEGMENT_BYTES: u64 = 64 << 20;
 
 type Problem = Box<dyn std::error::Error + Send + Sync>;
@@ -75,8 +76,13 @@ impl Checkpointer {
             }
             match self.checkpoint() {
                 Ok(()) => self.shared.metrics.checkpoints.add(1),
-                // Nothing was released, so nothing is lost; it is tried again.
-                Err(error) => tracing::error!(%error, "a checkpoint failed; the journal is kept"),
+                Err(error) => {
+                    // Nothing was released, so nothing is lost; it is tried again, but not all the time.
+                    tracing::error!(%error, "a checkpoint failed; the journal is kept");
+                    if stop.recv_timeout(RETRY_AFTER) != Err(mpsc::RecvTimeoutError::Timeout) {
+                        return;
+                    }
+                }
             }
         }
     }
