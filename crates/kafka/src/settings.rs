@@ -58,6 +58,9 @@ enum Treatment {
 /// How long records are kept when nothing is said: Kafka's seven days.
 const RETENTION_MS: u64 = 7 * 24 * 3_600_000;
 
+/// The largest batch when nothing is said, in bytes: Kafka's `message.max.bytes`.
+const MESSAGE_BYTES_MAX: usize = 1_048_588;
+
 /// How far in the future a record's timestamp may be when nothing is said: Kafka's hour.
 const TIMESTAMP_AFTER_MAX_MS: i64 = 3_600_000;
 
@@ -80,7 +83,7 @@ impl Setting {
     /// What holds when nothing is said, on this broker.
     pub fn default(&self, limits: &Limits) -> String {
         match self.name {
-            MAX_MESSAGE_BYTES => limits.message_bytes_max.to_string(),
+            MAX_MESSAGE_BYTES => MESSAGE_BYTES_MAX.min(limits.message_bytes_max).to_string(),
             _ => self.default.to_owned(),
         }
     }
@@ -148,7 +151,7 @@ pub fn create<'a>(
         };
         change(&mut made, name, Change::Set(value), limits)?;
     }
-    build(made, &TopicConfig::default())
+    build(made, &TopicConfig::default(), limits)
 }
 
 /// The configuration of a topic after some changes; `keep` are the settings that stay when not changed.
@@ -158,11 +161,11 @@ pub fn alter<'a>(
     changes: impl IntoIterator<Item = (&'a str, Change<'a>)>,
     limits: &Limits,
 ) -> Result<TopicConfig, String> {
-    let mut made = if keep { made(current) } else { Made::new() };
+    let mut made = if keep { made(current, limits) } else { Made::new() };
     for (name, what) in changes {
         change(&mut made, name, what, limits)?;
     }
-    build(made, current)
+    build(made, current, limits)
 }
 
 fn change(made: &mut Made, name: &str, change: Change<'_>, limits: &Limits) -> Result<(), String> {
@@ -199,7 +202,7 @@ fn change(made: &mut Made, name: &str, change: Change<'_>, limits: &Limits) -> R
 }
 
 /// What was set on a topic, in Kafka's words.
-fn made(config: &TopicConfig) -> Made {
+fn made(config: &TopicConfig, limits: &Limits) -> Made {
     let mut made = Made::new();
     for (name, value) in &config.options {
         if let Some(setting) = Setting::named(name) {
@@ -217,7 +220,9 @@ fn made(config: &TopicConfig) -> Made {
             made.insert(RETENTION_BYTES, bytes.to_string());
         }
     }
-    if let Some(max) = config.message_bytes_max {
+    let default = MESSAGE_BYTES_MAX.min(limits.message_bytes_max) as u64;
+    let max = config.message_bytes_max.unwrap_or(limits.message_bytes_max as u64);
+    if max != default {
         made.insert(MAX_MESSAGE_BYTES, max.to_string());
     }
     if config.broker_timestamps {
@@ -234,7 +239,7 @@ fn made(config: &TopicConfig) -> Made {
 }
 
 /// `current` gives what other protocols have set in their own words.
-fn build(mut made: Made, current: &TopicConfig) -> Result<TopicConfig, String> {
+fn build(mut made: Made, current: &TopicConfig, limits: &Limits) -> Result<TopicConfig, String> {
     let os = made.get(DURABILITY).is_some_and(|durability| durability == "os");
     if os && (made.contains_key(FLUSH_MESSAGES) || made.contains_key(FLUSH_MS)) {
         return Err(
@@ -243,7 +248,10 @@ fn build(mut made: Made, current: &TopicConfig) -> Result<TopicConfig, String> {
     }
     let mut config = TopicConfig {
         captures: made.remove(CAPTURE).map_or(Ok(Vec::new()), |value| patterns(&value))?,
-        message_bytes_max: made.remove(MAX_MESSAGE_BYTES).and_then(|value| value.parse().ok()),
+        message_bytes_max: Some(match made.remove(MAX_MESSAGE_BYTES).and_then(|value| value.parse().ok()) {
+            Some(max) => max,
+            None => MESSAGE_BYTES_MAX.min(limits.message_bytes_max) as u64,
+        }),
         durability: if os { Durability::Os } else { Durability::Fsync },
         broker_timestamps: made.remove(TIMESTAMP_TYPE).is_some_and(|value| value == "LogAppendTime"),
         ..TopicConfig::default()
@@ -282,7 +290,7 @@ pub fn timestamp_bounds(config: &TopicConfig) -> (i64, i64) {
 
 /// The value that holds of every setting, and whether it was set.
 pub fn describe(config: &TopicConfig, limits: &Limits) -> Vec<(&'static Setting, String, bool)> {
-    let mut made = made(config);
+    let mut made = made(config, limits);
     let os = config.durability == Durability::Os;
     let describe = |setting: &'static Setting| match made.remove(setting.name) {
         Some(value) => (setting, value, true),

@@ -66,7 +66,7 @@ pub fn settings(broker: &Broker) -> Vec<BrokerSetting> {
     add("socket.request.max.bytes", Int, REQUEST_BYTES_MAX.to_string(), false);
     for setting in SETTINGS {
         if let Some(name) = setting.synonym {
-            add(name, BrokerKind::of(&setting.kind), setting.default(limits), name == "message.max.bytes");
+            add(name, BrokerKind::of(&setting.kind), setting.default(limits), false);
         }
     }
     settings.sort_by_key(|setting| setting.name);

@@ -27,9 +27,9 @@ fn names_are_known_once() {
 }
 
 #[test]
-fn a_topic_keeps_seven_days_unless_told() {
+fn a_topic_has_the_defaults_of_kafka_unless_told() {
     let plain = config(&[]).unwrap();
-    assert_eq!(plain.retention_ms, Some(604_800_000));
+    assert_eq!((plain.retention_ms, plain.message_bytes_max), (Some(604_800_000), Some(1_048_588)));
     assert_eq!(shown(&plain), [""; 0]);
     assert_eq!(config(&[("retention.ms", "-1")]).unwrap().retention_ms, None);
 }
@@ -85,7 +85,7 @@ fn a_compacted_topic_drops_nothing() {
 fn what_other_protocols_set_stays() {
     let mut config = TopicConfig::default();
     config.options.insert("x-other".to_owned(), "1".to_owned());
-    assert_eq!(shown(&config), ["retention.ms=-1"]);
+    assert_eq!(shown(&config), ["max.message.bytes=16777216", "retention.ms=-1"]);
     let limits = Limits::default();
     let altered = alter(&config, true, [("retention.bytes", Change::Set("5"))], &limits).unwrap();
     assert_eq!((altered.retention_ms, altered.retention_bytes), (None, Some(5)));

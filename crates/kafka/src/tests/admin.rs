@@ -235,7 +235,7 @@ async fn settings_are_described_with_their_sources() {
 
     let broker = describe(&mut talk, BROKER, "1").await;
     for (name, expect) in
-        [("message.max.bytes", "16777216"), ("num.partitions", "1"), ("log.retention.ms", "604800000")]
+        [("message.max.bytes", "1048588"), ("num.partitions", "1"), ("log.retention.ms", "604800000")]
     {
         let config = broker.configs.iter().find(|config| config.name == *name).unwrap();
         assert_eq!((config.value.as_deref(), config.read_only), (Some(expect), true));
