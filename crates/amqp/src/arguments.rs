@@ -49,7 +49,7 @@ pub(crate) fn queue_config(
         None | Some("classic") => false,
         Some("quorum") => true,
         Some(other) => {
-            return Err(read.invalid("x-queue-type", format_args!("queue type '{other}' is not supported")));
+            return Err(read.invalid("x-queue-type", format_args!("\"unsupported queue type '{other}'\"")));
         }
     };
     if quorum {
@@ -80,7 +80,7 @@ pub(crate) fn queue_config(
         overflow: match read.text("x-overflow")? {
             None | Some("drop-head") => Overflow::DropOldest,
             Some("reject-publish") => Overflow::Reject,
-            Some(other) => return Err(read.invalid("x-overflow", format_args!("'{other}' is not supported"))),
+            Some(_) => return Err(read.invalid("x-overflow", "invalid_overflow")),
         },
         dead_letter: dead_letter(&read)?,
         delivery_limit,
@@ -157,7 +157,9 @@ impl<'a> Reading<'a> {
     fn integer(&self, argument: &str, min: i64, max: i64) -> Result<Option<i64>, Exception> {
         let Some(value) = self.arguments.get(argument) else { return Ok(None) };
         match value.as_i64() {
-            None => Err(self.unacceptable(argument, value)),
+            None => {
+                Err(self.invalid(argument, format_args!("\"expected integer, got {}\"", value.type_name())))
+            }
             Some(0) if min == 1 => Err(self.invalid(argument, "{value_zero,0}")),
             Some(n) if n < min => Err(self.invalid(argument, format_args!("{{value_negative,{n}}}"))),
             Some(n) if n > max => Err(self.invalid(argument, format_args!("{{max_value_exceeded,{n}}}"))),
@@ -198,7 +200,8 @@ pub(crate) fn check_equivalence(
     if equivalent(argument, is, wanted) {
         return Ok(());
     }
-    Err(Exception::inequivalent_arg(argument, about, Shown(wanted), Shown(is)))
+    let show = |value| Shown { value, typed: type_class(is) != type_class(wanted) };
+    Err(Exception::inequivalent_arg(argument, about, show(wanted), show(is)))
 }
 
 fn equivalent(argument: &str, one: Option<&FieldValue>, other: Option<&FieldValue>) -> bool {
@@ -221,15 +224,26 @@ fn number(value: &FieldValue) -> Option<f64> {
     }
 }
 
-/// An argument in an error text.
-struct Shown<'a>(Option<&'a FieldValue>);
+/// An argument in an error text; with its type where that differs.
+struct Shown<'a> {
+    value: Option<&'a FieldValue>,
+    typed: bool,
+}
 
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
+        match self.value {
             None => f.write_str("none"),
-            Some(value) => write!(f, "the value '{value}' of type '{}'", value.type_name()),
+            Some(value) if self.typed => write!(f, "the value '{value}' of type '{}'", value.type_name()),
+            Some(value) => write!(f, "'{value}'"),
         }
+    }
+}
+
+fn type_class(value: Option<&FieldValue>) -> &'static str {
+    match value {
+        Some(value) if value.as_i64().is_some() => "integer",
+        value => value.map_or("none", FieldValue::type_name),
     }
 }
 
@@ -257,8 +271,8 @@ pub(crate) fn queue_arguments(config: &QueueConfig) -> FieldTable {
     table
 }
 
-/// Arguments as the catalog keeps them: the type tag, a colon, and the value, as text where that says it all and
-/// otherwise in hexadecimal.
+/// Arguments as the catalog keeps them: the type tag, a colon, and the value, as text where that says it all
+/// and otherwise in hexadecimal.
 pub(crate) fn to_options(arguments: &FieldTable) -> Options {
     let written = arguments.iter().filter_map(|(name, value)| {
         let text = match value {
@@ -378,7 +392,7 @@ mod tests {
         for (fields, expect) in [
             (
                 vec![("x-message-ttl", "soon".into())],
-                "invalid arg 'x-message-ttl' for queue 'q' in vhost '/': {unacceptable_type,longstr}",
+                "invalid arg 'x-message-ttl' for queue 'q' in vhost '/': \"expected integer, got longstr\"",
             ),
             (
                 vec![("x-message-ttl", (-1).into())],
@@ -394,23 +408,26 @@ mod tests {
             ),
             (
                 vec![("x-dead-letter-routing-key", "k".into())],
-                "invalid arg 'x-dead-letter-routing-key' for queue 'q' in vhost '/': routing_key_but_no_dlx_defined",
+                "invalid arg 'x-dead-letter-routing-key' for queue 'q' in vhost '/': \
+                     routing_key_but_no_dlx_defined",
             ),
             (
                 vec![("x-queue-type", "stream".into())],
-                "invalid arg 'x-queue-type' for queue 'q' in vhost '/': queue type 'stream' is not supported",
+                "invalid arg 'x-queue-type' for queue 'q' in vhost '/': \"unsupported queue type 'stream'\"",
             ),
             (
                 vec![("x-overflow", "reject-publish-dlx".into())],
-                "invalid arg 'x-overflow' for queue 'q' in vhost '/': 'reject-publish-dlx' is not supported",
+                "invalid arg 'x-overflow' for queue 'q' in vhost '/': invalid_overflow",
             ),
             (
                 vec![("x-max-length-bytes", 5.into())],
-                "invalid arg 'x-max-length-bytes' for queue 'q' in vhost '/': not supported; use x-max-length",
+                "invalid arg 'x-max-length-bytes' for queue 'q' in vhost '/': not supported; use \
+                     x-max-length",
             ),
             (
                 vec![("x-single-active-consumer", 1.into())],
-                "invalid arg 'x-single-active-consumer' for queue 'q' in vhost '/': {unacceptable_type,signedint}",
+                "invalid arg 'x-single-active-consumer' for queue 'q' in vhost '/': \
+                     {unacceptable_type,signedint}",
             ),
         ] {
             assert_eq!(configure(&fields).unwrap_err(), format!("PRECONDITION_FAILED - {expect}"));
@@ -431,12 +448,13 @@ mod tests {
             (ttl(10.into()), ttl(FieldValue::LongLongInt(10)), None),
             (ttl(10.into()), ttl(FieldValue::Double(10.0)), None),
             (ttl(10.into()), vec![], Some("none but current is the value '10' of type 'signedint'")),
+            (ttl(10.into()), ttl(FieldValue::LongLongInt(20)), Some("'20' but current is '10'")),
+            (vec![], ttl(10.into()), Some("the value '10' of type 'signedint' but current is none")),
             (
                 ttl(10.into()),
-                ttl(FieldValue::LongLongInt(20)),
-                Some("the value '20' of type 'long' but current is the value '10' of type 'signedint'"),
+                ttl("10".into()),
+                Some("the value '10' of type 'longstr' but current is the value '10' of type 'signedint'"),
             ),
-            (vec![], ttl(10.into()), Some("the value '10' of type 'signedint' but current is none")),
             (vec![("x-queue-type", "classic".into())], vec![], None),
             (vec![], vec![("x-queue-mode", "lazy".into())], None),
         ] {

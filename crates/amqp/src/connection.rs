@@ -63,7 +63,8 @@ pub(crate) struct Connection {
 /// The disk is full.
 struct Blocked {
     look_again: Instant,
-    /// Something was published without confirms: nobody would learn that it was refused, so nothing more is read.
+    /// Something was published without confirms: nobody would learn that it was refused, so nothing more is
+    /// read.
     hold_back: bool,
 }
 

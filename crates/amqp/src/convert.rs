@@ -11,8 +11,8 @@ use posthaste_engine::catalog::{BUS, Queue};
 use posthaste_model::{Envelope, Format, Header, Message, Payload, Timestamp, Value};
 use std::sync::Arc;
 
-/// A message as it was published over AMQP 0-9-1. The head is the name of the exchange behind its length, then the
-/// property list as it came; the body is the body.
+/// A message as it was published over AMQP 0-9-1. The head is the name of the exchange behind its length,
+/// then the property list as it came; the body is the body.
 pub const FORMAT: Format = Format(2);
 
 /// The header that carries a message's key to and from protocols that have keys.
@@ -243,8 +243,8 @@ pub(crate) fn to_value(value: FieldValue) -> Value {
     }
 }
 
-/// A message of another protocol, as properties and body. What does not fit its property (255 octets) becomes a
-/// header under the property's name.
+/// A message of another protocol, as properties and body. What does not fit its property (255 octets)
+/// becomes a header under the property's name.
 fn from_message(message: Message, now: Timestamp) -> (BasicProperties, Bytes) {
     let mut headers = FieldTable::new();
     for Header { name, value } in message.headers {

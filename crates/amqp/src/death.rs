@@ -6,8 +6,8 @@ use crate::{
 };
 use posthaste_model::{Death, DeathReason};
 
-/// Writes the deaths of a message into its properties, in the format of RabbitMQ 4. What the publisher put under
-/// these names is replaced; its `expiration` has had its effect and moves into the first death.
+/// Writes the deaths of a message into its properties, in the format of RabbitMQ 4. What the publisher put
+/// under these names is replaced; its `expiration` has had its effect and moves into the first death.
 /// `published_to` is the exchange that the message was published to before it died first.
 pub(crate) fn write(properties: &mut BasicProperties, deaths: &[Death], published_to: &str) {
     let (Some(last), Some(first)) = (deaths.first(), first(deaths)) else { return };

@@ -49,7 +49,8 @@ impl Inbox {
         self.sink.mailbox.clone()
     }
 
-    /// Has the session look again. The mailbox is read only while the output has room, so this is when it has.
+    /// Has the session look again. The mailbox is read only while the output has room, so this is when it
+    /// has.
     fn look_again(&self) {
         if !self.sink.looking.swap(true, Ordering::Relaxed) {
             self.sink.mailbox.send(Event::Room);
@@ -164,7 +165,8 @@ impl Connection {
                 let streams: &[u64] = if consumer.queue.durable { &consumer.queue.streams } else { &[] };
                 self.waiting.push(id, deliveries.into(), streams);
             }
-            // It was cancelled meanwhile. Where it needed no acknowledgement they are lost, as the client agreed.
+            // It was cancelled meanwhile. Where it needed no acknowledgement they are lost, as the client
+            // agreed.
             None => give_back(&self.client, id, deliveries),
         }
     }

@@ -1,9 +1,9 @@
 //! AMQP 0-9-1 as RabbitMQ speaks it.
 //!
-//! [`wire`] is the codec: it knows neither I/O nor the broker. A `session` is one connection: its handshake, then an
-//! open `connection` with its channels, whose methods are one file each under `methods`. `state` holds what can be
-//! said without a broker: delivery tags, confirms, windows, heartbeats. `convert` translates messages, `reply` is
-//! the only place that turns the broker's errors into reply codes.
+//! [`wire`] is the codec: it knows neither I/O nor the broker. A `session` is one connection: its handshake,
+//! then an open `connection` with its channels, whose methods are one file each under `methods`. `state`
+//! holds what can be said without a broker: delivery tags, confirms, windows, heartbeats. `convert`
+//! translates messages, `reply` is the only place that turns the broker's errors into reply codes.
 #![forbid(unsafe_code)]
 
 pub mod wire;

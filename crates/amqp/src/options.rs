@@ -1,6 +1,7 @@
 //! How the listener presents itself.
 
-/// What a listener says of itself and proposes. The defaults are those of RabbitMQ, since clients look at them.
+/// What a listener says of itself and proposes. The defaults are those of RabbitMQ, since clients look at
+/// them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// `product` in the server properties; some clients choose their behaviour by it (kombu#2469).

@@ -78,7 +78,8 @@ fn denied(user: &str, action: Action, resource: Kind, name: &str, about: Resourc
     )
 }
 
-/// The answer to credentials that were not accepted. Only a loopback user from afar is told why, as by RabbitMQ.
+/// The answer to credentials that were not accepted. Only a loopback user from afar is told why, as by
+/// RabbitMQ.
 pub(crate) fn not_authenticated(error: AuthenticationError, mechanism: &str, user: &str) -> Exception {
     match error {
         AuthenticationError::LoopbackOnly => Exception::new(
@@ -88,7 +89,8 @@ pub(crate) fn not_authenticated(error: AuthenticationError, mechanism: &str, use
         AuthenticationError::AnonymousFromAfar | AuthenticationError::Wrong => Exception::new(
             ReplyCode::AccessRefused,
             format_args!(
-                "Login was refused using authentication mechanism {mechanism}. For details see the broker logfile."
+                "Login was refused using authentication mechanism {mechanism}. For details see the \
+                     broker logfile."
             ),
         ),
     }
@@ -116,8 +118,8 @@ mod tests {
             (Error::NotEmpty, "PRECONDITION_FAILED - queue 'q' in vhost '/' not empty"),
             (
                 denied,
-                "ACCESS_REFUSED - write access to topic 'a.b' in exchange 'amq.topic' in vhost '/' refused for user \
-                 'bob'",
+                "ACCESS_REFUSED - write access to topic 'a.b' in exchange 'amq.topic' in vhost '/' \
+                 refused for user 'bob'",
             ),
             (Error::Stopping, "CONNECTION_FORCED - broker forced connection closure: shutdown"),
         ] {

@@ -169,7 +169,8 @@ impl posthaste_net::Session for Session {
     }
 
     async fn closed(mut self, why: Closed) {
-        tracing::debug!(peer = %self.peer.address, connection = %self.peer.connection, ?why, "connection closed");
+        tracing::debug!(peer = %self.peer.address, connection = %self.peer.connection, ?why, "connection \
+             closed");
         if let Phase::Open(open) = &mut self.phase {
             open.release().await;
         }

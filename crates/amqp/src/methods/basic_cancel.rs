@@ -8,7 +8,8 @@ use posthaste_net::Output;
 use std::collections::VecDeque;
 
 impl Connection {
-    /// `basic.cancel`: what the consumer has not settled stays with the channel; what was not written yet goes back.
+    /// `basic.cancel`: what the consumer has not settled stays with the channel; what was not written yet
+    /// goes back.
     pub(crate) async fn basic_cancel(
         &mut self,
         number: u16,
@@ -48,8 +49,8 @@ impl Connection {
         self.answer(number, cancel.no_wait, &answer, out)
     }
 
-    /// The last consumer of an auto-delete queue takes it along, before the client hears of it. The broker would
-    /// do so by itself, a moment later.
+    /// The last consumer of an auto-delete queue takes it along, before the client hears of it. The broker
+    /// would do so by itself, a moment later.
     pub(crate) async fn delete_if_unused(&self, queue: &Queue) {
         if !queue.auto_delete || self.client.queue(&queue.name).is_ok_and(|found| found.id != queue.id) {
             return;

@@ -18,7 +18,7 @@ use posthaste_net::Output;
 use std::cell::OnceCell;
 
 /// RabbitMQ's limit on times to live: a century.
-const EXPIRATION_MS_MAX: u64 = 100 * 365 * 86_400 * 1_000;
+const EXPIRATION_MS_MAX: i128 = 100 * 365 * 86_400 * 1_000;
 /// The delayed message plugin's limit, about 49 days.
 const DELAY_MS_MAX: i64 = u32::MAX as i64;
 
@@ -246,15 +246,17 @@ fn further_keys(properties: &mut PropertyList, special: Special) -> Result<Vec<S
 fn read_keys(name: &str, headers: &FieldTable, keys: &mut Vec<Subject>) -> Result<(), Exception> {
     let Some(value) = headers.get(name) else { return Ok(()) };
     let refused = |why: &dyn std::fmt::Display| {
-        let text = format!("The {name} header {why}");
+        let text = format!("invalid message: {why}");
         Err(Exception::new(ReplyCode::PreconditionFailed, text))
     };
     let Some(values) = value.as_array() else {
-        return refused(&format_args!("must be an array, but is a {}", value.type_name()));
+        return refused(&format_args!("{{unacceptable_type_in_header,\"{name}\",{}}}", value.type_name()));
     };
     for value in values {
         let Some(key) = value.as_bytes().filter(|key| key.len() <= ShortString::OCTETS_MAX) else {
-            return refused(&"must contain routing keys of at most 255 octets");
+            return refused(&format_args!(
+                "{name} has something else than routing keys of at most 255 octets"
+            ));
         };
         match Subject::dotted(key.clone()) {
             Ok(key) => keys.push(key),
@@ -267,18 +269,15 @@ fn read_keys(name: &str, headers: &FieldTable, keys: &mut Vec<Subject>) -> Resul
 /// When the message expires. 0 would keep it from consumers that are ready for it.
 fn expiry(properties: &PropertyList, from: Timestamp) -> Result<Option<Timestamp>, Exception> {
     let Some(text) = properties.expiration() else { return Ok(None) };
-    let ms = text
-        .as_str()
-        .ok()
-        .filter(|t| t.bytes().all(|b| b.is_ascii_digit()))
-        .and_then(|t| t.parse::<u64>().ok());
-    match ms.filter(|ms| *ms <= EXPIRATION_MS_MAX) {
-        Some(ms) => Ok(Some(from.plus_ms(ms.max(1)))),
-        None => {
-            let text = text.to_short_string();
-            let text = format!("invalid expiration '{text}': not a number of milliseconds");
-            Err(Exception::new(ReplyCode::PreconditionFailed, text))
-        }
+    let refused = |why: &dyn std::fmt::Display| {
+        let text = format!("invalid expiration '{}': {why}", text.to_short_string());
+        Err(Exception::new(ReplyCode::PreconditionFailed, text))
+    };
+    match text.as_str().ok().and_then(|text| text.parse::<i128>().ok()) {
+        None => refused(&"no_integer"),
+        Some(ms) if ms < 0 => refused(&format_args!("{{value_negative,{ms}}}")),
+        Some(ms) if ms > EXPIRATION_MS_MAX => refused(&format_args!("{{value_too_large,{ms}}}")),
+        Some(ms) => Ok(Some(from.plus_ms(u64::try_from(ms).unwrap_or(u64::MAX).max(1)))),
     }
 }
 
@@ -333,7 +332,6 @@ mod tests {
             (Some("0"), Ok(Some(101))),
             (Some(""), Err(())),
             (Some("-1"), Err(())),
-            (Some("+1"), Err(())),
             (Some("1.5"), Err(())),
             (Some("99999999999999999999"), Err(())),
         ] {

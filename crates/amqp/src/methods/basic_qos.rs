@@ -5,8 +5,8 @@ use crate::{
 use posthaste_net::Output;
 
 impl Connection {
-    /// `basic.qos`: for each new consumer of the channel, or with `global` for all its consumers together, also at
-    /// run time (Celery). RabbitMQ's meaning of `global`.
+    /// `basic.qos`: for each new consumer of the channel, or with `global` for all its consumers together,
+    /// also at run time (Celery). RabbitMQ's meaning of `global`.
     pub(crate) fn basic_qos(
         &mut self,
         number: u16,

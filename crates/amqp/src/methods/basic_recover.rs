@@ -6,7 +6,8 @@ use posthaste_engine::command::Outcome;
 use posthaste_net::Output;
 
 impl Connection {
-    /// `basic.recover`: everything that the channel has not settled, also by `basic.get`, goes back to its place.
+    /// `basic.recover`: everything that the channel has not settled, also by `basic.get`, goes back to its
+    /// place.
     pub(crate) fn basic_recover(
         &mut self,
         number: u16,

@@ -52,7 +52,8 @@ fn headers_rule(arguments: &FieldTable) -> Result<Rule, Exception> {
             Some("any-with-x") => (Matching::Any, true),
             _ => {
                 let text = format!(
-                    "Invalid x-match field value '{value}'; expected all, any, all-with-x, or any-with-x"
+                    "Invalid x-match field value <<\"{value}\">>; expected all, any, all-with-x, or \
+                         any-with-x"
                 );
                 return Err(Exception::new(ReplyCode::PreconditionFailed, text));
             }
@@ -92,8 +93,11 @@ mod tests {
         let is_n = ("n", Some(Value::Int(3)));
         for (arguments, expect) in [
             (vec![], headers(Matching::All, &[])),
-            (vec![n.clone(), x.clone()], headers(Matching::All, &[is_n.clone()])),
-            (vec![("x-match", "any".into()), n.clone(), x.clone()], headers(Matching::Any, &[is_n.clone()])),
+            (vec![n.clone(), x.clone()], headers(Matching::All, std::slice::from_ref(&is_n))),
+            (
+                vec![("x-match", "any".into()), n.clone(), x.clone()],
+                headers(Matching::Any, std::slice::from_ref(&is_n)),
+            ),
             (vec![("x-match", "any-with-x".into()), n, x], headers(Matching::Any, &[is_n, ("x-n", None)])),
             (vec![("x-match", "some".into())], Err(ReplyCode::PreconditionFailed)),
             (vec![("x-match", 1.into())], Err(ReplyCode::PreconditionFailed)),

@@ -43,7 +43,8 @@ impl Connection {
         })
     }
 
-    /// No queue and no key together mean the name of the queue that was declared last (AMQP 0-9-1 queue.bind).
+    /// No queue and no key together mean the name of the queue that was declared last (AMQP 0-9-1
+    /// queue.bind).
     pub(super) fn routing_key(
         &self,
         given: &ShortString,

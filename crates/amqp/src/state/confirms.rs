@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 
 /// Publishes that came together and are confirmed in the order in which they came, over the whole connection:
-/// whatever order the broker finishes in, each channel sees its tags rise, so that one acknowledgement can stand for
-/// all before it (LavinMQ#2078).
+/// whatever order the broker finishes in, each channel sees its tags rise, so that one acknowledgement can
+/// stand for all before it (LavinMQ#2078).
 #[derive(Debug, Default)]
 pub(crate) struct Confirms {
     batches: VecDeque<InFlight>,
@@ -70,8 +70,8 @@ impl Confirms {
         self.bytes
     }
 
-    /// Publishes go to the broker; returns the number to [`finish`](Confirms::finish) them by. Those that are in no
-    /// run need no confirm.
+    /// Publishes go to the broker; returns the number to [`finish`](Confirms::finish) them by. Those that
+    /// are in no run need no confirm.
     pub fn begin(&mut self, runs: Vec<Run>, publishes: usize, bytes: usize) -> u64 {
         self.publishes += publishes;
         self.bytes += bytes;

@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 
-/// Entries in the order of their tags. Settled ones leave a gap, and gaps never outnumber what is left by much, so
-/// that one delivery which is never settled does not make all later ones cost memory.
+/// Entries in the order of their tags. Settled ones leave a gap, and gaps never outnumber what is left by
+/// much, so that one delivery which is never settled does not make all later ones cost memory.
 #[derive(Debug)]
 pub(crate) struct Unsettled<T> {
     entries: VecDeque<(u64, Option<T>)>,
@@ -35,7 +35,8 @@ impl<T> Unsettled<T> {
         Some(entry)
     }
 
-    /// Takes all up to and including `tag`, oldest first; none when `tag` is not among them. 0 stands for all.
+    /// Takes all up to and including `tag`, oldest first; none when `tag` is not among them. 0 stands for
+    /// all.
     pub fn take_through(&mut self, tag: u64) -> Option<Vec<T>> {
         let through = match tag {
             0 => self.entries.len(),

@@ -1,7 +1,8 @@
 //! How many deliveries a consumer may be handed.
 
-/// The credit that was granted for one consumer. It begins small and grows as long as the client really holds that
-/// many unsettled deliveries, so that a large prefetch, or none, costs memory only where it is used.
+/// The credit that was granted for one consumer. It begins small and grows as long as the client really
+/// holds that many unsettled deliveries, so that a large prefetch, or none, costs memory only where it is
+/// used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Window {
     granted: u32,
