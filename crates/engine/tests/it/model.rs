@@ -596,16 +596,15 @@ impl Model {
 
     /// What lazy events told is known only as far as they are still there.
     fn forget_lost(&mut self) {
-        let mut done = 0;
         let mut due = BTreeSet::new();
         let mut attempts = HashMap::new();
-        let mut dead: Vec<(u64, (u64, u8, u64))> = Vec::new();
+        let mut dead: BTreeMap<u64, (u64, u8, u64)> = BTreeMap::new();
         let mut delayed = HashMap::new();
         for journaled in &self.world.journal {
             match &journaled.event {
-                Event::OutboxDone { number } => done = done.max(*number),
+                Event::OutboxDone { number } => dead = dead.split_off(&(number + 1)),
                 Event::DeadLettered { number, queue, lane, offset, .. } => {
-                    dead.push((*number, (queue.0, *lane, *offset)));
+                    dead.insert(*number, (queue.0, *lane, *offset));
                 }
                 Event::Due { queue, lane, offset } => {
                     due.insert((queue.0, *lane, *offset));
@@ -620,9 +619,7 @@ impl Model {
             }
         }
         for (number, (queue, lane, offset)) in dead {
-            if number > done {
-                self.queues.get_mut(&queue).unwrap().at(lane, offset).state = State::Moving(number);
-            }
+            self.queues.get_mut(&queue).unwrap().at(lane, offset).state = State::Moving(number);
         }
         for (id, queue) in &mut self.queues {
             for ((lane, offset), number) in &queue.by_offset {
