@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use posthaste_broker::{AuthenticationError, Broker, Credentials, Principal};
 
+use crate::limits::FAILED_AUTHENTICATION_DELAY;
 use crate::wire::ErrorCode;
 use crate::wire::messages::sasl_authenticate::SaslAuthenticateResponse;
 use crate::wire::messages::sasl_handshake::{SaslHandshakeRequest, SaslHandshakeResponse};
@@ -48,7 +49,13 @@ pub async fn authenticate(
     let refused = |why: &str| (ErrorCode::SaslAuthenticationFailed, format!("Authentication failed: {why}"));
     let (user, password) = credentials(token).map_err(refused)?;
     let credentials = Credentials::Password { user, password };
-    broker.authenticate(credentials, peer).await.map_err(|error| refused(&error.to_string()))
+    match broker.authenticate(credentials, peer).await {
+        Ok(principal) => Ok(principal),
+        Err(error) => {
+            tokio::time::sleep(FAILED_AUTHENTICATION_DELAY).await;
+            Err(refused(&error.to_string()))
+        }
+    }
 }
 
 /// `[authorization id] NUL user NUL password`

@@ -202,6 +202,26 @@ async fn a_large_first_request_is_a_matter_of_who_sends_it() {
     assert!(matches!(refused, Err(Close::Error(_))), "{refused:?}");
 }
 
+/// Who says nothing is let go; who waits for an answer is not.
+#[tokio::test(flavor = "multi_thread")]
+async fn deadlines() {
+    let world = World::new();
+    let mut talk = world.connect();
+    let handshake = talk.conversation.deadline().unwrap();
+    talk.create_topic("t", 1, &[]).await;
+    let idle = talk.conversation.deadline().unwrap();
+    assert!(idle > handshake);
+    // Early is not late.
+    assert_eq!(talk.conversation.timeout(&mut talk.out).await, Ok(()));
+    talk.send(12, &waiting_fetch("t", 0)).await.unwrap();
+    assert_eq!(talk.conversation.deadline(), None);
+
+    let limits = Limits { handshake_ms_max: 0, ..Limits::default() };
+    let hasty = World::with_limits(limits);
+    let mut talk = hasty.connect();
+    assert_eq!(talk.conversation.timeout(&mut talk.out).await, Err(Close::Done));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_from_afar_need_credentials() {
     let world = World::new();
