@@ -213,10 +213,11 @@ impl<H: Clone> Session<H> {
         self.outbound.credit()
     }
 
-    /// Delivers a message at the QoS in `publish`, whose DUP flag, packet identifier and topic alias are set
-    /// here.
+    /// Delivers a message at the QoS in `publish`, whose packet identifier and topic alias are set here. Its
+    /// DUP flag says that it may have been sent over an earlier connection, under an identifier that is not
+    /// known any more.
     pub fn deliver(&mut self, mut publish: Publish, handle: H) -> Delivery<H> {
-        publish.dup = false;
+        publish.dup &= publish.qos != QoS::AtMostOnce; // [MQTT-3.3.1-2]
         publish.properties.topic_alias = None;
         publish.packet_identifier = None;
         if publish.qos == QoS::AtMostOnce {
@@ -252,6 +253,11 @@ impl<H: Clone> Session<H> {
                 other => self.transmit.push_back(other),
             }
         }
+    }
+
+    /// The messages of a resumed session that [`Session::next_resend`] is going to ask for.
+    pub fn unsent(&self) -> impl Iterator<Item = &H> {
+        self.outbound.unsent()
     }
 
     /// The next message of a resumed session that must be sent again [MQTT-4.4.0-1], in the order in which

@@ -254,6 +254,11 @@ impl<H: Clone> Outbound<H> {
         }
     }
 
+    pub(super) fn unsent(&self) -> impl Iterator<Item = &H> {
+        let unsent = self.in_flight.values().filter(|entry| matches!(entry.state, State::Unsent(_)));
+        unsent.map(|entry| &entry.handle)
+    }
+
     pub(super) fn next_resend(&mut self) -> Option<NextResend<H>> {
         loop {
             let id = *self.resend.front()?;
