@@ -49,8 +49,9 @@ fn refused(refusal: Refusal, error: &Error, about: Resource<'_>) -> Exception {
         Refusal::Gone => Exception::not_found(about),
         Refusal::InUse => Exception::in_use(about),
         Refusal::NotEmpty => Exception::not_empty(about),
+        // RESOURCE_ERROR would close the connection, and with it what still works.
         Refusal::NoSpace | Refusal::OutOfMemory | Refusal::Full => {
-            Exception::new(ReplyCode::ResourceError, format_args!("{about}: {error}"))
+            Exception::new(ReplyCode::PreconditionFailed, format_args!("{about}: {error}"))
         }
         _ => Exception::new(ReplyCode::InternalError, error),
     }
@@ -121,11 +122,15 @@ mod tests {
                 "ACCESS_REFUSED - write access to topic 'a.b' in exchange 'amq.topic' in vhost '/' \
                  refused for user 'bob'",
             ),
+            (
+                Error::Refused(Refusal::NoSpace),
+                "PRECONDITION_FAILED - queue 'q' in vhost '/': the disk is full; publishing goes on when \
+                 space is free again",
+            ),
             (Error::Stopping, "CONNECTION_FORCED - broker forced connection closure: shutdown"),
         ] {
             assert_eq!(exception(&error, about).reply_text.to_string(), expect);
         }
         assert_eq!(exception(&Error::Locked, about).reply_code, ReplyCode::ResourceLocked);
-        assert_eq!(exception(&Error::Refused(Refusal::NoSpace), about).reply_code, ReplyCode::ResourceError);
     }
 }

@@ -14,6 +14,9 @@ use posthaste_engine::{
 use posthaste_net::Output;
 use std::sync::Arc;
 
+/// Consumers of one connection.
+const CONSUMERS_MAX: usize = 65_536;
+
 impl Connection {
     /// `basic.consume`.
     pub(crate) async fn basic_consume(
@@ -29,6 +32,10 @@ impl Connection {
         };
         if self.channel(number)?.consumers.contains_key(&tag) {
             return Err(Exception::reused_consumer_tag(&tag));
+        }
+        if self.consumers.len() >= CONSUMERS_MAX {
+            let text = format!("reached maximum ({CONSUMERS_MAX}) of consumers per connection");
+            return Err(Exception::new(ReplyCode::NotAllowed, text));
         }
         let queue = match queue == names::REPLY_TO {
             true => self.open_reply_queue(number, &consume).await?,

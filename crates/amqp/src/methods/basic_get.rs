@@ -4,7 +4,7 @@ use crate::{
     convert::render,
     deliveries::write_content,
     reply,
-    wire::{Exception, GetOkRef, basic},
+    wire::{Exception, GetOkRef, ReplyCode, basic},
 };
 use posthaste_engine::command::{Mode, Outcome};
 use posthaste_model::DeathReason;
@@ -12,6 +12,8 @@ use posthaste_net::Output;
 
 /// Messages that cannot be read are passed over, but not for ever.
 const TRIES: usize = 16;
+/// What `basic.get` took and nobody acknowledged, on one channel.
+const UNSETTLED_MAX: usize = 262_144;
 
 impl Connection {
     /// `basic.get`: one message, if there is one.
@@ -23,6 +25,10 @@ impl Connection {
     ) -> Result<(), Exception> {
         let name = self.queue_name(number, &get.queue)?;
         let queue = self.find_queue(&name)?;
+        if !get.no_ack && self.channel(number)?.unsettled.len() >= UNSETTLED_MAX {
+            let text = format!("{UNSETTLED_MAX} deliveries on this channel are not acknowledged");
+            return Err(Exception::new(ReplyCode::PreconditionFailed, text));
+        }
         let fresh = self.broker.next_consumer();
         let getter = *self.channel(number)?.getter.get_or_insert(fresh);
         let mode = if get.no_ack { Mode::Settled } else { Mode::Lease };

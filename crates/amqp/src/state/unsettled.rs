@@ -20,6 +20,10 @@ impl<T> Default for Unsettled<T> {
 }
 
 impl<T> Unsettled<T> {
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
     /// `tag` is higher than all before.
     pub fn push(&mut self, tag: u64, entry: T) {
         self.entries.push_back((tag, Some(entry)));

@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// A broker on a directory that goes with it.
 pub struct World {
     pub broker: Broker,
-    _data: tempfile::TempDir,
+    data: Option<tempfile::TempDir>,
 }
 
 impl World {
@@ -31,7 +31,17 @@ impl World {
     }
 
     pub fn with(limits: Limits) -> World {
-        let data = tempfile::tempdir().unwrap();
+        World::on(tempfile::tempdir().unwrap(), limits)
+    }
+
+    /// The broker stops and starts again on the same directory.
+    pub fn restart(mut self, limits: Limits) -> World {
+        let data = self.data.take().unwrap();
+        drop(self);
+        World::on(data, limits)
+    }
+
+    fn on(data: tempfile::TempDir, limits: Limits) -> World {
         let config = Config {
             data: data.path().to_owned(),
             limits,
@@ -40,7 +50,7 @@ impl World {
             threads: Some(2),
         };
         let broker = tokio::task::block_in_place(|| Broker::open(config)).unwrap();
-        World { broker, _data: data }
+        World { broker, data: Some(data) }
     }
 
     pub fn connect(&self) -> Client {

@@ -501,3 +501,62 @@ async fn publishers_are_held_back_while_too_much_is_in_flight() {
     assert_eq!(told(&mut client, 1..=3).await.last().map(String::as_str), Some("ack 3"));
     assert!(client.session.wants_input());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn durable_things_survive_a_restart() {
+    let world = World::new();
+    let mut client = world.open().await;
+    client.declare(with("q", &[("x-max-priority", 5.into())])).await;
+    client.declare(queue::Declare { durable: false, ..durable("passing") }).await;
+    client.confirm_select(1).await;
+    let urgent = BasicProperties { priority: Some(9), ..persistent() };
+    let mut octets = publish_octets(1, &to("", "q"), &persistent(), b"low");
+    octets.extend_from_slice(&publish_octets(1, &to("", "q"), &urgent, b"high"));
+    octets.extend_from_slice(&publish_octets(1, &to("", "q"), &BasicProperties::default(), b"transient"));
+    client.send_octets(&octets).await;
+    told(&mut client, 1..=3).await;
+    client.close().await;
+    let world = world.restart(Limits::default());
+    let mut client = world.open().await;
+    // Declared as before, it is the same queue.
+    assert_eq!(client.declare(with("q", &[("x-max-priority", 5.into())])).await, (2, 0));
+    let (ok, content) = client.get("q", true).await.unwrap();
+    assert_eq!(
+        (content.properties.priority(), content.body.into_bytes()),
+        (Some(9), Bytes::from_static(b"high"))
+    );
+    assert_eq!((ok.exchange.to_string(), ok.routing_key.to_string()), (String::new(), "q".into()));
+    assert_eq!(client.get("q", true).await.unwrap().1.body.into_bytes(), "low");
+    let gone = client.call(1, &queue::Declare { passive: true, ..durable("passing") }).await;
+    assert!(refusal(&gone).unwrap().starts_with("404"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_blocks_publishers_and_nobody_else() {
+    let world = World::new();
+    let mut client = world.open().await;
+    client.declare(durable("q")).await;
+    client.confirm_select(1).await;
+    publish(&mut client, "q", &["0"]).await;
+    told(&mut client, 1..=1).await;
+    client.close().await;
+    // A reserve that no disk has room for.
+    let world = world.restart(Limits { reserve_bytes: u64::MAX, ..Limits::default() });
+    let mut client = world.open().await;
+    client.confirm_select(1).await;
+    publish(&mut client, "q", &["1"]).await;
+    assert_eq!(told(&mut client, 1..=1).await, ["nack 1"]);
+    assert!(matches!(client.method().await, Method::ConnectionBlocked(_)));
+    assert!(client.session.wants_input(), "who is told goes on");
+    let refused = client.call(1, &durable("new")).await;
+    assert!(refusal(&refused).unwrap().contains("the disk is full"), "{refused:?}");
+    let mut consumer = world.open().await;
+    consumer.consume(1, consume("q", "c")).await;
+    assert_eq!(consumer.delivery().await.body(), "0");
+    // Who would not learn that a publish was refused is not listened to until there is room.
+    let mut careless = world.open().await;
+    publish(&mut careless, "q", &["2"]).await;
+    assert!(matches!(careless.method().await, Method::ConnectionBlocked(_)));
+    assert!(!careless.session.wants_input());
+    assert!(careless.session.deadline().is_some(), "it is looked again whether there is room");
+}
