@@ -7,9 +7,11 @@ use crate::{
 use bytes::BytesMut;
 use posthaste_model::Limits;
 use std::{
-    future::{pending, poll_fn},
+    future::{Future, poll_fn},
     io::{self, IoSlice},
-    pin::Pin,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::{Pin, pin},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 use tokio::{
@@ -22,6 +24,12 @@ use tokio::{
 const READ_BYTES: std::ops::RangeInclusive<usize> = 1_024..=262_144;
 /// Events taken from the mailbox at a time.
 const EVENTS: usize = 256;
+/// With less output than this, more events are taken before it is written: one write for many answers.
+const GATHERED_BYTES: usize = 65_536;
+/// After this long without anything to do, a connection gives its buffers back.
+const IDLE: Duration = Duration::from_secs(1);
+/// An alarm that is not needed goes off this much later, to no effect.
+const FAR: Duration = Duration::from_secs(86_400);
 /// How long a stopping broker waits for a peer to take what is left.
 const LAST_WRITE: Duration = Duration::from_secs(5);
 
@@ -35,15 +43,16 @@ struct End {
 struct Driver<S: Session, R, W> {
     session: S,
     reader: R,
-    writer: W,
+    writing: Writing<W>,
     input: BytesMut,
-    out: Output,
     mailbox: mpsc::UnboundedReceiver<S::Event>,
     mailbox_open: bool,
     events: Vec<S::Event>,
     read_bytes: usize,
     /// The last time that the peer took something, or that there was nothing to take.
     progress: Instant,
+    /// When the buffers are given back; none when they have been.
+    idle_from: Option<Instant>,
 }
 
 /// Runs a conversation to its end.
@@ -63,22 +72,25 @@ where
     let mut driver = Driver {
         session,
         reader,
-        writer,
+        writing: Writing { writer, out: Output::new(), unflushed: false },
         input: BytesMut::new(),
-        out: Output::new(),
         mailbox,
         mailbox_open: true,
         events: Vec::new(),
         read_bytes: *READ_BYTES.start(),
         progress: Instant::now(),
+        idle_from: None,
     };
-    let end = driver.run(stopping, limits).await;
+    let end = contained(driver.run(stopping, limits)).await.unwrap_or_else(|Panicked| End {
+        why: Closed::Error,
+        error: Some("its session panicked".to_owned()),
+        flush: false,
+    });
     if end.flush {
         // Whoever is gone by now does not need it.
-        let _ = timeout(LAST_WRITE, flush(&mut driver.writer, &mut driver.out)).await;
-        let _ = timeout(LAST_WRITE, shutdown(&mut driver.writer)).await;
+        let _ = timeout(LAST_WRITE, driver.writing.finish()).await;
     }
-    drop((driver.reader, driver.writer));
+    drop((driver.reader, driver.writing));
     driver.session.closed(end.why).await;
     (end.why, end.error)
 }
@@ -91,46 +103,67 @@ where
 {
     async fn run(&mut self, mut stopping: watch::Receiver<bool>, limits: &Limits) -> End {
         let slow = Duration::from_millis(limits.slow_reader_ms_max);
+        // One timer for everything. It is set anew only for something earlier, so that a busy connection, whose
+        // deadlines only ever move away, does not touch it.
+        let mut alarm = pin!(sleep_until(Instant::now() + FAR));
         loop {
-            let writing = !self.out.is_empty();
+            let now = Instant::now();
+            let writing = self.writing.is_wanted();
             if !writing {
-                self.progress = Instant::now();
+                self.progress = now;
             }
             // A peer that does not take its answers is given no more of them.
-            let roomy = self.out.len() < limits.connection_output_bytes_max;
+            let roomy = self.writing.out.len() < limits.connection_output_bytes_max;
             let reading = roomy && self.session.wants_input();
             let deadline = self.session.deadline();
-            let too_slow = self.progress + slow;
+            let too_slow = writing.then_some(self.progress + slow);
+            let next = [deadline, too_slow, self.idle_from].into_iter().flatten().min();
+            if let Some(next) = next
+                && (next < alarm.deadline() || alarm.is_elapsed())
+            {
+                alarm.as_mut().reset(next);
+            }
             self.input.reserve(if reading { self.read_bytes } else { 0 });
+            let taking = roomy && self.mailbox_open;
+            let gathering = self.writing.out.len() < GATHERED_BYTES;
             let result = tokio::select! {
                 biased;
                 () = stopped(&mut stopping) => {
                     self.last_events().await;
-                    self.session.stopping(&mut self.out).await;
+                    self.session.stopping(&mut self.writing.out).await;
                     return End { why: Closed::Stopping, error: None, flush: true };
                 }
-                written = write_some(&mut self.writer, &mut self.out), if writing => match written {
-                    Ok(()) => {
+                step = traffic(
+                    &mut self.mailbox, &mut self.events, &mut self.writing, taking, gathering
+                ), if taking || writing => match step {
+                    Step::Events(count) => self.events(count).await,
+                    Step::Written(Ok(())) => {
                         self.progress = Instant::now();
                         Ok(())
                     }
-                    Err(error) => return failed(&error),
+                    Step::Written(Err(error)) => return failed(&error),
                 },
-                count = self.mailbox.recv_many(&mut self.events, EVENTS), if roomy && self.mailbox_open => {
-                    self.events(count).await
-                }
                 read = self.reader.read_buf(&mut self.input), if reading => match read {
                     Ok(0) => return End { why: Closed::ByPeer, error: None, flush: false },
                     Ok(count) => {
                         self.adapt(count);
-                        self.session.input(&mut self.input, &mut self.out).await
+                        self.session.input(&mut self.input, &mut self.writing.out).await
                     }
                     Err(error) => return failed(&error),
                 },
-                () = at(deadline) => self.session.timeout(&mut self.out).await,
-                () = sleep_until(too_slow), if writing => {
-                    let error = format!("the peer took nothing for {} ms", limits.slow_reader_ms_max);
-                    return End { why: Closed::Error, error: Some(error), flush: false };
+                () = alarm.as_mut(), if !alarm.is_elapsed() => {
+                    let now = Instant::now();
+                    if too_slow.is_some_and(|at| at <= now) {
+                        let error = format!("the peer took nothing for {} ms", limits.slow_reader_ms_max);
+                        return End { why: Closed::Error, error: Some(error), flush: false };
+                    }
+                    if self.idle_from.is_some_and(|at| at <= now) {
+                        self.give_back();
+                    }
+                    match deadline {
+                        Some(at) if at <= now => self.session.timeout(&mut self.writing.out).await,
+                        _ => Ok(()),
+                    }
                 }
             };
             match result {
@@ -146,29 +179,42 @@ where
     /// What is answered already is sent before the end.
     async fn last_events(&mut self) {
         while let Ok(event) = self.mailbox.try_recv() {
-            if self.session.event(event, &mut self.out).await.is_err() {
+            if self.session.event(event, &mut self.writing.out).await.is_err() {
                 return;
             }
         }
     }
 
     async fn events(&mut self, count: usize) -> Result<(), Close> {
+        self.idle_from = Some(Instant::now() + IDLE);
         // The session gave its mailbox away: nothing will come any more.
         self.mailbox_open = count > 0;
         let held_back = !self.session.wants_input();
         let mut events = std::mem::take(&mut self.events);
         for event in events.drain(..) {
-            self.session.event(event, &mut self.out).await?;
+            self.session.event(event, &mut self.writing.out).await?;
         }
         self.events = events;
         if held_back && self.session.wants_input() && !self.input.is_empty() {
-            self.session.input(&mut self.input, &mut self.out).await?;
+            self.session.input(&mut self.input, &mut self.writing.out).await?;
         }
         Ok(())
     }
 
+    /// Nothing has happened for a while: what is empty is let go.
+    fn give_back(&mut self) {
+        self.idle_from = None;
+        self.read_bytes = *READ_BYTES.start();
+        self.events = Vec::new();
+        self.writing.out.give_back();
+        if self.input.is_empty() {
+            self.input = BytesMut::new();
+        }
+    }
+
     /// Reads more at a time while the peer fills what it is given.
     fn adapt(&mut self, count: usize) {
+        self.idle_from = Some(Instant::now() + IDLE);
         let (min, max) = (*READ_BYTES.start(), *READ_BYTES.end());
         if count >= self.read_bytes {
             self.read_bytes = (self.read_bytes * 4).min(max);
@@ -176,6 +222,19 @@ where
             self.read_bytes = (self.read_bytes / 2).max(min);
         }
     }
+}
+
+/// The session panicked. The default hook has printed where.
+struct Panicked;
+
+/// Runs `future`; a panic in it ends with it.
+async fn contained<F: Future>(future: F) -> Result<F::Output, Panicked> {
+    let mut future = pin!(future);
+    poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+        Ok(polled) => polled.map(Ok),
+        Err(_) => Poll::Ready(Err(Panicked)),
+    })
+    .await
 }
 
 fn failed(error: &io::Error) -> End {
@@ -189,39 +248,79 @@ pub(crate) async fn stopped(stopping: &mut watch::Receiver<bool>) {
     let _ = stopping.wait_for(|stop| *stop).await;
 }
 
-async fn at(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => sleep_until(deadline).await,
-        None => pending().await,
-    }
+/// What moved.
+enum Step {
+    /// So many events came.
+    Events(usize),
+    Written(io::Result<()>),
 }
 
-async fn write_some<W: AsyncWrite + Unpin>(writer: &mut W, out: &mut Output) -> io::Result<()> {
-    let written = poll_fn(|context| {
-        let mut slices = [IoSlice::new(&[]); SLICES_MAX];
-        let count = out.slices(&mut slices);
-        let slices = slices.get(..count).unwrap_or_default();
-        Pin::new(&mut *writer).poll_write_vectored(context, slices)
-    });
-    let written = written.await?;
-    if written == 0 {
-        return Err(io::ErrorKind::WriteZero.into());
-    }
-    out.advance(written);
-    if out.is_empty() {
-        // TLS keeps records back until it is told.
-        poll_fn(|context| Pin::new(&mut *writer).poll_flush(context)).await?;
-    }
-    Ok(())
+/// Takes events or writes, whatever is possible; events first while `gathering` them for one write.
+async fn traffic<E, W: AsyncWrite + Unpin>(
+    mailbox: &mut mpsc::UnboundedReceiver<E>,
+    events: &mut Vec<E>,
+    writing: &mut Writing<W>,
+    taking: bool,
+    gathering: bool,
+) -> Step {
+    poll_fn(|cx| {
+        if taking
+            && gathering
+            && let Poll::Ready(count) = mailbox.poll_recv_many(cx, events, EVENTS)
+        {
+            return Poll::Ready(Step::Events(count));
+        }
+        if writing.is_wanted()
+            && let Poll::Ready(written) = writing.poll_some(cx)
+        {
+            return Poll::Ready(Step::Written(written));
+        }
+        if taking && !gathering {
+            return mailbox.poll_recv_many(cx, events, EVENTS).map(Step::Events);
+        }
+        Poll::Pending
+    })
+    .await
 }
 
-async fn flush<W: AsyncWrite + Unpin>(writer: &mut W, out: &mut Output) -> io::Result<()> {
-    while !out.is_empty() {
-        write_some(writer, out).await?;
-    }
-    Ok(())
+/// The way out.
+struct Writing<W> {
+    writer: W,
+    out: Output,
+    /// TLS keeps records back until it is told.
+    unflushed: bool,
 }
 
-async fn shutdown<W: AsyncWrite + Unpin>(writer: &mut W) -> io::Result<()> {
-    poll_fn(|context| Pin::new(&mut *writer).poll_shutdown(context)).await
+impl<W: AsyncWrite + Unpin> Writing<W> {
+    fn is_wanted(&self) -> bool {
+        self.unflushed || !self.out.is_empty()
+    }
+
+    /// Ready once some of it, or the last of it, is on its way. Nothing is lost when it is not polled to the end.
+    fn poll_some(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.out.is_empty() {
+            let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+            let count = self.out.slices(&mut slices);
+            let slices = slices.get(..count).unwrap_or_default();
+            let written = ready!(Pin::new(&mut self.writer).poll_write_vectored(cx, slices))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.out.advance(written);
+            self.unflushed = true;
+            if !self.out.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        ready!(Pin::new(&mut self.writer).poll_flush(cx))?;
+        self.unflushed = false;
+        Poll::Ready(Ok(()))
+    }
+
+    async fn finish(&mut self) -> io::Result<()> {
+        while self.is_wanted() {
+            poll_fn(|cx| self.poll_some(cx)).await?;
+        }
+        poll_fn(|cx| Pin::new(&mut self.writer).poll_shutdown(cx)).await
+    }
 }

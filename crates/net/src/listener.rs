@@ -192,7 +192,12 @@ async fn converse<P: Protocol>(
     shared: Shared,
     _open: Open,
 ) {
-    let Some(stream) = secure.handshake(stream, address).await else { return };
+    let mut stopping = shared.stopping.clone();
+    let stream = tokio::select! {
+        stream = secure.handshake(stream, address) => stream,
+        () = stopped(&mut stopping) => None,
+    };
+    let Some(stream) = stream else { return };
     let (mailbox, events) = Mailbox::new();
     let tls = matches!(stream, Stream::Tls(_));
     let peer = Peer { address, tls, connection: (shared.next_connection)() };

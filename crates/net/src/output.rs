@@ -56,6 +56,13 @@ impl Output {
         all.freeze()
     }
 
+    /// Lets go of buffers, if they are empty.
+    pub(crate) fn give_back(&mut self) {
+        if self.is_empty() {
+            *self = Output::new();
+        }
+    }
+
     fn seal(&mut self) {
         if !self.tail.is_empty() {
             self.chunk_bytes += self.tail.len();
