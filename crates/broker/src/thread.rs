@@ -273,11 +273,9 @@ impl EngineThread {
         self.state.room = self.journal.room();
         for (id, shard) in &mut self.shards {
             shard.recovered(clean, &mut self.state.out);
+            // Shard by shard: what is sent again must carry the name of the shard that sends it.
+            emit(&self.shared, &mut self.state, *id);
             self.state.touched.push(*id);
-        }
-        let ids: Vec<ShardId> = self.shards.keys().copied().collect();
-        for id in ids {
-            self.emit(id);
         }
         self.finish_round();
         while let Some(first) = self.wait() {
