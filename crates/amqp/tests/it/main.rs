@@ -1,4 +1,5 @@
 //! The codec and the sessions through their public surfaces.
+#![allow(clippy::expect_used, clippy::unwrap_used)]
 
 mod client;
 mod content;

@@ -1,4 +1,5 @@
 //! The broker through its handle, on a real directory.
+#![allow(clippy::expect_used, clippy::unwrap_used)]
 
 mod crossing;
 mod disk_full;
