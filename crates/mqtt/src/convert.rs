@@ -21,6 +21,14 @@ pub fn codec() -> Arc<dyn Codec> {
     Arc::new(PublishCodec)
 }
 
+/// Levels of a topic name or topic filter, as in Mosquitto. Routing takes a step, and some stack, for each.
+pub(crate) const TOPIC_LEVELS_MAX: usize = 200;
+
+/// Whether a topic name or topic filter has at most [`TOPIC_LEVELS_MAX`] levels.
+pub(crate) fn is_shallow(topic: &str) -> bool {
+    topic.bytes().filter(|byte| *byte == b'/').count() < TOPIC_LEVELS_MAX
+}
+
 /// Names under which the well-known fields of a message travel as user properties.
 const KEY: &str = "x-key";
 const CONTENT_ENCODING: &str = "content-encoding";
@@ -106,8 +114,12 @@ impl Head {
     }
 }
 
-/// What a client's message is to the broker. Nothing is copied but properties.
+/// What a client's message is to the broker. Nothing is copied but properties. `None` if its topic name has too
+/// many levels.
 pub(crate) fn incoming(publish: &Publish, now: Timestamp) -> Option<(Envelope, Payload)> {
+    if !is_shallow(&publish.topic_name) {
+        return None;
+    }
     // A topic name is UTF-8 of at most 65,535 bytes: the decoder made sure.
     let subject = Subject::slashed(publish.topic_name.as_bytes().clone()).ok()?;
     let mut envelope = Envelope::new(subject, now);

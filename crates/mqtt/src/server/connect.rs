@@ -16,6 +16,7 @@ use super::deliver::Delivering;
 use super::publish::Incoming;
 use super::sessions::{Handle, Link, Occupancy, Sessions, remember};
 use super::{names, reply};
+use crate::convert::is_shallow;
 use crate::session::{Acceptance, Handshake, InFlight, OutboundPhase, Refusal, SessionState};
 use crate::wire::{ByteString, Connect, Packet, PacketIdentifier, ReasonCode, check_topic_name};
 
@@ -167,7 +168,7 @@ async fn authenticate(
     let system = sessions.system().await.map_err(refused)?;
     let system = sessions.broker.client(system.principal().clone(), namespace, peer.connection);
     if let Some(will) = &connect.will {
-        if check_topic_name(&will.topic).is_err() {
+        if check_topic_name(&will.topic).is_err() || !is_shallow(&will.topic) {
             return Err((ReasonCode::TopicNameInvalid, "the will's topic is not valid".to_owned()));
         }
         let topic = Subject::slashed(will.topic.as_bytes().clone()).unwrap_or_default();

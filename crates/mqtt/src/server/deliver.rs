@@ -104,37 +104,48 @@ impl Conversation {
 
     async fn resend_one(&mut self, resend: Resend<Handle>, found: Option<Resolved>) {
         let handle = resend.handle;
-        let publish =
-            found.as_ref().and_then(|resolved| self.publish_of(&resolved.envelope, &resolved.payload));
+        // What was begun is completed, also if the client has unsubscribed since [MQTT-3.10.4-3].
+        let publish = found.as_ref().and_then(|Resolved { envelope, payload, .. }| {
+            let outgoing = self.convert(envelope, payload)?;
+            let grant = self.grant(envelope, &outgoing).unwrap_or_default();
+            Some(granted(outgoing, grant))
+        });
         let settled = match publish {
-            Some(publish) => self.session.resend(resend, publish),
+            Some(publish) => {
+                self.sessions.counters.sent.add(1);
+                self.session.resend(resend, publish)
+            }
             None => {
-                // Expired, or purged: at QoS 2 the exchange goes on, and its handle is freed at PUBCOMP.
-                if resend.qos == QoS::ExactlyOnce {
+                if found.is_some() {
                     self.accept(handle);
                 }
-                self.session.discard(resend)
+                // Expired, or purged. At QoS 2 the exchange goes on, and its handle is freed at PUBCOMP.
+                let _ = self.session.discard(resend);
+                None
             }
         };
-        self.sessions.counters.sent.add(1);
         if let Some(settled) = settled {
             self.settled(settled).await;
         }
     }
 
-    /// The PUBLISH of a message as this session's subscriptions want it.
-    fn publish_of(&mut self, envelope: &Envelope, payload: &Payload) -> Option<Publish> {
-        let mut outgoing = self.convert(envelope, payload)?;
-        if let Some(identifiers) = outgoing.directed.take() {
+    /// How a message is to be delivered; `None` if no subscription matches it.
+    fn grant(&self, envelope: &Envelope, outgoing: &Outgoing) -> Option<Grant> {
+        if let Some(identifiers) = outgoing.directed.clone() {
             // It was put into the queue for certain subscriptions, as it is to be delivered.
-            self.delivering.adopted = self.delivering.adopted.saturating_sub(1);
-            return Some(granted(
-                outgoing,
-                Grant { qos: QoS::ExactlyOnce, retain_as_published: true, identifiers },
-            ));
+            return Some(Grant { qos: QoS::ExactlyOnce, retain_as_published: true, identifiers });
         }
         let own = envelope.origin.0 != 0 && self.connections.contains(&envelope.origin);
-        let grant = self.subscriptions.grant(&envelope.subject, own)?;
+        self.subscriptions.grant(&envelope.subject, own)
+    }
+
+    /// The PUBLISH of a message as this session's subscriptions want it.
+    fn publish_of(&mut self, envelope: &Envelope, payload: &Payload) -> Option<Publish> {
+        let outgoing = self.convert(envelope, payload)?;
+        if outgoing.directed.is_some() {
+            self.delivering.adopted = self.delivering.adopted.saturating_sub(1);
+        }
+        let grant = self.grant(envelope, &outgoing)?;
         Some(granted(outgoing, grant))
     }
 

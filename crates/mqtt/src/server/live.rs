@@ -33,10 +33,6 @@ impl LiveReader {
         LiveReader { waiting: Mutex::default(), mailbox }
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.waiting.lock().messages.is_empty()
-    }
-
     /// Takes messages up to about `bytes_max` bytes of payload, at least one if there is any.
     pub fn take(&self, bytes_max: usize) -> Vec<(Envelope, Payload)> {
         let mut waiting = self.waiting.lock();

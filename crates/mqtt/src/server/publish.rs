@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use posthaste_broker::{Batch, Error, Outcome};
-use posthaste_engine::catalog::BUS;
+use posthaste_engine::catalog::{Action, BUS, Resource};
 use posthaste_model::{Envelope, Limits, Name, Payload};
 
 use super::connection::{Ended, Event, EventKind};
@@ -58,10 +58,14 @@ impl Conversation {
     pub async fn publish(&mut self, publish: Publish, receipt: Option<Receipt>) -> Result<(), Ended> {
         self.sessions.counters.received.add(1);
         let Some((envelope, payload)) = convert::incoming(&publish, self.broker.now()) else {
-            return self.refuse(receipt, ReasonCode::TopicNameInvalid, "the topic name is too long");
+            return self.refuse(receipt, ReasonCode::TopicNameInvalid, "the topic name has too many levels");
         };
         let receipt = match receipt {
             Some(receipt) if publish.qos == QoS::ExactlyOnce && self.durable => {
+                let subject = envelope.subject.to_dotted();
+                if let Err(error) = self.client.may(Action::Write, Resource::Subject, &subject) {
+                    return self.refuse(Some(receipt), reply::error(&error), &error.to_string());
+                }
                 self.publish_exactly_once(publish.retain, envelope, payload, receipt).await;
                 return Ok(());
             }

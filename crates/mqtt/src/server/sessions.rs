@@ -121,11 +121,6 @@ impl Link {
         Link { mailbox, phase, left, consumers }
     }
 
-    /// Whether the session belongs to somebody else by now.
-    pub fn is_taken(&self) -> bool {
-        matches!(*self.phase.lock(), Phase::Taken)
-    }
-
     /// Leaves the session to whoever comes; gives it back if it is too late for that.
     pub fn leave(&self, handover: Handover) -> Option<Handover> {
         let mut phase = self.phase.lock();

@@ -1,5 +1,6 @@
 //! SUBSCRIBE and UNSUBSCRIBE.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -15,6 +16,7 @@ use super::conversation::{Conversation, Share};
 use super::live::LiveReader;
 use super::subscriptions::Subscription;
 use super::{names, reply};
+use crate::convert;
 use crate::session::Fault;
 use crate::wire::{
     Packet, QoS, ReasonCode, ReasonProperties, RetainHandling, Suback, Subscribe, SubscriptionOptions,
@@ -47,10 +49,12 @@ impl Conversation {
         let identifier = subscribe.subscription_identifier;
         let mut answers = Vec::with_capacity(subscribe.topic_filters.len());
         let mut binding = JoinSet::new();
+        // If a filter is there twice, the last one counts, as if it had come in a SUBSCRIBE of its own.
+        let filters = subscribe.topic_filters.iter().enumerate();
+        let last: HashMap<&str, usize> =
+            filters.map(|(index, (filter, _))| (filter.as_str(), index)).collect();
         for (index, (filter, options)) in subscribe.topic_filters.iter().enumerate() {
-            // If a filter is there twice, the last one counts, as if it had come in a SUBSCRIBE of its own.
-            let later = subscribe.topic_filters.get(index + 1..).unwrap_or_default();
-            if later.iter().any(|(other, _)| other == filter) {
+            if last.get(filter.as_str()) != Some(&index) {
                 answers.push(Wanted::Answered(granted(options.qos)));
                 continue;
             }
@@ -91,7 +95,8 @@ impl Conversation {
     /// Checks a subscription, and has the queue that it needs.
     async fn prepare(&mut self, subscription: Subscription) -> Wanted {
         let filter = &subscription.filter;
-        let Ok(subject) = Subject::slashed(filter.filter().to_owned()) else {
+        let subject = Subject::slashed(filter.filter().to_owned()).ok();
+        let Some(subject) = subject.filter(|_| convert::is_shallow(filter.filter())) else {
             return Wanted::Answered(ReasonCode::TopicFilterInvalid);
         };
         // As permissions name subjects: with dots and their wildcards.
