@@ -360,7 +360,8 @@ def produce_session(channel, qos, version, failures):
                 # Acknowledged before publish() told its number.
                 early.add(mid)
                 return
-        if not code.is_failure:
+        # After a restart "packet identifier not found" says that the exchange was complete [MQTT5 table 2-6].
+        if not code.is_failure or code.value == 0x92:
             history.write("acked", channel, sequence)
 
     client.on_publish = on_publish
