@@ -16,6 +16,15 @@ pub enum ResponseBody {
     Stream(mpsc::Receiver<Bytes>),
 }
 
+impl ResponseBody {
+    /// For `HEAD`, which has the headers of the body only.
+    pub fn empty(&mut self) {
+        if let ResponseBody::Full(bytes) = self {
+            *bytes = None;
+        }
+    }
+}
+
 impl Body for ResponseBody {
     type Data = Bytes;
     type Error = Infallible;
@@ -26,7 +35,9 @@ impl Body for ResponseBody {
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         match self.get_mut() {
             ResponseBody::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            ResponseBody::Stream(chunks) => chunks.poll_recv(cx).map(|c| c.map(|bytes| Ok(Frame::data(bytes)))),
+            ResponseBody::Stream(chunks) => {
+                chunks.poll_recv(cx).map(|c| c.map(|bytes| Ok(Frame::data(bytes))))
+            }
         }
     }
 

@@ -1,12 +1,20 @@
-//! HTTP: health, metrics, and the administration and message API under `/v1`.
+//! HTTP: health, metrics, and the administration and message API under `/v1` (docs/http-api.md).
 //!
-//! One request is one [`call::Call`]: who asks, what for, with which body. `routes` is the one list of what there is;
+//! One request is one [`call::Call`]: who asks, for what, with which body. `routes` is the one list of what there is;
 //! each file under `v1` is one kind of thing. Nothing here decides anything that the broker does not.
 #![forbid(unsafe_code)]
 
+mod access;
+mod answer;
 mod body;
+mod call;
+mod failure;
+mod message;
 mod metrics;
+mod partition;
 mod patience;
+mod routes;
 mod server;
+mod v1;
 
 pub use server::serve;

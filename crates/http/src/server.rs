@@ -1,7 +1,11 @@
 //! Connections: accepted, counted, read with patience that ends, and ended in order.
 
-use crate::{body::ResponseBody, patience::Patience};
-use hyper::{Request, Response, body::Incoming, server::conn::http1, service::service_fn};
+use crate::{
+    answer::{Connection, answer},
+    call::Server,
+    patience::Patience,
+};
+use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use posthaste_broker::Broker;
 use posthaste_net::{Listener, Shared, Stream};
@@ -13,16 +17,30 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{
+    sync::{Semaphore, watch},
+    task::JoinSet,
+};
 
 /// Bytes of a request's head, and of what is read ahead.
 const BUFFER_BYTES_MAX: usize = 64 << 10;
+/// In KiB; what a semaphore can count.
+const BODY_ROOM_MAX: usize = u32::MAX as usize >> 3;
 
 /// Serves HTTP/1.1 until everything stops and the last connection is closed.
 pub async fn serve(listener: Listener, broker: Broker, shared: Shared) {
     let mut stopping = shared.stopping.clone();
+    let body_room_kib = (shared.limits.inbox_bytes_max >> 10).clamp(1, BODY_ROOM_MAX);
+    let server = Arc::new(Server {
+        body_room: Arc::new(Semaphore::new(body_room_kib)),
+        body_room_kib,
+        broker,
+        started: Instant::now(),
+        next_partition: AtomicUsize::new(0),
+        shared: shared.clone(),
+    });
     let mut conversations = JoinSet::new();
     loop {
         tokio::select! {
@@ -33,11 +51,11 @@ pub async fn serve(listener: Listener, broker: Broker, shared: Shared) {
                 }
                 let open = Open::new(shared.connections.clone());
                 let secure = listener.secure(Duration::from_millis(shared.limits.handshake_ms_max));
-                let (broker, shared) = (broker.clone(), shared.clone());
+                let server = server.clone();
                 conversations.spawn(async move {
                     let _open = open;
                     let Some(stream) = secure.handshake(stream, peer).await else { return };
-                    converse(stream, peer, broker, shared).await;
+                    converse(stream, peer, server).await;
                 });
             }
             Some(ended) = conversations.join_next() => {
@@ -74,16 +92,20 @@ impl Drop for Open {
     }
 }
 
-async fn converse(stream: Stream, peer: SocketAddr, broker: Broker, shared: Shared) {
-    let limits = shared.limits.clone();
+async fn converse(stream: Stream, peer: SocketAddr, server: Arc<Server>) {
+    let limits = server.shared.limits.clone();
     let stream = Patience::new(stream, Duration::from_millis(limits.slow_reader_ms_max));
-    let service = service_fn(move |request| answer(request, broker.clone()));
+    let connection = Connection { peer, id: (server.shared.next_connection)() };
+    let mut stopping = server.shared.stopping.clone();
+    let service = service_fn(move |request| {
+        let answering = answer(server.clone(), connection, request);
+        async move { Ok::<_, Infallible>(answering.await) }
+    });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(Duration::from_millis(limits.handshake_ms_max))
         .max_buf_size(BUFFER_BYTES_MAX);
     let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
-    let mut stopping = shared.stopping;
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
         () = stopped(&mut stopping) => {
@@ -94,15 +116,4 @@ async fn converse(stream: Stream, peer: SocketAddr, broker: Broker, shared: Shar
     if let Err(error) = ended {
         tracing::debug!(protocol = "http", %peer, %error, "connection closed");
     }
-}
-
-async fn answer(request: Request<Incoming>, broker: Broker) -> Result<Response<ResponseBody>, Infallible> {
-    let (status, text) = match request.uri().path() {
-        "/healthz" => (200, "ok\n".to_owned()),
-        "/metrics" => (200, crate::metrics::text(&broker).await),
-        _ => (404, "not found\n".to_owned()),
-    };
-    let mut response = Response::new(ResponseBody::Full(Some(text.into())));
-    *response.status_mut() = hyper::StatusCode::from_u16(status).unwrap_or_default();
-    Ok(response)
 }

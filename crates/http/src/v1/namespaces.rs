@@ -1,0 +1,73 @@
+//! Namespaces.
+
+use crate::{
+    call::{Answer, Call, Page, Reply, name},
+    failure::Failure,
+};
+use posthaste_engine::catalog::{Namespace, Resource};
+use serde::{Deserialize, Serialize};
+
+#[derive(Serialize)]
+struct View {
+    name: String,
+    topics: usize,
+    queues: usize,
+    exchanges: usize,
+    bindings: usize,
+}
+
+#[derive(Serialize)]
+struct List {
+    namespaces: Vec<View>,
+    next: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Creation {
+    name: String,
+}
+
+pub fn list(call: &Call) -> Answer {
+    let page: Page = call.parameters()?;
+    let catalog = call.broker().catalog();
+    let all = catalog.namespaces().filter(|n| call.sees(Resource::Namespace, &n.name));
+    let (namespaces, next) = page.cut(all, |n| n.name.as_str())?;
+    Reply::json(&List { namespaces: namespaces.into_iter().map(|n| view(n)).collect(), next })
+}
+
+pub async fn create(call: &Call) -> Answer {
+    let creation: Creation = call.json()?;
+    let name = name(&creation.name)?;
+    call.client.create_namespace(&name).await?;
+    let view = find(call, &name)?;
+    Reply::created(&view)
+}
+
+pub fn describe(call: &Call) -> Answer {
+    call.check_sees(Resource::Namespace, call.text())?;
+    Reply::json(&find(call, call.text())?)
+}
+
+pub async fn delete(call: &Call) -> Answer {
+    let name = call.name()?;
+    find(call, &name)?;
+    call.client.delete_namespace(&name).await?;
+    Ok(Reply::Nothing)
+}
+
+fn find(call: &Call, name: &str) -> Result<View, Failure> {
+    let catalog = call.broker().catalog();
+    let found = catalog.namespace(name).map(|n| view(n));
+    found.ok_or_else(|| Failure::not_found(format!("there is no namespace '{name}'")))
+}
+
+fn view(namespace: &Namespace) -> View {
+    View {
+        name: namespace.name.to_string(),
+        topics: namespace.topics.len(),
+        queues: namespace.queues.len(),
+        exchanges: namespace.exchanges.len(),
+        bindings: namespace.bindings_len(),
+    }
+}

@@ -1,0 +1,98 @@
+//! What the live streams have in common: lines of JSON to somebody who may hang up at any time.
+
+use crate::{call::Call, failure::Failure, server::stopped};
+use bytes::Bytes;
+use posthaste_broker::DeliverySink;
+use posthaste_engine::Delivery;
+use posthaste_model::ConsumerId;
+use serde::Serialize;
+use std::sync::Arc;
+use tokio::sync::{mpsc, watch};
+
+/// A client that reads lines.
+pub struct Lines {
+    sender: mpsc::Sender<Bytes>,
+    stopping: watch::Receiver<bool>,
+}
+
+/// The client has hung up, or everything ends.
+#[derive(Debug)]
+pub struct Ended;
+
+/// Bytes of lines that are sent together.
+const CHUNK_BYTES: usize = 64 << 10;
+
+impl Lines {
+    /// Both ends of a stream.
+    pub fn new(call: &Call) -> (Lines, mpsc::Receiver<Bytes>) {
+        // One at a time, so that room for the next says that this one was taken.
+        let (sender, receiver) = mpsc::channel(1);
+        (Lines { sender, stopping: call.stopping() }, receiver)
+    }
+
+    /// Sends items, each a line. Returns when the connection has taken them.
+    pub async fn send(&mut self, items: impl IntoIterator<Item = impl Serialize>) -> Result<(), Ended> {
+        let mut chunk = Vec::new();
+        for item in items {
+            // Only maps with keys that are no text cannot be JSON, and there are none.
+            if serde_json::to_writer(&mut chunk, &item).is_err() {
+                continue;
+            }
+            chunk.push(b'\n');
+            if chunk.len() >= CHUNK_BYTES {
+                self.send_chunk(std::mem::take(&mut chunk)).await?;
+            }
+        }
+        if !chunk.is_empty() {
+            self.send_chunk(chunk).await?;
+        }
+        Ok(())
+    }
+
+    /// The last line of a stream that cannot go on.
+    pub async fn fail(mut self, failure: &Failure) {
+        // There is nobody else to tell.
+        let _ = self.send_chunk(failure.to_json()).await;
+    }
+
+    async fn send_chunk(&mut self, chunk: Vec<u8>) -> Result<(), Ended> {
+        let sender = &self.sender;
+        let sending = async {
+            sender.send(chunk.into()).await.map_err(|_| Ended)?;
+            sender.reserve().await.map(drop).map_err(|_| Ended)
+        };
+        tokio::select! {
+            sent = sending => sent,
+            () = stopped(&mut self.stopping) => Err(Ended),
+        }
+    }
+
+    /// Returns when there is no use in going on.
+    pub async fn ended(&mut self) -> Ended {
+        tokio::select! {
+            () = self.sender.closed() => Ended,
+            () = stopped(&mut self.stopping) => Ended,
+        }
+    }
+}
+
+/// Deliveries as they come; `None` when the queue is gone.
+pub type Mailbox = mpsc::UnboundedReceiver<Option<Vec<Delivery>>>;
+
+/// Where the engine puts deliveries. What waits is bounded by the consumer's credit.
+struct Sink(mpsc::UnboundedSender<Option<Vec<Delivery>>>);
+
+pub fn mailbox() -> (Arc<dyn DeliverySink>, Mailbox) {
+    let (sender, receiver) = mpsc::unbounded_channel();
+    (Arc::new(Sink(sender)), receiver)
+}
+
+impl DeliverySink for Sink {
+    fn deliver(&self, _: ConsumerId, deliveries: Vec<Delivery>) {
+        let _ = self.0.send(Some(deliveries));
+    }
+
+    fn cancelled(&self, _: ConsumerId) {
+        let _ = self.0.send(None);
+    }
+}

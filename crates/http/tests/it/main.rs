@@ -1,0 +1,7 @@
+#![allow(clippy::expect_used, clippy::unwrap_used)]
+mod access;
+mod messages;
+mod resources;
+mod server;
+mod streams;
+mod support;
