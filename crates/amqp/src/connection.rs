@@ -1,8 +1,8 @@
 //! An open connection: its channels, its consumers, and what is on its way to and from the broker.
 
 use crate::{
-    channel::{Channel, Channels, Consumer, Lease},
-    deliveries::{Inbox, Waiting},
+    channel::{Channel, Channels, Consumer, Deliveries, Lease},
+    deliveries::{Inbox, Waiting, take_of},
     handshake::Opened,
     properties::Capabilities,
     publishing::Publishing,
@@ -79,7 +79,7 @@ impl Connection {
             channels: Channels::new(),
             consumers: HashMap::new(),
             inbox,
-            waiting: Waiting::default(),
+            waiting: Waiting::new(),
             publishing: None,
             capabilities: tuned.client.capabilities,
             channel_max: tuned.channel_max,
@@ -351,11 +351,13 @@ impl Connection {
     /// The consumer's queue is gone.
     fn cancelled(&mut self, id: ConsumerId, out: &mut Output) {
         let Some(consumer) = self.consumers.remove(&id) else { return };
-        self.waiting.forget(id);
+        self.forget_waiting(id);
         let Some(channel) = self.channels.get_mut(consumer.channel) else { return };
         channel.consumers.remove(&consumer.tag);
-        channel.held.retain(|held| held.consumer != id);
-        if self.capabilities.consumer_cancel_notify && !channel.closing {
+        let is_open = !channel.closing;
+        let deliveries = take_of(&mut channel.held, id);
+        self.forget_held([Deliveries { consumer: id, deliveries }]);
+        if self.capabilities.consumer_cancel_notify && is_open {
             let cancel = basic::Cancel { consumer_tag: consumer.tag, no_wait: true };
             let _ = self.send(consumer.channel, &cancel, out);
         }
@@ -391,13 +393,14 @@ impl Connection {
         let mut holders: Vec<(QueueId, ConsumerId)> =
             channel.unsettled.iter().map(|lease| (lease.queue, lease.consumer)).collect();
         let _ = channel.unsettled.take_through(0);
-        channel.held.clear();
         channel.consumers_unsettled = 0;
         let consumers: Vec<ConsumerId> = channel.consumers.drain().map(|(_, id)| id).collect();
         let reply_queue = channel.reply_queue.take();
+        let held = std::mem::take(&mut channel.held);
+        self.forget_held(held);
         let mut ended = Vec::new();
         for id in consumers {
-            self.waiting.forget(id);
+            self.forget_waiting(id);
             if let Some(consumer) = self.consumers.remove(&id) {
                 holders.push((consumer.queue.id, id));
                 ended.push(consumer.queue);

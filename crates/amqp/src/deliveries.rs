@@ -1,143 +1,112 @@
 //! Deliveries: from the broker's threads to the output, as it has room.
 
 use crate::{
-    channel::{Consumer, Deliveries, Lease},
+    channel::{Deliveries, Lease},
     connection::{Connection, Fault},
     convert::{Rendered, render},
     session::Event,
     wire::{self, DeliverRef, Exception, ReplyCode, encode_content},
 };
 use bytes::{Bytes, BytesMut};
-use posthaste_broker::{DeliverySink, Resolved};
-use posthaste_engine::{Content, Delivery, Position, command::Outcome};
+use posthaste_broker::DeliverySink;
+use posthaste_engine::{Content, Delivery, Position, catalog::Queue, command::Outcome};
 use posthaste_model::{ConsumerId, DeathReason};
 use posthaste_net::{Mailbox, Output};
 use std::{
     collections::VecDeque,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
-/// Deliveries that are read and written at a time.
-const CHUNK: usize = 128;
-/// Bodies that wait in memory for room in the output; durable ones beyond that are read again later.
+/// Deliveries that are read and written at a time; fewer of large ones.
+const CHUNK_MAX: usize = 256;
+const CHUNK_AT_FIRST: usize = 16;
+/// Octets of bodies that a chunk is to have.
+const CHUNK_OCTETS: usize = 1 << 20;
+/// Bodies that wait in memory for room in the output; what is on the disk too is read again later beyond
+/// that.
 const WAITING_BYTES_MAX: usize = 4 << 20;
 
 /// Where the broker's answers and deliveries arrive.
 pub(crate) struct Inbox {
-    sink: Arc<Sink>,
+    shared: Arc<Arrivals>,
 }
 
-struct Sink {
+/// What the session shares with the broker's threads.
+struct Arrivals {
     mailbox: Mailbox<Event>,
     /// The session will look for room again.
     looking: AtomicBool,
+    /// Octets of bodies that arrived and were not written yet.
+    bytes: AtomicUsize,
 }
 
 impl Inbox {
     pub fn new(mailbox: Mailbox<Event>) -> Inbox {
-        Inbox { sink: Arc::new(Sink { mailbox, looking: AtomicBool::new(false) }) }
+        let (looking, bytes) = (AtomicBool::new(false), AtomicUsize::new(0));
+        Inbox { shared: Arc::new(Arrivals { mailbox, looking, bytes }) }
     }
 
-    pub fn sink(&self) -> Arc<dyn DeliverySink> {
-        self.sink.clone()
+    /// Where deliveries of a consumer of this queue go.
+    pub fn sink(&self, queue: &Queue) -> Arc<dyn DeliverySink> {
+        // Queues that do not survive a restart keep nothing on the disk.
+        let streams = if queue.durable { queue.streams.clone() } else { Vec::new() };
+        Arc::new(Sink { shared: self.shared.clone(), streams })
     }
 
     pub fn mailbox(&self) -> Mailbox<Event> {
-        self.sink.mailbox.clone()
+        self.shared.mailbox.clone()
     }
 
     /// Has the session look again. The mailbox is read only while the output has room, so this is when it
     /// has.
     fn look_again(&self) {
-        if !self.sink.looking.swap(true, Ordering::Relaxed) {
-            self.sink.mailbox.send(Event::Room);
+        if !self.shared.looking.swap(true, Ordering::Relaxed) {
+            self.shared.mailbox.send(Event::Room);
         }
     }
 
     pub fn looked(&self) {
-        self.sink.looking.store(false, Ordering::Relaxed);
+        self.shared.looking.store(false, Ordering::Relaxed);
     }
+
+    /// These wait no longer.
+    fn let_go<'a>(&self, deliveries: impl IntoIterator<Item = &'a Delivery>) {
+        let bytes: usize = deliveries.into_iter().map(body_bytes).sum();
+        if bytes > 0 {
+            self.shared.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        }
+    }
+}
+
+struct Sink {
+    shared: Arc<Arrivals>,
+    /// Where the queue's lanes are stored.
+    streams: Vec<u64>,
 }
 
 impl DeliverySink for Sink {
-    fn deliver(&self, consumer: ConsumerId, deliveries: Vec<Delivery>) {
-        self.mailbox.send(Event::Deliver(consumer, deliveries));
+    fn deliver(&self, consumer: ConsumerId, mut deliveries: Vec<Delivery>) {
+        let mut bytes = self.shared.bytes.load(Ordering::Relaxed);
+        let before = bytes;
+        for delivery in &mut deliveries {
+            let body = body_bytes(delivery);
+            if bytes + body <= WAITING_BYTES_MAX || !forget_body(delivery, &self.streams) {
+                bytes += body;
+            }
+        }
+        self.shared.bytes.fetch_add(bytes - before, Ordering::Relaxed);
+        self.shared.mailbox.send(Event::Deliver(consumer, deliveries));
     }
 
     fn cancelled(&self, consumer: ConsumerId) {
-        self.mailbox.send(Event::Cancelled(consumer));
+        self.shared.mailbox.send(Event::Cancelled(consumer));
     }
 }
 
-/// Deliveries that were not written yet, oldest first.
-#[derive(Default)]
-pub(crate) struct Waiting {
-    queue: VecDeque<Deliveries>,
-    /// Of bodies in memory.
-    bytes: usize,
-}
-
-impl Waiting {
-    pub fn is_worth_a_look(&self) -> bool {
-        !self.queue.is_empty()
-    }
-
-    /// The consumer is gone; so are its leases.
-    pub fn forget(&mut self, consumer: ConsumerId) {
-        drop(self.take(consumer));
-    }
-
-    /// Takes out what waits for one consumer.
-    pub fn take(&mut self, consumer: ConsumerId) -> VecDeque<Delivery> {
-        let mut taken = VecDeque::new();
-        self.queue.retain_mut(|waiting| {
-            if waiting.consumer == consumer {
-                taken.append(&mut waiting.deliveries);
-            }
-            !waiting.deliveries.is_empty()
-        });
-        self.bytes -= taken.iter().map(body_bytes).sum::<usize>().min(self.bytes);
-        taken
-    }
-
-    fn push(&mut self, consumer: ConsumerId, mut deliveries: VecDeque<Delivery>, streams: &[u64]) {
-        for delivery in &mut deliveries {
-            let bytes = body_bytes(delivery);
-            if self.bytes + bytes > WAITING_BYTES_MAX && forget_body(delivery, streams) {
-                continue;
-            }
-            self.bytes += bytes;
-        }
-        self.queue.push_back(Deliveries { consumer, deliveries });
-    }
-
-    /// Puts deliveries back that come before all others.
-    pub fn push_front(&mut self, deliveries: Deliveries) {
-        self.bytes += deliveries.deliveries.iter().map(body_bytes).sum::<usize>();
-        self.queue.push_front(deliveries);
-    }
-
-    /// Takes up to `count` off the front, of one consumer.
-    fn take_front(&mut self, count: usize) -> Vec<Delivery> {
-        let Some(front) = self.queue.front_mut() else { return Vec::new() };
-        let taken: Vec<Delivery> = front.deliveries.drain(..count.min(front.deliveries.len())).collect();
-        if front.deliveries.is_empty() {
-            self.queue.pop_front();
-        }
-        self.bytes -= taken.iter().map(body_bytes).sum::<usize>().min(self.bytes);
-        taken
-    }
-
-    fn take_all_front(&mut self) -> Option<Deliveries> {
-        let front = self.queue.pop_front()?;
-        self.bytes -= front.deliveries.iter().map(body_bytes).sum::<usize>().min(self.bytes);
-        Some(front)
-    }
-}
-
+/// Octets that a delivery keeps in memory.
 fn body_bytes(delivery: &Delivery) -> usize {
     match &delivery.content {
         Content::Inline(_, payload) => payload.body.len(),
@@ -145,30 +114,97 @@ fn body_bytes(delivery: &Delivery) -> usize {
     }
 }
 
-/// Lets go of a body that can be read again; false for what is held in memory only.
+/// Lets go of a body that can be read again; false for what is nowhere else: held in memory only, or settled
+/// as it was handed out.
 fn forget_body(delivery: &mut Delivery, streams: &[u64]) -> bool {
-    let stream = streams.get(usize::from(delivery.lane)).copied();
-    let (Some(stream), true, true) = (stream, delivery.position.is_durable(), body_bytes(delivery) > 0)
-    else {
+    let stored = delivery.position.is_durable() && !delivery.settled;
+    let Some(stream) = streams.get(usize::from(delivery.lane)).copied().filter(|_| stored) else {
         return false;
     };
     delivery.content = Content::Stored { stream, offset: delivery.position.offset };
     true
 }
 
+/// Deliveries that were not written yet, oldest first.
+pub(crate) struct Waiting {
+    queue: VecDeque<Deliveries>,
+    /// How many to take at a time.
+    chunk: usize,
+}
+
+impl Waiting {
+    pub fn new() -> Waiting {
+        Waiting { queue: VecDeque::new(), chunk: CHUNK_AT_FIRST }
+    }
+
+    pub fn is_worth_a_look(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
+    /// Takes out what waits for one consumer.
+    pub fn take(&mut self, consumer: ConsumerId) -> VecDeque<Delivery> {
+        take_of(&mut self.queue, consumer)
+    }
+
+    /// Takes up to `count` off the front, of one consumer.
+    fn take_front(&mut self, count: usize) -> Vec<Delivery> {
+        let Some(front) = self.queue.front_mut() else { return Vec::new() };
+        let taken = front.deliveries.drain(..count.min(front.deliveries.len())).collect();
+        if front.deliveries.is_empty() {
+            self.queue.pop_front();
+        }
+        taken
+    }
+
+    /// A chunk had so many octets: the next ones are to be as long as fits.
+    fn adapt(&mut self, count: usize, octets: usize) {
+        let fitting = CHUNK_OCTETS / (octets / count.max(1)).max(1);
+        self.chunk = fitting.min(self.chunk * 2).clamp(1, CHUNK_MAX);
+    }
+}
+
+/// Takes out what is for one consumer, oldest first.
+pub(crate) fn take_of(queue: &mut VecDeque<Deliveries>, consumer: ConsumerId) -> VecDeque<Delivery> {
+    let mut taken = VecDeque::new();
+    queue.retain_mut(|waiting| {
+        if waiting.consumer == consumer {
+            taken.append(&mut waiting.deliveries);
+        }
+        !waiting.deliveries.is_empty()
+    });
+    taken
+}
+
 impl Connection {
     /// The broker handed out deliveries.
     pub fn receive(&mut self, id: ConsumerId, deliveries: Vec<Delivery>) {
-        match self.consumers.get(&id) {
-            // Queues that do not survive a restart keep nothing on disk.
-            Some(consumer) => {
-                let streams: &[u64] = if consumer.queue.durable { &consumer.queue.streams } else { &[] };
-                self.waiting.push(id, deliveries.into(), streams);
-            }
-            // It was cancelled meanwhile. Where it needed no acknowledgement they are lost, as the client
-            // agreed.
-            None => give_back(&self.client, id, deliveries),
+        if self.consumers.contains_key(&id) {
+            self.waiting.queue.push_back(Deliveries { consumer: id, deliveries: deliveries.into() });
+        } else {
+            // It was cancelled meanwhile.
+            self.give_back(id, deliveries);
         }
+    }
+
+    /// Deliveries to a consumer that is gone were not seen by anyone. Those that were settled as they were
+    /// handed out are lost, which is what a client without acknowledgements has agreed to.
+    pub fn give_back(&self, consumer: ConsumerId, deliveries: impl IntoIterator<Item = Delivery>) {
+        let deliveries: Vec<Delivery> = deliveries.into_iter().collect();
+        self.inbox.let_go(&deliveries);
+        let Some(queue) = deliveries.first().map(|d| d.queue) else { return };
+        let places = deliveries.iter().map(|d| (d.lane, d.position)).collect();
+        self.client.settle(queue, consumer, places, Outcome::Release { attempted: false });
+    }
+
+    /// Forgets what waits for a consumer whose leases ended otherwise.
+    pub fn forget_waiting(&mut self, consumer: ConsumerId) {
+        let forgotten = self.waiting.take(consumer);
+        self.inbox.let_go(&forgotten);
+    }
+
+    /// Forgets what a channel holds back, likewise.
+    pub fn forget_held(&self, held: impl IntoIterator<Item = Deliveries>) {
+        held.into_iter().for_each(|held| self.inbox.let_go(&held.deliveries));
     }
 
     /// Writes what waits, while there is room.
@@ -179,27 +215,22 @@ impl Connection {
                 self.inbox.look_again();
                 return Ok(());
             }
-            let Some(consumer) = self.consumers.get(&front.consumer) else {
-                if let Some(Deliveries { consumer, deliveries }) = self.waiting.take_all_front() {
-                    give_back(&self.client, consumer, deliveries.into());
-                }
+            let id = front.consumer;
+            let Some((number, no_ack)) = self.consumers.get(&id).map(|c| (c.channel, c.no_ack)) else {
+                let left = self.waiting.take(id);
+                self.give_back(id, left);
                 continue;
             };
-            let (id, number, no_ack) = (front.consumer, consumer.channel, consumer.no_ack);
             let Some(channel) = self.channels.get_mut(number) else {
-                self.waiting.take_all_front();
+                self.forget_waiting(id);
                 continue;
             };
             let room = if no_ack { usize::MAX } else { channel.room() };
             if room == 0 || (!no_ack && !channel.held.is_empty()) {
-                if let Some(mut held) = self.waiting.take_all_front() {
-                    let streams: &[u64] = if consumer.queue.durable { &consumer.queue.streams } else { &[] };
-                    held.deliveries.iter_mut().for_each(|delivery| _ = forget_body(delivery, streams));
-                    channel.held.push_back(held);
-                }
+                channel.held.extend(self.waiting.queue.pop_front());
                 continue;
             }
-            let chunk = self.waiting.take_front(room.min(CHUNK));
+            let chunk = self.waiting.take_front(room.min(self.waiting.chunk));
             self.deliver(id, chunk, out).await?;
         }
         Ok(())
@@ -212,7 +243,7 @@ impl Connection {
             return;
         }
         while let Some(held) = channel.held.pop_back() {
-            self.waiting.push_front(held);
+            self.waiting.queue.push_front(held);
         }
     }
 
@@ -223,87 +254,68 @@ impl Connection {
         chunk: Vec<Delivery>,
         out: &mut Output,
     ) -> Result<(), Fault> {
-        let count = u32::try_from(chunk.len()).unwrap_or(u32::MAX);
-        let expected: Vec<(u8, Position)> = if chunk.iter().all(|d| matches!(d.content, Content::Inline(..)))
-        {
-            Vec::new()
-        } else {
-            chunk.iter().map(|d| (d.lane, d.position)).collect()
-        };
+        self.inbox.let_go(&chunk);
+        let count = chunk.len();
         let resolved = self.broker.resolve(chunk).await;
-        let Some(consumer) = self.consumers.get_mut(&id) else { return Ok(()) };
-        let queue = consumer.queue.clone();
-        let number = consumer.channel;
-        let mut unreadable = missing(&expected, &resolved);
+        let Some(queue) = self.consumers.get(&id).map(|consumer| consumer.queue.clone()) else {
+            return Ok(());
+        };
+        let octets = resolved.iter().map(|message| message.payload.body.len()).sum();
+        self.waiting.adapt(count, octets);
+        let mut unreadable = Vec::new();
         let mut add = 0;
         for message in resolved {
-            let (lane, position, redelivered) =
-                (message.delivery.lane, message.delivery.position, message.delivery.redelivered);
-            let rendered = match render(&self.broker, &queue, message) {
-                Ok(rendered) => rendered,
+            let place = (message.delivery.lane, message.delivery.position);
+            let redelivered = message.delivery.redelivered;
+            match render(&self.broker, &queue, message) {
+                Ok(rendered) => add += self.write(id, place, redelivered, &rendered, out)?,
                 Err(error) => {
                     tracing::error!(queue = %queue.name, %error, "a message cannot be rendered");
                     self.broker.metrics().unreadable.add(1);
-                    unreadable.push((lane, position));
-                    continue;
+                    unreadable.push(place);
                 }
-            };
-            let Some(consumer) = self.consumers.get_mut(&id) else { break };
-            let Some(channel) = self.channels.get_mut(number) else { break };
-            let delivery_tag = channel.next_delivery_tag();
-            write(number, consumer, delivery_tag, redelivered, &rendered, self.frame_max, out)
-                .map_err(|exception| Fault { channel: 0, exception })?;
-            if !consumer.no_ack {
-                let lease = Lease { queue: queue.id, consumer: id, lane, position };
-                channel.unsettled.push(delivery_tag, lease);
-                channel.consumers_unsettled += 1;
-                add += consumer.window.delivered();
             }
         }
         let Some(consumer) = self.consumers.get_mut(&id) else { return Ok(()) };
         if consumer.no_ack {
-            add = consumer.window.passed(count);
+            add = consumer.window.passed(u32::try_from(count).unwrap_or(u32::MAX), octets);
         } else if !unreadable.is_empty() {
-            // Nobody can read it: it goes where rejected messages go.
-            let outcome = Outcome::Reject(DeathReason::Rejected);
-            self.client.settle(queue.id, id, unreadable, outcome);
+            // It goes where rejected messages go.
+            self.client.settle(queue.id, id, unreadable, Outcome::Reject(DeathReason::Rejected));
         }
         if add > 0 {
             self.client.credit(queue.id, id, add);
         }
         Ok(())
     }
-}
 
-/// Deliveries that found no message.
-fn missing(expected: &[(u8, Position)], resolved: &[Resolved]) -> Vec<(u8, Position)> {
-    if expected.len() <= resolved.len() {
-        return Vec::new();
+    /// Writes one delivery; returns credit to add.
+    fn write(
+        &mut self,
+        id: ConsumerId,
+        (lane, position): (u8, Position),
+        redelivered: bool,
+        message: &Rendered,
+        out: &mut Output,
+    ) -> Result<u32, Fault> {
+        let Some(consumer) = self.consumers.get_mut(&id) else { return Ok(0) };
+        let number = consumer.channel;
+        let Some(channel) = self.channels.get_mut(number) else { return Ok(0) };
+        let delivery_tag = channel.next_delivery_tag();
+        let (exchange, routing_key) = message.address();
+        let consumer_tag = consumer.tag.as_short_str();
+        let deliver = DeliverRef { consumer_tag, delivery_tag, redelivered, exchange, routing_key };
+        write_content(number, &deliver, message, self.frame_max, out)
+            .map_err(|exception| Fault { channel: 0, exception })?;
+        if consumer.no_ack {
+            return Ok(0);
+        }
+        channel
+            .unsettled
+            .push(delivery_tag, Lease { queue: consumer.queue.id, consumer: id, lane, position });
+        channel.consumers_unsettled += 1;
+        Ok(consumer.window.delivered())
     }
-    let mut found = resolved.iter().map(|r| (r.delivery.lane, r.delivery.position)).peekable();
-    expected.iter().copied().filter(|place| found.next_if_eq(place).is_none()).collect()
-}
-
-/// Deliveries to a consumer that is gone were not seen by anyone.
-pub(crate) fn give_back(client: &posthaste_broker::Client, consumer: ConsumerId, deliveries: Vec<Delivery>) {
-    let Some(queue) = deliveries.first().map(|d| d.queue) else { return };
-    let places = deliveries.iter().map(|d| (d.lane, d.position)).collect();
-    client.settle(queue, consumer, places, Outcome::Release { attempted: false });
-}
-
-fn write(
-    number: u16,
-    consumer: &Consumer,
-    delivery_tag: u64,
-    redelivered: bool,
-    message: &Rendered,
-    frame_max: wire::FrameMax,
-    out: &mut Output,
-) -> Result<(), Exception> {
-    let (exchange, routing_key) = message.address();
-    let consumer_tag = consumer.tag.as_short_str();
-    let deliver = DeliverRef { consumer_tag, delivery_tag, redelivered, exchange, routing_key };
-    write_content(number, &deliver, message, frame_max, out)
 }
 
 /// # Errors

@@ -1,11 +1,10 @@
 use crate::{
     connection::Connection,
-    deliveries::give_back,
+    deliveries::take_of,
     wire::{Exception, basic},
 };
-use posthaste_engine::{Delivery, catalog::Queue};
+use posthaste_engine::catalog::Queue;
 use posthaste_net::Output;
-use std::collections::VecDeque;
 
 impl Connection {
     /// `basic.cancel`: what the consumer has not settled stays with the channel; what was not written yet
@@ -25,19 +24,13 @@ impl Connection {
         let Some(consumer) = self.consumers.get(&id) else { return Ok(()) };
         let (queue, no_ack) = (consumer.queue.clone(), consumer.no_ack);
         self.client.cancel(queue.id, id).await;
-        let mut left: VecDeque<Delivery> = VecDeque::new();
-        self.channel(number)?.held.retain_mut(|held| {
-            if held.consumer == id {
-                left.append(&mut held.deliveries);
-            }
-            !held.deliveries.is_empty()
-        });
+        let mut left = take_of(&mut self.channel(number)?.held, id);
         left.append(&mut self.waiting.take(id));
         if no_ack && out.len() < self.broker.limits().connection_output_bytes_max {
-            // They count as delivered already, so this is their last chance.
+            // Some of them count as delivered already, so this is their last chance.
             self.deliver(id, left.into(), out).await.map_err(|fault| fault.exception)?;
-        } else if !no_ack {
-            give_back(&self.client, id, left.into());
+        } else {
+            self.give_back(id, left);
         }
         self.consumers.remove(&id);
         if self.channel(number)?.reply_queue.as_ref().is_some_and(|reply| reply.id == queue.id) {

@@ -49,7 +49,7 @@ impl Connection {
             priority: consumer_priority(&consume.arguments)?,
         };
         let id = self.broker.next_consumer();
-        let result = self.client.consume(&queue, options, id, self.inbox.sink()).await;
+        let result = self.client.consume(&queue, options, id, self.inbox.sink(&queue)).await;
         let name = names::short(&queue.name);
         result.map_err(|error| match error {
             Error::InUse => Exception::in_exclusive_use(self.queue_resource(&name)),
@@ -66,7 +66,8 @@ impl Connection {
         let first = self.broker.limits().unsettled_per_consumer_max;
         let channel = self.channel(number)?;
         Ok(match (no_ack, channel.prefetch, channel.prefetch_of_all) {
-            (true, ..) | (false, 0, 0) => (Window::new(0, first), false),
+            (true, ..) => (Window::passing(first), false),
+            (false, 0, 0) => (Window::new(0, first), false),
             (false, 0, of_all) => (Window::new(of_all.into(), first), false),
             (false, prefetch, _) => (Window::new(prefetch.into(), first), true),
         })

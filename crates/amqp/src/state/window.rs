@@ -8,18 +8,31 @@ pub(crate) struct Window {
     granted: u32,
     limit: u32,
     unsettled: u32,
-    /// Deliveries without acknowledgement that were written since credit was given back for them.
+    /// Deliveries without acknowledgement that were written since credit was given back for them, and their
+    /// octets.
     written: u32,
+    octets: usize,
 }
 
 /// Unsettled deliveries of a consumer that set no prefetch. RabbitMQ has no such limit but its memory.
 pub(crate) const UNSETTLED_WITHOUT_PREFETCH_MAX: u32 = 262_144;
 
+/// Deliveries without acknowledgement are granted this many octets of bodies, as far as can be told
+/// beforehand.
+const PASSING_OCTETS_MAX: usize = 4 << 20;
+/// Granted to a consumer without acknowledgement before anything is known of its messages.
+const PASSING_AT_FIRST: u32 = 64;
+
 impl Window {
     /// `prefetch` 0 is no limit; no more than `first` are granted at first.
     pub fn new(prefetch: u32, first: u32) -> Window {
         let limit = if prefetch == 0 { UNSETTLED_WITHOUT_PREFETCH_MAX } else { prefetch };
-        Window { granted: limit.min(first.max(1)), limit, unsettled: 0, written: 0 }
+        Window { granted: limit.min(first.max(1)), limit, unsettled: 0, written: 0, octets: 0 }
+    }
+
+    /// For a consumer that acknowledges nothing, of which no more than `limit` deliveries wait to be written.
+    pub fn passing(limit: u32) -> Window {
+        Window::new(limit.max(1), PASSING_AT_FIRST)
     }
 
     pub fn granted(&self) -> u32 {
@@ -42,13 +55,21 @@ impl Window {
         self.unsettled = self.unsettled.saturating_sub(count);
     }
 
-    /// Deliveries that need no acknowledgement were written, or dropped; returns credit to add.
-    pub fn passed(&mut self, count: u32) -> u32 {
+    /// Deliveries that need no acknowledgement were written, with so many octets of bodies; returns credit
+    /// to add.
+    pub fn passed(&mut self, count: u32, octets: usize) -> u32 {
         self.written = self.written.saturating_add(count);
+        self.octets = self.octets.saturating_add(octets);
         if self.written < self.granted.div_ceil(4) {
             return 0;
         }
-        std::mem::take(&mut self.written)
+        let average = (self.octets / self.written.max(1) as usize).max(1);
+        let fitting = u32::try_from(PASSING_OCTETS_MAX / average).unwrap_or(u32::MAX).clamp(1, self.limit);
+        let left = self.granted.saturating_sub(self.written);
+        let add = fitting.min(self.granted.saturating_mul(2)).saturating_sub(left);
+        self.granted = left + add;
+        (self.written, self.octets) = (0, 0);
+        add
     }
 
     /// The limit is higher now; returns credit to add. A lower one takes nothing back.
@@ -86,11 +107,17 @@ mod tests {
     }
 
     #[test]
-    fn credit_comes_back_in_quarters_without_acknowledgement() {
-        let mut window = Window::new(0, 100);
-        let returned: Vec<u32> = (0..60).map(|_| window.passed(1)).filter(|add| *add > 0).collect();
-        assert_eq!(returned, [25, 25]);
-        assert_eq!(Window::new(0, 1).passed(1), 1);
+    fn without_acknowledgement_the_window_follows_the_size_of_messages() {
+        for (octets, expect) in [(0, 2_000), (100, 2_000), (4_096, 1_024), (1 << 20, 4), (16 << 20, 1)] {
+            let mut window = Window::passing(2_000);
+            let mut waiting = window.granted();
+            for _ in 0..20_000 {
+                assert!(waiting > 0, "stalled with messages of {octets} octets");
+                waiting = waiting - 1 + window.passed(1, octets);
+            }
+            assert!(waiting <= expect && waiting >= expect / 2, "{waiting} of {expect} for {octets} octets");
+        }
+        assert_eq!(Window::passing(1).passed(1, 10), 1);
     }
 
     #[test]
