@@ -8,8 +8,9 @@ use crate::{
         topic_messages::{From, Reader, find_partition, readable},
     },
 };
-use posthaste_broker::{Broker, PartitionLog, ReadError};
+use posthaste_broker::{Broker, Client, PartitionLog, ReadError};
 use posthaste_engine::catalog::Topic;
+use posthaste_model::PartitionId;
 use serde::Deserialize;
 use std::sync::Arc;
 use tokio::sync::Notify;
@@ -28,6 +29,7 @@ struct Parameters {
 /// One partition and how far it has been read.
 struct Cursor {
     partition: usize,
+    id: PartitionId,
     log: Arc<PartitionLog>,
     next: u64,
 }
@@ -50,17 +52,17 @@ pub fn start(call: Call) -> Answer {
         if partition.is_none_or(|wanted| wanted == index) {
             let log = call.client.log(part.id)?;
             log.watch(&moved);
-            cursors.push(Cursor { partition: index, next: from.resolve(&log), log });
+            cursors.push(Cursor { partition: index, id: part.id, next: from.resolve(&log), log });
         }
     }
     let (lines, body) = Lines::new(&call);
-    let broker = call.broker().clone();
-    tokio::spawn(async move { follow(&broker, &topic, cursors, lines, &moved, count).await });
+    let client = call.client.clone();
+    tokio::spawn(async move { follow(&client, &topic, cursors, lines, &moved, count).await });
     Ok(Reply::Lines(body))
 }
 
 async fn follow(
-    broker: &Broker,
+    client: &Client,
     topic: &Topic,
     mut cursors: Vec<Cursor>,
     mut lines: Lines,
@@ -71,13 +73,14 @@ async fn follow(
     while left > 0 {
         let mut idle = true;
         for cursor in &mut cursors {
-            match cursor.turn(broker, &topic.name, &mut lines, &mut left).await {
+            match cursor.turn(client.broker(), &topic.name, &mut lines, &mut left).await {
                 Ok(read) => idle &= !read,
                 Err(Stop::Ended) => return,
                 Err(Stop::Failed(failure)) => return lines.fail(&failure).await,
             }
         }
-        if idle && broker.catalog().topic_by_id(topic.id).is_none() {
+        // The log goes before the name does, and going wakes whoever waits.
+        if idle && cursors.iter().any(|cursor| client.log(cursor.id).is_err()) {
             return lines.fail(&Failure::not_found(format!("topic '{}' was deleted", topic.name))).await;
         }
         if idle && left > 0 {
