@@ -1,5 +1,5 @@
-//! Messages between MQTT and the rest: the stored format of a PUBLISH, and what other protocols' messages look
-//! like here.
+//! Messages between MQTT and the rest: the stored format of a PUBLISH, and what other protocols' messages
+//! look like here.
 
 use std::sync::Arc;
 
@@ -114,8 +114,8 @@ impl Head {
     }
 }
 
-/// What a client's message is to the broker. Nothing is copied but properties. `None` if its topic name has too
-/// many levels.
+/// What a client's message is to the broker. Nothing is copied but properties. `None` if its topic name has
+/// too many levels.
 pub(crate) fn incoming(publish: &Publish, now: Timestamp) -> Option<(Envelope, Payload)> {
     if !is_shallow(&publish.topic_name) {
         return None;

@@ -45,7 +45,10 @@ impl File {
 }
 
 /// `PROTOCOL=VALUE`, as flags and environment variables give it.
-pub fn pairs<'a>(texts: impl IntoIterator<Item = &'a str>, flag: &str) -> Result<BTreeMap<String, String>, String> {
+pub fn pairs<'a>(
+    texts: impl IntoIterator<Item = &'a str>,
+    flag: &str,
+) -> Result<BTreeMap<String, String>, String> {
     let mut pairs = BTreeMap::new();
     for text in texts.into_iter().map(str::trim).filter(|text| !text.is_empty()) {
         let (name, value) =

@@ -23,7 +23,8 @@ pub const SPEAKERS: [Speaker; 4] = [
 
 /// Every stored format that this program understands.
 pub fn formats() -> Formats {
-    let codecs: [Arc<dyn Codec>; 3] = [posthaste_kafka::codec(), posthaste_amqp::codec(), posthaste_mqtt::codec()];
+    let codecs: [Arc<dyn Codec>; 3] =
+        [posthaste_kafka::codec(), posthaste_amqp::codec(), posthaste_mqtt::codec()];
     Formats::new(codecs)
 }
 

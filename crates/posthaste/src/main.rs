@@ -1,11 +1,13 @@
 //! One broker that speaks Kafka, AMQP 0-9-1 and MQTT: the command line and the composition.
 #![forbid(unsafe_code)]
 
+mod client;
 mod configuration;
 mod listeners;
 mod serve;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
+use client::{About, binding, exchange, group, namespace, publish, queue, status, subscribe, topic, user};
 use std::process::ExitCode;
 
 /// A message broker that speaks Kafka, AMQP 0-9-1 and MQTT on one durable engine.
@@ -22,6 +24,23 @@ struct Cli {
 enum Command {
     /// Run the broker (what `posthaste` does without a command)
     Serve(Box<serve::Flags>),
+    Status(Box<status::Flags>),
+    Pub(Box<publish::Flags>),
+    Sub(Box<subscribe::Flags>),
+    /// Create, list, describe, alter and delete topics
+    Topic(Box<About<topic::Command>>),
+    /// Create, list, describe, alter, purge and delete queues
+    Queue(Box<About<queue::Command>>),
+    /// Create, list, describe and delete exchanges
+    Exchange(Box<About<exchange::Command>>),
+    /// Create, list, describe and delete bindings
+    Binding(Box<About<binding::Command>>),
+    /// List, describe and delete consumer groups
+    Group(Box<About<group::Command>>),
+    /// Create, list, describe and delete namespaces
+    Namespace(Box<About<namespace::Command>>),
+    /// Create, list, describe, alter and delete users
+    User(Box<About<user::Command>>),
     /// Print a shell's completion script
     Completions(Completions),
 }
@@ -37,9 +56,21 @@ fn main() -> ExitCode {
     match cli.command {
         None => serve::run(&cli.serve),
         Some(Command::Serve(flags)) => serve::run(&flags),
+        Some(Command::Status(flags)) => flags.run(),
+        Some(Command::Pub(flags)) => flags.run(),
+        Some(Command::Sub(flags)) => flags.run(),
+        Some(Command::Topic(about)) => about.run(topic::run),
+        Some(Command::Queue(about)) => about.run(queue::run),
+        Some(Command::Exchange(about)) => about.run(exchange::run),
+        Some(Command::Binding(about)) => about.run(binding::run),
+        Some(Command::Group(about)) => about.run(group::run),
+        Some(Command::Namespace(about)) => about.run(namespace::run),
+        Some(Command::User(about)) => about.run(user::run),
         Some(Command::Completions(wanted)) => {
-            let mut command = Cli::command();
-            clap_complete::generate(wanted.shell, &mut command, "posthaste", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(wanted.shell, &mut Cli::command(), "posthaste", &mut script);
+            // Whoever closes the pipe has read enough.
+            let _ = std::io::Write::write_all(&mut std::io::stdout(), &script);
             ExitCode::SUCCESS
         }
     }

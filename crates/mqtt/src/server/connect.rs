@@ -7,7 +7,7 @@ use posthaste_engine::Position;
 use posthaste_engine::catalog::{Action, Queue, Resource};
 use posthaste_engine::command::Mode;
 use posthaste_engine::effect::HandleState;
-use posthaste_model::{QueueId, Subject};
+use posthaste_model::{Name, QueueId, Subject};
 use posthaste_net::{Close, Mailbox, Output, Peer};
 
 use super::connection::Event;
@@ -56,8 +56,7 @@ async fn accept(
     connect: Connect,
     now_ms: u64,
 ) -> Result<(Conversation, Packet), Refusal> {
-    let settings = &sessions.settings;
-    let mut handshake = Handshake::new(connect, settings.options.clone())?;
+    let mut handshake = Handshake::new(connect, sessions.settings.options.clone())?;
     if handshake.authentication_method().is_some() {
         let reason = "no method of enhanced authentication is available";
         return Err(handshake.refuse(ReasonCode::BadAuthenticationMethod, Some(reason)));
@@ -71,15 +70,13 @@ async fn accept(
         let identifier = format!("auto-{}-{}", sessions.broker.epoch(), peer.connection);
         handshake.assign_client_identifier(identifier);
     }
-    let client_identifier = handshake.client_identifier().to_owned();
-    let name = names::session(&client_identifier);
+    let name = names::session(handshake.client_identifier());
     let mut occupancy = sessions.occupy(&name).await;
     sessions.take_over(&name, &mut occupancy, handshake.clean_start()).await;
-    let begun = begin(&sessions, &system, &name, &handshake, &mut occupancy).await;
-    let (queue, state) = match begun {
+    let (queue, state) = match begin(&sessions, &system, &name, &handshake, &mut occupancy).await {
         Ok(begun) => begun,
         Err(error) => {
-            tracing::debug!(client = client_identifier, %error, "a session could not begin");
+            tracing::debug!(session = %name, %error, "a session could not begin");
             let reason = match &error {
                 Error::Locked => ReasonCode::ClientIdentifierNotValid,
                 error => reply::error(error),
@@ -87,36 +84,63 @@ async fn accept(
             return Err(handshake.refuse(reason, Some(&error.to_string())));
         }
     };
-    let connect = handshake.connect();
-    let window = connect.properties.receive_maximum.min(settings.options.outbound_in_flight_max);
-    let acceptance = Acceptance {
-        session: state,
-        authentication_data: None,
-        response_information: response_information(&client_identifier),
-    };
-    let durable = queue.is_some();
+    let accepted = Accepted { client, system, mailbox, name, queue, now_ms };
+    let (mut conversation, connack) =
+        converse(sessions, peer, handshake, state, accepted, &mut occupancy).await?;
+    drop(occupancy);
+    if let Err(error) = conversation.resume().await {
+        // The session goes on without what it could not have: its client sees nothing of it until it connects
+        // anew.
+        let session = &conversation.name;
+        tracing::warn!(%session, %error, "a session was not resumed completely");
+    }
+    Ok((conversation, connack))
+}
+
+/// What is known of a client that is let in.
+struct Accepted {
+    client: Client,
+    system: Client,
+    mailbox: Mailbox<Event>,
+    name: Name,
+    queue: Option<Arc<Queue>>,
+    now_ms: u64,
+}
+
+/// Makes the conversation, and has it take the session's place.
+async fn converse(
+    sessions: Arc<Sessions>,
+    peer: Peer,
+    handshake: Handshake,
+    state: Option<SessionState<Handle>>,
+    accepted: Accepted,
+    occupancy: &mut Occupancy,
+) -> Result<(Conversation, Packet), Refusal> {
+    let Accepted { client, system, mailbox, name, queue, now_ms } = accepted;
+    let client_identifier = handshake.client_identifier().to_owned();
+    let receive_maximum = handshake.connect().properties.receive_maximum;
+    let window = receive_maximum.min(sessions.settings.options.outbound_in_flight_max);
     let expiry = handshake.session_expiry_interval();
+    let response_information = response_information(&client_identifier);
+    let acceptance = Acceptance { session: state, authentication_data: None, response_information };
     let (session, connack) = match handshake.accept(acceptance, now_ms) {
         Ok(accepted) => accepted,
         Err(refusal) => {
             if let Some(queue) = &queue {
-                sessions.give_up(&system, queue, &occupancy, expiry).await;
+                sessions.give_up(&system, queue, occupancy, expiry).await;
             }
             return Err(refusal);
         }
     };
     sessions.counters.connections.add(1);
     let subscriptions = match &queue {
-        Some(queue) => sessions.subscriptions(queue, &mut occupancy),
+        Some(queue) => sessions.subscriptions(queue, occupancy),
         None => Default::default(),
     };
-    let mut connections = std::mem::take(&mut occupancy.connections);
-    remember(&mut connections, peer.connection);
-    occupancy.connections.clone_from(&connections);
+    remember(&mut occupancy.connections, peer.connection);
     let link = Arc::new(Link::new(mailbox.clone()));
     occupancy.link = Some(link.clone());
-    drop(occupancy);
-    let mut conversation = Conversation {
+    let conversation = Conversation {
         broker: sessions.broker.clone(),
         consumer: sessions.broker.next_consumer(),
         sessions,
@@ -127,10 +151,10 @@ async fn accept(
         session,
         client_identifier,
         name,
+        durable: queue.is_some(),
         queue,
-        durable,
         subscriptions,
-        connections,
+        connections: occupancy.connections.clone(),
         consuming: false,
         window: u32::from(window.get()),
         live: None,
@@ -139,11 +163,6 @@ async fn accept(
         delivering: Delivering::default(),
         settlements: Vec::new(),
     };
-    if let Err(error) = conversation.resume().await {
-        // The session goes on without what it could not have: its client sees nothing of it until it connects
-        // anew.
-        tracing::warn!(client = conversation.client_identifier, %error, "a session was not resumed completely");
-    }
     Ok((conversation, connack))
 }
 
@@ -189,7 +208,7 @@ fn response_information(client_identifier: &str) -> Option<ByteString> {
 async fn begin(
     sessions: &Sessions,
     system: &Client,
-    name: &posthaste_model::Name,
+    name: &Name,
     handshake: &Handshake,
     occupancy: &mut Occupancy,
 ) -> Result<(Option<Arc<Queue>>, Option<SessionState<Handle>>), Error> {

@@ -37,8 +37,8 @@ pub(crate) struct Conversation {
     pub client_identifier: String,
     /// What the session is known by.
     pub name: Name,
-    /// The session's queue: there from the start in a session that outlives its connection, and from the first
-    /// subscription on in others.
+    /// The session's queue: there from the start in a session that outlives its connection, and from the
+    /// first subscription on in others.
     pub queue: Option<Arc<Queue>>,
     /// Whether that queue is durable.
     pub durable: bool,
@@ -266,8 +266,8 @@ async fn end_clean_session(
     }
 }
 
-/// Makes a request at once, so that requests reach the engine in the order of these calls, and tells its result
-/// later.
+/// Makes a request at once, so that requests reach the engine in the order of these calls, and tells its
+/// result later.
 pub(crate) async fn begin<F>(request: F, done: impl FnOnce(F::Output) + Send + 'static)
 where
     F: Future + Send + 'static,

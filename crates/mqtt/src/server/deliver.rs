@@ -29,8 +29,8 @@ pub(crate) struct Delivering {
     pub sweeps: VecDeque<Sweep>,
     /// An event will come when there is room for more output.
     pub resuming: bool,
-    /// Messages of shares that wait to be put into the session's own queue, and how many are there already and
-    /// have not been sent.
+    /// Messages of shares that wait to be put into the session's own queue, and how many are there already
+    /// and have not been sent.
     unadopted: VecDeque<Resolved>,
     adopted: usize,
     /// Packet identifiers to be stored before their PUBLISH may leave.
@@ -281,8 +281,8 @@ impl Conversation {
         Ok(())
     }
 
-    /// Puts a message of a share into the session's own queue. Once it may have reached the client at QoS 2 it
-    /// must not reach another one, and is completed even after a restart [MQTT-4.8.2-4].
+    /// Puts a message of a share into the session's own queue. Once it may have reached the client at QoS 2
+    /// it must not reach another one, and is completed even after a restart [MQTT-4.8.2-4].
     async fn adopt(&mut self) -> bool {
         if self.delivering.adopted >= usize::from(self.session.credit()) {
             return false;

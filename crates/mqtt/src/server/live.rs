@@ -1,5 +1,5 @@
-//! What reaches a session through its QoS 0 subscriptions: handed over by the publisher's task, no queue of the
-//! broker between.
+//! What reaches a session through its QoS 0 subscriptions: handed over by the publisher's task, no queue of
+//! the broker between.
 
 use std::collections::VecDeque;
 

@@ -19,6 +19,7 @@ mod retained;
 mod sessions;
 mod settings;
 mod shares;
+mod stored;
 mod stored_will;
 mod subscribe;
 mod subscriptions;

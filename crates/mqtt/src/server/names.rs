@@ -26,8 +26,8 @@ pub(crate) fn share(share_name: &str, filter: &str) -> Name {
     fitted(SHARE, &format!("{share_name}/{filter}"))
 }
 
-/// Client identifiers and filters may be longer than names, and contain control characters: then a hash stands
-/// for them.
+/// Client identifiers and filters may be longer than names, and contain control characters: then a hash
+/// stands for them.
 fn fitted(prefix: &'static str, text: &str) -> Name {
     Name::new(&format!("{prefix}{text}")).unwrap_or_else(|_| {
         let hash: String = Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();

@@ -42,9 +42,9 @@ pub(crate) fn refused(refusal: Refusal) -> ReasonCode {
 
 /// Whether the publisher is to know of a refusal.
 ///
-/// Not if only memory for messages without durability is used up: then a subscriber that does not keep up, and
-/// asked for no durability, misses a message. That is no reason to hold up everybody's publisher. Nor if a
-/// queue was deleted while the message was on its way.
+/// Not if only memory for messages without durability is used up: then a subscriber that does not keep up,
+/// and asked for no durability, misses a message. That is no reason to hold up everybody's publisher. Nor
+/// if a queue was deleted while the message was on its way.
 pub(crate) fn concerns_publisher(refusal: Refusal) -> bool {
     !matches!(refusal, Refusal::OutOfMemory | Refusal::Gone)
 }

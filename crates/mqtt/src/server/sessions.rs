@@ -1,9 +1,10 @@
 //! All sessions of the listener: who is connected, what is kept for whom is not, and when that ends.
 //!
-//! A session that outlives its connection is a durable queue. Its subscriptions are the queue's bindings, its
-//! packet identifiers at QoS 2 live with the queue, and what else there is to know of it stands in the queue's
-//! options. Here is what need not survive a restart: which connection has the session, the packet identifiers
-//! of messages at QoS 1, and an index of the subscriptions, so that nobody has to search all bindings.
+//! A session that outlives its connection is a durable queue. Its subscriptions are the queue's bindings,
+//! its packet identifiers at QoS 2 live with the queue, and what else there is to know of it stands in the
+//! queue's options. Here is what need not survive a restart: which connection has the session, the packet
+//! identifiers of messages at QoS 1, and an index of the subscriptions, so that nobody has to search all
+//! bindings.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use posthaste_broker::{AuthenticationError, Broker, Client, Credentials, Error, QueueDeclaration};
-use posthaste_engine::catalog::{BUS, NoHeaders, Options, Queue, QueueConfig, Target};
+use posthaste_engine::catalog::{BUS, NoHeaders, Options, Queue, QueueConfig};
 use posthaste_model::{ConnectionId, ConsumerId, Name, QueueId, Timestamp};
 use posthaste_net::Mailbox;
 use tokio::sync::{Notify, OnceCell, OwnedMutexGuard, oneshot};
@@ -19,9 +20,9 @@ use tokio::sync::{Notify, OnceCell, OwnedMutexGuard, oneshot};
 use super::connection::{Event, EventKind};
 use super::counters::Counters;
 use super::settings::Settings;
-use super::shares::{SHARE, Shares};
+use super::shares::Shares;
 use super::stored_will;
-use super::subscriptions::{Subscription, Subscriptions};
+use super::subscriptions::Subscriptions;
 use crate::convert;
 use crate::session::{Closed, DelayedWill, Ending, SessionState};
 use crate::wire::{Publish, PublishProperties, Will};
@@ -29,15 +30,15 @@ use crate::wire::{Publish, PublishProperties, Will};
 /// Options of a session's queue: the client identifier, which also marks the queue as a session's;
 pub(crate) const CLIENT: &str = "mqtt.client-id";
 /// seconds that the session outlives its connection, decimal;
-const EXPIRY: &str = "mqtt.session-expiry";
+pub(super) const EXPIRY: &str = "mqtt.session-expiry";
 /// when it ends, in milliseconds since the epoch, while its client is away;
-const EXPIRES_AT: &str = "mqtt.expires-at";
+pub(super) const EXPIRES_AT: &str = "mqtt.expires-at";
 /// the will that is to be published while the client is away, and when.
-const WILL: &str = "mqtt.will";
-const WILL_AT: &str = "mqtt.will-at";
+pub(super) const WILL: &str = "mqtt.will";
+pub(super) const WILL_AT: &str = "mqtt.will-at";
 
 /// A session that never ends by itself.
-const NEVER: u32 = u32::MAX;
+pub(super) const NEVER: u32 = u32::MAX;
 /// How long a connection may take to let go of its session before the next one goes on without it.
 const HANDOVER: Duration = Duration::from_secs(3);
 /// The longest sleep before looking at the clock again, which may be set.
@@ -64,7 +65,7 @@ pub(crate) struct Sessions {
     pub shares: Shares,
     /// Does what the listener does on nobody's behalf. Set once the stored sessions are known.
     system: OnceCell<Client>,
-    slots: Mutex<HashMap<Name, Slot>>,
+    pub(super) slots: Mutex<HashMap<Name, Slot>>,
     timers: Mutex<BTreeSet<(Timestamp, Name)>>,
     timers_changed: Notify,
 }
@@ -86,9 +87,9 @@ pub(crate) struct Occupancy {
 
 /// A will that waits for its delay to pass.
 pub(crate) struct PendingWill {
-    will: Will,
-    at: Timestamp,
-    client: Client,
+    pub will: Will,
+    pub at: Timestamp,
+    pub client: Client,
 }
 
 /// What a session's connection and the next one know of each other.
@@ -463,64 +464,9 @@ impl Sessions {
         });
     }
 
-    fn wake_at(&self, at: Timestamp, name: &Name) {
+    pub(super) fn wake_at(&self, at: Timestamp, name: &Name) {
         self.timers.lock().insert((at, name.clone()));
         self.timers_changed.notify_one();
-    }
-
-    /// Finds out what was stored before the broker started.
-    async fn load(&self, client: &Client) {
-        let catalog = self.broker.catalog();
-        let Some(namespace) = catalog.namespace(&self.settings.namespace) else { return };
-        let now = self.broker.now();
-        let mut known: HashMap<Name, Occupancy> = HashMap::new();
-        for queue in namespace.queues.values() {
-            let options = &queue.config.options;
-            if !options.contains_key(CLIENT) {
-                continue;
-            }
-            let expiry = options.get(EXPIRY).and_then(|text| text.parse().ok()).unwrap_or(NEVER);
-            let ends = timestamp(options, EXPIRES_AT)
-                .or_else(|| (expiry != NEVER).then(|| now.plus_ms(u64::from(expiry) * 1000)));
-            if let Some(at) = ends {
-                self.wake_at(at, &queue.name);
-            }
-            let occupancy = known.entry(queue.name.clone()).or_default();
-            occupancy.subscriptions = Some(Subscriptions::default());
-            let will = options.get(WILL).and_then(|text| stored_will::decode(text));
-            if let (Some(will), Some(at)) = (will, timestamp(options, WILL_AT)) {
-                self.wake_at(at, &queue.name);
-                occupancy.will = Some(PendingWill { will, at, client: client.clone() });
-            }
-        }
-        let mut members = Vec::new();
-        self.each_subscription(|name, subscription| {
-            let Some(occupancy) = known.get_mut(name) else { return };
-            members.extend(subscription.share.clone().map(|share| (share, name.clone())));
-            occupancy.subscriptions.get_or_insert_default().insert(subscription);
-        });
-        for (share, member) in members {
-            self.shares.remember(&share, &member).await;
-        }
-        let shared = namespace.queues.values().filter(|queue| queue.config.options.contains_key(SHARE));
-        let shared: Vec<Name> = shared.map(|queue| queue.name.clone()).collect();
-        self.shares.delete_orphans(client, &shared).await;
-        let slot = |occupancy| Arc::new(tokio::sync::Mutex::new(occupancy));
-        self.slots.lock().extend(known.into_iter().map(|(name, occupancy)| (name, slot(occupancy))));
-    }
-
-    /// Goes through the subscriptions of all queues.
-    fn each_subscription(&self, mut found: impl FnMut(&Name, Subscription)) {
-        let catalog = self.broker.catalog();
-        let Some(namespace) = catalog.namespace(&self.settings.namespace) else { return };
-        let Some(bus) = namespace.exchanges.get(BUS) else { return };
-        for binding in bus.bindings() {
-            if let Target::Queue(name) = &binding.target
-                && let Some(subscription) = Subscription::from_binding(&binding.key, &binding.arguments)
-            {
-                found(name, subscription);
-            }
-        }
     }
 }
 
@@ -537,7 +483,7 @@ pub(crate) fn taken_over(clean_start: bool) -> Ending {
     Ending::TakenOver { clean_start }
 }
 
-fn timestamp(options: &Options, name: &str) -> Option<Timestamp> {
+pub(super) fn timestamp(options: &Options, name: &str) -> Option<Timestamp> {
     options.get(name)?.parse().ok().map(Timestamp)
 }
 

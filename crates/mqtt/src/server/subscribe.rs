@@ -122,8 +122,8 @@ impl Conversation {
         }
     }
 
-    /// The request that binds a subscription to the session's queue. A shared one is bound for the record only,
-    /// and only if there is a later to remember it for.
+    /// The request that binds a subscription to the session's queue. A shared one is bound for the record
+    /// only, and only if there is a later to remember it for.
     fn bind(
         &self,
         subscription: &Subscription,

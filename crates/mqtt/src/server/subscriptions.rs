@@ -45,7 +45,8 @@ impl Subscription {
         Some(Subscription { filter, options, identifier, share })
     }
 
-    /// What its topic filter matches. `None` for a filter that is no pattern, which the decoder lets not pass.
+    /// What its topic filter matches. `None` for a filter that is no pattern, which the decoder lets not
+    /// pass.
     pub fn pattern(&self) -> Option<Pattern> {
         Pattern::parse(self.filter.filter(), Syntax::SLASHED).ok()
     }
@@ -120,8 +121,8 @@ impl Subscriptions {
         Some(removed)
     }
 
-    /// How a message on this subject is to be delivered; `None` when no subscription matches. `own` is whether
-    /// it was published by the session's own client, which No Local keeps out [MQTT-3.8.3-3].
+    /// How a message on this subject is to be delivered; `None` when no subscription matches. `own` is
+    /// whether it was published by the session's own client, which No Local keeps out [MQTT-3.8.3-3].
     pub fn grant(&self, subject: &Subject, own: bool) -> Option<Grant> {
         let mut grant = None;
         let hidden = subject.segments().next().is_some_and(|first| first.starts_with('$'));

@@ -224,7 +224,7 @@ impl Client {
             publish.packet_identifier = Some(self.id());
         }
         self.send(Packet::Publish(publish)).await;
-        let reason = match qos {
+        match qos {
             QoS::AtMostOnce => return ReasonCode::Success,
             QoS::AtLeastOnce => match self.answer().await {
                 Packet::Puback(ack) => ack.reason_code,
@@ -240,8 +240,7 @@ impl Client {
                 }
                 other => panic!("not a PUBREC: {other:?}"),
             },
-        };
-        reason
+        }
     }
 
     /// Subscribes, and returns the one reason code.
@@ -265,8 +264,9 @@ impl Client {
         }
     }
 
-    /// Fails if anything comes before the answer to a ping. What earlier publishes cause must have happened: at
-    /// QoS 1 it has when they are acknowledged, unless it is the other end of a queue that is asked.
+    /// Fails if anything comes before the answer to a ping. What earlier publishes cause must have
+    /// happened: at QoS 1 it has when they are acknowledged, unless it is the other end of a queue that is
+    /// asked.
     pub async fn silence(&mut self) {
         self.send(Packet::Pingreq).await;
         assert_eq!(self.packet().await, Packet::Pingresp);
