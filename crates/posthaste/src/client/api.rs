@@ -67,23 +67,23 @@ impl Api {
     }
 
     pub fn get(&self, path: &[&str], query: Query<'_>) -> Result<Value, Failure> {
-        self.answer(self.send("GET", path, query, None)?)
+        self.answer(self.send("GET", path, query, None)?).map_err(|f| f.about(path, None))
     }
 
     pub fn delete(&self, path: &[&str], query: Query<'_>) -> Result<Value, Failure> {
-        self.answer(self.send("DELETE", path, query, None)?)
+        self.answer(self.send("DELETE", path, query, None)?).map_err(|f| f.about(path, None))
     }
 
     pub fn post(&self, path: &[&str], body: &Value) -> Result<Value, Failure> {
-        self.answer(self.send("POST", path, &[], Some(body))?)
+        self.answer(self.send("POST", path, &[], Some(body))?).map_err(|f| f.about(path, Some(body)))
     }
 
     pub fn put(&self, path: &[&str], body: &Value) -> Result<Value, Failure> {
-        self.answer(self.send("PUT", path, &[], Some(body))?)
+        self.answer(self.send("PUT", path, &[], Some(body))?).map_err(|f| f.about(path, Some(body)))
     }
 
     pub fn patch(&self, path: &[&str], body: &Value) -> Result<Value, Failure> {
-        self.answer(self.send("PATCH", path, &[], Some(body))?)
+        self.answer(self.send("PATCH", path, &[], Some(body))?).map_err(|f| f.about(path, Some(body)))
     }
 
     /// All pages of a list, whose field has the name of its path.
@@ -186,5 +186,20 @@ impl Api {
             _ => "",
         };
         Err(Failure { code: text_of("code").unwrap_or_default(), message: message + hint })
+    }
+}
+
+impl Failure {
+    /// Names the thing, where the broker only says what is wrong with it.
+    fn about(mut self, path: &[&str], body: Option<&Value>) -> Failure {
+        let unnamed = ["exists", "in_use", "limit_reached", "locked", "not_empty", "protected"];
+        if unnamed.contains(&self.code.as_str()) {
+            let kind = path.first().map_or("it", |kind| kind.trim_end_matches('s'));
+            let in_body = body.and_then(|body| body.get("name")).and_then(Value::as_str);
+            if let Some(name) = path.get(1).copied().or(in_body) {
+                self.message = format!("{kind} {name}: {}", self.message);
+            }
+        }
+        self
     }
 }

@@ -4,6 +4,9 @@ use super::{Done, Failure};
 use serde_json::Value;
 use std::io::{self, Write};
 
+/// Fields that say which thing it is: they come first.
+const NAMING: [&str; 8] = ["name", "id", "topic", "partition", "exchange", "queue", "to_exchange", "start"];
+
 /// A column: its title, and the text of a thing in it.
 pub type Column = (&'static str, fn(&Value) -> String);
 
@@ -59,7 +62,8 @@ fn table(titles: &[&str], rows: &[Vec<String>]) -> String {
             let cells = || rows.iter().filter_map(move |row| row.get(at));
             let widest = cells().map(|cell| cell.chars().count()).max().unwrap_or(0);
             let title = titles.get(at).map_or(0, |title| title.chars().count());
-            (widest.max(title), !rows.is_empty() && cells().all(is_number))
+            let right = cells().any(|cell| cell != "-") && cells().all(is_number);
+            (widest.max(title), right)
         })
         .collect();
     let line = |cells: &mut dyn Iterator<Item = &str>| {
@@ -100,11 +104,12 @@ fn description(thing: &Value) -> String {
     }
     for (name, items) in fields.iter().filter(|(_, value)| is_table(value)) {
         let items = items.as_array().map(Vec::as_slice).unwrap_or_default();
-        let titles: Vec<&str> = items
+        let mut titles: Vec<&str> = items
             .first()
             .and_then(Value::as_object)
             .map(|o| o.keys().map(String::as_str).collect())
             .unwrap_or_default();
+        titles.sort_by_key(|title| NAMING.iter().position(|name| name == title).unwrap_or(NAMING.len()));
         let rows: Vec<Vec<String>> =
             items.iter().map(|item| titles.iter().map(|title| field(item, title)).collect()).collect();
         text += &format!("\n{name}\n{}", table(&titles, &rows));
@@ -153,7 +158,7 @@ mod tests {
             "offsets": [{"end": 7, "partition": 0}, {"end": 12, "partition": 1}]
         });
         let expect = "name           orders\ncaptures       a.#, b\ndead.exchange  x\nretention_ms   -\n\n\
-                      offsets\nend  partition\n  7          0\n 12          1\n";
+                      offsets\npartition  end\n        0    7\n        1   12\n";
         assert_eq!(description(&thing), expect);
     }
 

@@ -94,9 +94,7 @@ impl Flags {
                 writeln!(out, "{}", human(&message))
             })?;
             printed += 1;
-            if self.count.is_some_and(|count| printed >= count) {
-                break;
-            }
+            // Also after the last one the end is waited for: then the queue knows that they are done.
             show::written(out.flush())?;
         }
         show::written(out.flush())?;
