@@ -1,5 +1,6 @@
 //! What the broker is started with: defaults, under the file, under the environment, under the flags.
 
+use crate::users::UserEntry;
 use posthaste_model::Limits;
 use serde::Deserialize;
 use std::{collections::BTreeMap, path::PathBuf};
@@ -20,6 +21,8 @@ pub struct File {
     pub advertise: BTreeMap<String, String>,
     pub tls: Option<Tls>,
     pub limits: Limits,
+    /// Users that are to be there, by name.
+    pub users: BTreeMap<String, UserEntry>,
 }
 
 /// TLS for the listeners named in `protocols`.
@@ -72,6 +75,7 @@ mod tests {
             ("[limits]\nconnection_max = 5", "connection_max"),
             ("[limits]\nconnections_max = 'many'", "connections_max"),
             ("[tls]\nkey = 'k'", "certificate"),
+            ("[users.ann]\npasswort = 'k'", "passwort"),
         ] {
             let error = toml::from_str::<File>(text).unwrap_err().to_string();
             assert!(error.contains(names), "{error}");

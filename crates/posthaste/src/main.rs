@@ -4,7 +4,9 @@
 mod client;
 mod configuration;
 mod listeners;
+mod permission;
 mod serve;
+mod users;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use client::{About, binding, exchange, group, namespace, publish, queue, status, subscribe, topic, user};

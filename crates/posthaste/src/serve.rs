@@ -3,6 +3,7 @@
 use crate::{
     configuration::{File, pairs},
     listeners::{SPEAKERS, formats},
+    users,
 };
 use clap::Args;
 use posthaste_broker::{Broker, Config};
@@ -129,6 +130,7 @@ async fn serve(settings: Settings) -> Result<(), String> {
         threads: None,
     };
     let broker = tokio::task::block_in_place(|| Broker::open(config)).map_err(|e| e.to_string())?;
+    users::establish(&broker, &settings.file.users).await?;
     check_plaintext(&settings, &listeners, &broker)?;
     let connections = Arc::new(AtomicUsize::new(0));
     broker.watch_connections(connections.clone());
@@ -208,8 +210,8 @@ fn check_plaintext(
     }
     if !broker.catalog().users().any(|user| !user.loopback_only) {
         return Err(format!(
-            "{first} can be reached from other machines, but no user may log in from there: start on 127.0.0.1 and \
-             add one with `posthaste user create`"
+            "{first} can be reached from other machines, but no user may log in from there: define one in the \
+             configuration file, section [users], or start on 127.0.0.1 and use `posthaste user create`"
         ));
     }
     tracing::warn!(address = %first, "listening without TLS where other machines can reach it");

@@ -225,7 +225,7 @@ impl Client {
         }
         self.send(Packet::Publish(publish)).await;
         match qos {
-            QoS::AtMostOnce => return ReasonCode::Success,
+            QoS::AtMostOnce => ReasonCode::Success,
             QoS::AtLeastOnce => match self.answer().await {
                 Packet::Puback(ack) => ack.reason_code,
                 other => panic!("not a PUBACK: {other:?}"),

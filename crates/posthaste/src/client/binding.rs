@@ -46,6 +46,9 @@ pub enum Command {
         /// Only those to this exchange
         #[arg(long, value_name = "NAME")]
         to_exchange: Option<String>,
+        /// Only those with this key
+        #[arg(long, value_name = "KEY")]
+        key: Option<String>,
     },
 }
 
@@ -92,16 +95,16 @@ pub fn run(api: &Api, command: Command) -> Done {
             let nothing = api.delete(&["bindings"], &query)?;
             show::done(api.json, &nothing, &format!("unbound {target} from {exchange}"))
         }
-        Command::Describe { exchange, queue } => list(api, Some(&exchange), queue.as_deref(), None),
-        Command::List { exchange, queue, to_exchange } => {
-            list(api, exchange.as_deref(), queue.as_deref(), to_exchange.as_deref())
+        Command::Describe { exchange, queue } => list(api, &[("exchange", Some(exchange)), ("queue", queue)]),
+        Command::List { exchange, queue, to_exchange, key } => {
+            let to_exchange = ("to_exchange", to_exchange);
+            list(api, &[("exchange", exchange), ("queue", queue), to_exchange, ("key", key)])
         }
     }
 }
 
-fn list(api: &Api, exchange: Option<&str>, queue: Option<&str>, to_exchange: Option<&str>) -> Done {
-    let given = [("exchange", exchange), ("queue", queue), ("to_exchange", to_exchange)];
-    let query: Vec<_> = given.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+fn list(api: &Api, given: &[(&'static str, Option<String>)]) -> Done {
+    let query: Vec<_> = given.iter().filter_map(|(name, value)| Some((*name, value.as_deref()?))).collect();
     let mut found = api.get(&["bindings"], &query)?;
     if found.get("truncated").and_then(Value::as_bool) == Some(true) {
         eprintln!("posthaste: there are more; narrow the list with --exchange or --queue");

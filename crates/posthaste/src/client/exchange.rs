@@ -12,6 +12,9 @@ pub enum Command {
         /// By what it routes: a pattern of subjects, the exact subject, everything, or headers
         #[arg(long = "type", value_name = "TYPE", default_value = "topic")]
         kind: Kind,
+        /// Forget it when the broker stops
+        #[arg(long)]
+        transient: bool,
         /// Goes when its last binding does
         #[arg(long)]
         auto_delete: bool,
@@ -48,7 +51,7 @@ pub enum Kind {
 
 pub fn run(api: &Api, command: Command) -> Done {
     match command {
-        Command::Create { name, kind, auto_delete, internal, alternate, if_not_exists } => {
+        Command::Create { name, kind, transient, auto_delete, internal, alternate, if_not_exists } => {
             let kind = match kind {
                 Kind::Direct => "direct",
                 Kind::Fanout => "fanout",
@@ -56,7 +59,7 @@ pub fn run(api: &Api, command: Command) -> Done {
                 Kind::Topic => "topic",
             };
             let body = json!({
-                "name": name, "type": kind, "auto_delete": auto_delete, "internal": internal,
+                "name": name, "type": kind, "durable": !transient, "auto_delete": auto_delete, "internal": internal,
                 "alternate": alternate,
             });
             match unless_there(api.post(&["exchanges"], &body), if_not_exists)? {

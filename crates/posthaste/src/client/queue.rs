@@ -15,17 +15,12 @@ pub enum Command {
     /// Create a queue: a work list, whose messages are kept until they are settled
     Create {
         name: String,
-        /// Survives a restart
-        #[arg(
-            long,
-            value_name = "BOOL",
-            default_value_t = true,
-            default_missing_value = "true",
-            num_args = 0..=1,
-            require_equals = true,
-            action = clap::ArgAction::Set
-        )]
+        /// Keep it after a restart, with its messages; that is the default
+        #[arg(long, conflicts_with = "transient")]
         durable: bool,
+        /// Forget it when the broker stops
+        #[arg(long)]
+        transient: bool,
         /// Goes when its last consumer does
         #[arg(long)]
         auto_delete: bool,
@@ -99,10 +94,10 @@ pub fn run(api: &Api, command: Command) -> Done {
             let queue = api.patch(&["queues", &name], &Value::Object(settings.into_json()))?;
             show::done(api.json, &queue, &format!("changed queue {name}"))
         }
-        Command::Create { name, durable, auto_delete, priorities, if_not_exists, settings } => {
+        Command::Create { name, durable: _, transient, auto_delete, priorities, if_not_exists, settings } => {
             let mut body = settings.into_json();
             body.insert("name".to_owned(), json!(name));
-            body.insert("durable".to_owned(), json!(durable));
+            body.insert("durable".to_owned(), json!(!transient));
             body.insert("auto_delete".to_owned(), json!(auto_delete));
             body.extend(priorities.map(|n| ("priorities".to_owned(), json!(n))));
             match unless_there(api.post(&["queues"], &Value::Object(body)), if_not_exists)? {

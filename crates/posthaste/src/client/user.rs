@@ -1,7 +1,9 @@
 //! `posthaste user`
 
 use super::{Done, Failure, api::Api, show};
+use crate::permission;
 use clap::{Args, Subcommand};
+use posthaste_broker::engine::catalog::Permission;
 use serde_json::{Value, json};
 use std::io::BufRead;
 
@@ -44,8 +46,8 @@ pub struct Settings {
     /// Something that the user may do, such as `read,write:topic:orders*` or `configure,read,write:any:*@shop`:
     /// actions, kind of thing (topic, queue, exchange, subject, group, namespace, any), names with * for any text, and
     /// namespaces [default: all]
-    #[arg(long = "allow", value_name = "ACTIONS:KIND:NAME[@NAMESPACE]", value_parser = permission)]
-    allowed: Vec<Value>,
+    #[arg(long = "allow", value_name = "ACTIONS:KIND:NAME[@NAMESPACE]", value_parser = permission::parse)]
+    allowed: Vec<Permission>,
 }
 
 pub fn run(api: &Api, command: Command) -> Done {
@@ -86,8 +88,7 @@ pub fn run(api: &Api, command: Command) -> Done {
 fn alter(api: &Api, name: &str, set_password: bool, settings: Settings) -> Done {
     let known = api.get(&["users", name], &[])?;
     let was = |field: &str| known.get(field).cloned().unwrap_or(Value::Null);
-    let permissions =
-        if settings.allowed.is_empty() { was("permissions") } else { Value::Array(settings.allowed) };
+    let permissions = if settings.allowed.is_empty() { was("permissions") } else { json!(settings.allowed) };
     let flag = |given: bool, field: &str| if given { json!(true) } else { was(field) };
     let password = match settings.new_password {
         None if set_password => Some(read_password()?),
@@ -116,48 +117,4 @@ fn read_password() -> Result<String, Failure> {
         return Err(Failure::new("no password on standard input; give one there or with --new-password"));
     }
     Ok(password.to_owned())
-}
-
-fn permission(text: &str) -> Result<Value, String> {
-    let wrong = || format!("'{text}' is not ACTIONS:KIND:NAME, such as read,write:topic:orders*");
-    let mut parts = text.splitn(3, ':');
-    let (Some(actions), Some(kind), Some(rest)) = (parts.next(), parts.next(), parts.next()) else {
-        return Err(wrong());
-    };
-    let (name, namespace) = rest.rsplit_once('@').unwrap_or((rest, "*"));
-    let actions: Vec<&str> = actions.split(',').collect();
-    if let Some(unknown) = actions.iter().find(|a| !["configure", "read", "write"].contains(a)) {
-        return Err(format!("'{unknown}' is no action; there are configure, read and write"));
-    }
-    let kinds = ["exchange", "group", "namespace", "queue", "subject", "topic"];
-    let resource = match kind {
-        "any" => Value::Null,
-        kind if kinds.contains(&kind) => json!(kind),
-        unknown => {
-            return Err(format!("'{unknown}' is no kind of thing; there are {} and any", kinds.join(", ")));
-        }
-    };
-    Ok(json!({ "namespace": namespace, "resource": resource, "name": name, "actions": actions }))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn permissions() {
-        let expect =
-            json!({ "namespace": "*", "resource": "topic", "name": "a:b*", "actions": ["read", "write"] });
-        assert_eq!(permission("read,write:topic:a:b*"), Ok(expect));
-        let expect = json!({ "namespace": "shop", "resource": null, "name": "*", "actions": ["configure"] });
-        assert_eq!(permission("configure:any:*@shop"), Ok(expect));
-        for (text, names) in [
-            ("read", "ACTIONS:KIND:NAME"),
-            ("read:topic", "ACTIONS:KIND:NAME"),
-            ("look:topic:a", "'look'"),
-            ("read:table:a", "'table'"),
-        ] {
-            assert!(permission(text).unwrap_err().contains(names), "{text}");
-        }
-    }
 }
