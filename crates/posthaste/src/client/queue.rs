@@ -69,7 +69,7 @@ pub struct Settings {
     #[arg(long, value_name = "NAME")]
     dead_letter_exchange: Option<String>,
     /// The subject they get; the default exchange takes it as a queue's name [default: their own]
-    #[arg(long, value_name = "SUBJECT")]
+    #[arg(long, value_name = "SUBJECT", visible_alias = "dead-letter-key")]
     dead_letter_subject: Option<String>,
     /// Dead-letter a message that was delivered in vain more often than this [default: never]
     #[arg(long, value_name = "N")]
