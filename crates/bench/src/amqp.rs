@@ -5,9 +5,10 @@ mod connection;
 use crate::{
     Common,
     broker::{Broker, Place},
-    load::{self, Run, Tally, Window, Worker},
+    floor::Floor,
+    load::{self, Outcome, Run, Tally, Window, Worker},
     machine,
-    report::{Report, Table},
+    report::Report,
 };
 use anyhow::{Context, Result, bail};
 use connection::{Connection, Received, publish_octets};
@@ -31,6 +32,9 @@ pub struct Options {
     /// Consumers, each on a connection of its own
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=1000))]
     consumers: u32,
+    /// Messages in each queue before the run begins; with `--connections 0` the run is their consumption
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=u32::MAX as u64))]
+    backlog: u64,
     /// Deliveries that a consumer has not acknowledged yet
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u16).range(1..))]
     prefetch: u16,
@@ -52,21 +56,23 @@ pub fn run(common: &Common, options: &Options) -> Result<Report> {
     );
     let mut table = load::table();
     for &window in &options.windows {
-        let durability = with_window(&place, options, window, &mut table)
-            .with_context(|| format!("with a window of {window}"))?;
-        report.fact(format!("durability, window {window}"), durability);
+        let rounds = (0..run.rounds).map(|_| round(&place, options, window)).collect::<Result<Vec<_>>>();
+        let rounds = rounds.with_context(|| format!("with a window of {window}"))?;
+        report.fact(format!("durability, window {window}"), load::durability(&rounds));
+        load::rows(&mut table, &format!("window {window}"), run.message_bytes, rounds);
     }
     report.table(table);
     Ok(report)
 }
 
-fn with_window(place: &Place, options: &Options, window: u32, table: &mut Table) -> Result<String> {
+fn round(place: &Place, options: &Options, window: u32) -> Result<(Outcome, Floor)> {
     let directory = place.directory()?;
     let broker = Broker::start(place, directory.path())?;
     let queue = |n: u32| format!("{QUEUE}-{}", n % options.queues);
     let mut control = Connection::open(&broker)?;
     for n in 0..options.queues {
         control.declare(&queue(n))?;
+        Publisher::open(&broker, &queue(n), options.run.message_bytes, 3000)?.publish(options.backlog)?;
     }
     let mut workers: Vec<Worker> = Vec::new();
     for n in 0..options.run.connections {
@@ -81,9 +87,7 @@ fn with_window(place: &Place, options: &Options, window: u32, table: &mut Table)
     let outcome = load::run(&broker, &options.run, workers)?;
     broker.kill()?;
     let floor = load::bare_disk(place, directory.path(), &options.run)?;
-    let durability = outcome.durability();
-    load::rows(table, &format!("window {window}"), options.run.message_bytes, outcome, floor);
-    Ok(durability)
+    Ok((outcome, floor))
 }
 
 /// Declares a queue and fills it over a few connections, as fast as it goes.

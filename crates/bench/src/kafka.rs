@@ -3,7 +3,8 @@
 use crate::{
     Common,
     broker::{Broker, Place},
-    load::{self, Run, Tally, Window, Worker},
+    floor::Floor,
+    load::{self, Outcome, Run, Tally, Window, Worker},
     machine,
     report::Report,
 };
@@ -53,20 +54,8 @@ pub struct Options {
 /// Runs the benchmark.
 pub fn run(common: &Common, options: &Options) -> Result<Report> {
     let place = Place::find(common)?;
-    let directory = place.directory()?;
     let mut report = Report::new("Kafka produce, acks=all");
-    machine::describe(&mut report, directory.path());
-    let broker = Broker::start(&place, directory.path())?;
-    create_topic(&broker, options.partitions)?;
-    let load = Load::new(options)?;
-    let workers = (0..options.run.connections).map(|n| {
-        let (stream, load) = (broker.connect("kafka")?, load.clone());
-        Ok(Box::new(move |window| load.until_end(Connection::new(stream), n as usize, window)) as Worker)
-    });
-    let workers = workers.collect::<Result<Vec<_>>>()?;
-    let outcome = load::run(&broker, &options.run, workers)?;
-    broker.kill()?;
-    let floor = load::bare_disk(&place, directory.path(), &options.run)?;
+    machine::describe(&mut report, place.directory()?.path());
     let Options { batch_bytes, partitions, request_batches, run } = options;
     report.fact(
         "load",
@@ -76,11 +65,28 @@ pub fn run(common: &Common, options: &Options) -> Result<Report> {
             run.connections, run.message_bytes
         ),
     );
-    report.fact("durability", outcome.durability());
+    let rounds = (0..run.rounds).map(|_| round(&place, options)).collect::<Result<Vec<_>>>()?;
+    report.fact("durability", load::durability(&rounds));
     let mut table = load::table();
-    load::rows(&mut table, "produce", run.message_bytes, outcome, floor);
+    load::rows(&mut table, "produce", run.message_bytes, rounds);
     report.table(table);
     Ok(report)
+}
+
+fn round(place: &Place, options: &Options) -> Result<(Outcome, Floor)> {
+    let directory = place.directory()?;
+    let broker = Broker::start(place, directory.path())?;
+    create_topic(&broker, options.partitions)?;
+    let load = Load::new(options)?;
+    let workers = (0..options.run.connections).map(|n| {
+        let (stream, load) = (broker.connect("kafka")?, load.clone());
+        Ok(Box::new(move |window| load.until_end(Connection::new(stream), n as usize, window)) as Worker)
+    });
+    let workers = workers.collect::<Result<Vec<_>>>()?;
+    let outcome = load::run(&broker, &options.run, workers)?;
+    broker.kill()?;
+    let floor = load::bare_disk(place, directory.path(), &options.run)?;
+    Ok((outcome, floor))
 }
 
 /// Makes the topic.
@@ -293,7 +299,7 @@ mod tests {
     fn batches_are_as_large_as_they_may_be() {
         for (record_bytes, batch_bytes, records_max, expect) in [
             (1024, 16 << 10, u32::MAX, 15),
-            (100, 16 << 10, u32::MAX, 143),
+            (100, 16 << 10, u32::MAX, 148),
             (100, 16 << 10, 7, 7),
             (1024, 128, 9, 1),
         ] {

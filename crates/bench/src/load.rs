@@ -16,7 +16,8 @@ use std::{
 };
 
 /// Longest replay on the bare disk.
-const FLOOR: Duration = Duration::from_secs(20);
+const FLOOR: Duration = Duration::from_secs(10);
+const PERCENTILES: [f64; 4] = [0.5, 0.95, 0.99, 0.999];
 
 /// How long to run, and what to send.
 #[derive(Clone, clap::Args)]
@@ -27,8 +28,11 @@ pub struct Run {
     /// Seconds before that
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(0..=600))]
     warm_up: u64,
+    /// Times that broker and bare disk are measured in turn; the medians are shown
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub rounds: u32,
     /// Connections that publish
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(0..=1000))]
     pub connections: u32,
     /// Bytes of each message
     #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
@@ -144,59 +148,110 @@ pub fn table() -> Table {
     ])
 }
 
-/// Adds an outcome and its floor. The floor's messages are those that its bytes would have carried.
-pub fn rows(table: &mut Table, name: &str, message_bytes: u32, mut outcome: Outcome, mut floor: Floor) {
-    let seconds = outcome.elapsed.as_secs_f64();
-    let messages = outcome.tally.acknowledged as f64;
-    let bytes = f64::from(message_bytes);
-    let megabytes = |messages: f64| messages * bytes / 1e6;
-    let share = outcome.journal_bytes / seconds / floor.bytes_per_second();
-    let percentiles = [0.5, 0.95, 0.99, 0.999];
-    let latencies = outcome.tally.latencies.percentiles(percentiles);
-    let mut cells = vec![
-        Cell::text(name),
-        Cell::Number(messages / seconds, 0),
-        Cell::Number(megabytes(messages) / seconds, 1),
-    ];
-    cells.extend(latencies.map(|ms| Cell::Number(ms, 2)));
-    cells.extend([
-        if outcome.tally.delivered > 0 {
-            Cell::Number(outcome.tally.delivered as f64 / seconds, 0)
-        } else {
-            Cell::None
-        },
-        Cell::Number(outcome.commits / seconds, 0),
-        Cell::Number(outcome.journal_bytes / outcome.commits.max(1.0) / 1024.0, 1),
-        Cell::Number(outcome.journal_bytes / seconds / 1e6, 1),
-        Cell::Number(outcome.processor.as_secs_f64() * 1e6 / messages.max(1.0), 2),
-        Cell::text(format!("{:.0} %", share * 100.0)),
-    ]);
-    table.row(cells);
-    let floor_messages = messages / seconds / share;
-    let mut cells = vec![
-        Cell::text(format!("{name}, bare disk")),
-        Cell::Number(floor_messages, 0),
-        Cell::Number(megabytes(floor_messages), 1),
-    ];
-    cells.extend(floor.latencies.percentiles(percentiles).map(|ms| Cell::Number(ms, 2)));
-    cells.extend([
-        Cell::None,
-        Cell::Number(floor.commits_per_second(), 0),
-        Cell::Number(floor.bytes as f64 / floor.commits.max(1) as f64 / 1024.0, 1),
-        Cell::Number(floor.bytes_per_second() / 1e6, 1),
-        Cell::None,
-        Cell::text("100 %"),
-    ]);
-    table.row(cells);
+/// One round in figures.
+struct Figures {
+    messages: f64,
+    latencies: [f64; 4],
+    delivered: f64,
+    commits: f64,
+    commit_bytes: f64,
+    journal_bytes: f64,
+    cpu_micros: f64,
+    /// Of the bare disk, which carries as many messages as its bytes would have.
+    share: f64,
 }
 
-impl Outcome {
-    /// What to say of the durability on the broker's side.
-    pub fn durability(&self) -> String {
-        format!(
-            "broker: acknowledged after fdatasync of the journal ({:.0} commits, {:.0} syncs); bare disk: pwrite and \
-             fdatasync for each commit",
-            self.commits, self.syncs
-        )
+/// Adds the medians of all rounds: a line for the broker, one for the bare disk.
+pub fn rows(table: &mut Table, name: &str, message_bytes: u32, rounds: Vec<(Outcome, Floor)>) {
+    let (broker, disk): (Vec<Figures>, Vec<Figures>) = rounds.into_iter().map(figures).unzip();
+    let megabytes = f64::from(message_bytes) / 1e6;
+    let mut line = |name: String, rounds: &[Figures], is_broker: bool| {
+        let of = |figure: fn(&Figures) -> f64| median(rounds.iter().map(figure).collect());
+        let latency = |at: usize| Cell::Number(median(rounds.iter().map(|r| r.latencies[at]).collect()), 2);
+        let broker_only = |value: f64, decimals| {
+            if is_broker && value > 0.0 { Cell::Number(value, decimals) } else { Cell::None }
+        };
+        table.row([
+            Cell::text(name),
+            Cell::Number(of(|r| r.messages), 0),
+            Cell::Number(of(|r| r.messages) * megabytes, 1),
+            latency(0),
+            latency(1),
+            latency(2),
+            latency(3),
+            broker_only(of(|r| r.delivered), 0),
+            Cell::Number(of(|r| r.commits), 0),
+            Cell::Number(of(|r| r.commit_bytes) / 1024.0, 1),
+            Cell::Number(of(|r| r.journal_bytes) / 1e6, 1),
+            broker_only(of(|r| r.cpu_micros), 2),
+            Cell::text(format!("{:.0} %", of(|r| r.share) * 100.0)),
+        ]);
+    };
+    line(name.to_owned(), &broker, true);
+    line(format!("{name}, bare disk"), &disk, false);
+}
+
+/// The broker's figures and the bare disk's.
+fn figures((mut outcome, mut floor): (Outcome, Floor)) -> (Figures, Figures) {
+    let seconds = outcome.elapsed.as_secs_f64();
+    let Tally { acknowledged, delivered, .. } = outcome.tally;
+    let journal_bytes = outcome.journal_bytes / seconds;
+    let share = journal_bytes / floor.bytes_per_second();
+    let messages = acknowledged as f64 / seconds;
+    let broker = Figures {
+        messages,
+        latencies: outcome.tally.latencies.percentiles(PERCENTILES),
+        delivered: delivered as f64 / seconds,
+        commits: outcome.commits / seconds,
+        commit_bytes: outcome.journal_bytes / outcome.commits.max(1.0),
+        journal_bytes,
+        cpu_micros: outcome.processor.as_secs_f64() * 1e6 / acknowledged.max(delivered).max(1) as f64,
+        share,
+    };
+    let disk = Figures {
+        messages: messages / share.max(f64::MIN_POSITIVE),
+        latencies: floor.latencies.percentiles(PERCENTILES),
+        delivered: 0.0,
+        commits: floor.commits_per_second(),
+        commit_bytes: floor.bytes as f64 / floor.commits.max(1) as f64,
+        journal_bytes: floor.bytes_per_second(),
+        cpu_micros: 0.0,
+        share: 1.0,
+    };
+    (broker, disk)
+}
+
+/// The middle one; of an even number, the mean of the two in the middle.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_unstable_by(f64::total_cmp);
+    let upper = values.len() / 2;
+    let lower = values.len().saturating_sub(1) / 2;
+    match (values.get(lower), values.get(upper)) {
+        (Some(lower), Some(upper)) => f64::midpoint(*lower, *upper),
+        _ => 0.0,
+    }
+}
+
+/// What to say of the durability on both sides.
+pub fn durability(rounds: &[(Outcome, Floor)]) -> String {
+    let commits: f64 = rounds.iter().map(|(outcome, _)| outcome.commits).sum();
+    let syncs: f64 = rounds.iter().map(|(outcome, _)| outcome.syncs).sum();
+    format!(
+        "broker: acknowledged after fdatasync of the journal ({commits:.0} commits, {syncs:.0} syncs); bare disk: \
+         pwrite and fdatasync for each commit"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn medians() {
+        for (values, expect) in
+            [(vec![], 0.0), (vec![3.0], 3.0), (vec![4.0, 1.0], 2.5), (vec![9.0, 1.0, 2.0], 2.0)]
+        {
+            assert_eq!(median(values), expect);
+        }
     }
 }

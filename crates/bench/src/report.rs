@@ -185,7 +185,7 @@ mod tests {
         report.table(table);
         assert_eq!(
             report.to_text(),
-            "T\n\ndisk  fast\n\nwhat              MB\nbroker       1,234.6\nx       31 NOT < 30\n"
+            "T\n\ndisk  fast\n\nwhat             MB\nbroker      1,234.6\nx       31 NOT < 30\n"
         );
         assert_eq!(report.to_json()["tables"][0][1]["MB"]["met"], json!(false));
     }

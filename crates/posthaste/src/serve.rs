@@ -130,8 +130,14 @@ async fn serve(settings: Settings) -> Result<(), String> {
         threads: None,
     };
     let broker = tokio::task::block_in_place(|| Broker::open(config)).map_err(|e| e.to_string())?;
-    users::establish(&broker, &settings.file.users).await?;
-    check_plaintext(&settings, &listeners, &broker)?;
+    let allowed = match users::establish(&broker, &settings.file.users).await {
+        Ok(()) => check_plaintext(&settings, &listeners, &broker),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = allowed {
+        tokio::task::block_in_place(|| broker.stop());
+        return Err(error);
+    }
     let connections = Arc::new(AtomicUsize::new(0));
     broker.watch_connections(connections.clone());
     let ids = broker.clone();
@@ -147,7 +153,7 @@ async fn serve(settings: Settings) -> Result<(), String> {
         let Some(listener) = listener else { continue };
         let address = listener.address();
         announced += &format!("listening {} {address}\n", speaker.name);
-        broker.advertise(speaker.name, address.to_string());
+        broker.advertise(speaker.name, reachable(speaker.name, address, &settings));
         serving.spawn((speaker.serve)(broker.clone(), listener, shared.clone()));
     }
     announce(&(announced + "ready\n"));
@@ -216,6 +222,22 @@ fn check_plaintext(
     }
     tracing::warn!(address = %first, "listening without TLS where other machines can reach it");
     Ok(())
+}
+
+/// What clients are told to connect to when nobody said it. Every address at once is none that a client can use.
+fn reachable(protocol: &str, address: SocketAddr, settings: &Settings) -> String {
+    if !address.ip().is_unspecified() {
+        return address.to_string();
+    }
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let told = format!("{name}:{}", address.port());
+    if !settings.advertise.contains_key(protocol) {
+        tracing::warn!(
+            protocol,
+            "clients are told to connect to {told}; say --advertise if that is not right"
+        );
+    }
+    told
 }
 
 fn announce(text: &str) {

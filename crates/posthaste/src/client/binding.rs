@@ -56,7 +56,7 @@ pub enum Command {
 #[derive(Args)]
 pub struct Ends {
     /// The exchange, and the queue that is bound to it, in short
-    #[arg(value_names = ["EXCHANGE", "QUEUE"], conflicts_with_all = ["exchange", "queue", "to_exchange"])]
+    #[arg(num_args = 2, value_names = ["EXCHANGE", "QUEUE"], conflicts_with_all = ["exchange", "queue", "to_exchange"])]
     names: Vec<String>,
     /// The exchange
     #[arg(long, value_name = "NAME", required_unless_present = "names")]

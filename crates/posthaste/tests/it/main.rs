@@ -1,0 +1,6 @@
+//! The program as people and scripts meet it: `serve` and its contract, and the commands that talk to a broker.
+
+mod messages;
+mod objects;
+mod serving;
+mod support;
