@@ -1,5 +1,7 @@
 //! The program as people and scripts meet it: `serve` and its contract, and the commands that talk to a broker.
 
+#![allow(clippy::expect_used, clippy::unwrap_used)]
+
 mod messages;
 mod objects;
 mod serving;
