@@ -3,6 +3,7 @@
 use crate::{
     authentication::{KnownPasswords, Principal},
     client::Client,
+    environment::{Clock, Work},
     error::Error,
     format::Formats,
     log::Logs,
@@ -29,7 +30,6 @@ use std::{
         atomic::{AtomicU64, AtomicUsize, Ordering},
         mpsc,
     },
-    time::{SystemTime, UNIX_EPOCH},
 };
 use tokio::sync::{mpsc as async_mpsc, oneshot, watch};
 
@@ -60,7 +60,6 @@ pub(crate) struct Shared {
     pub logs: Arc<Logs>,
     pub retained: RetainedView,
     pub passwords: KnownPasswords,
-    pub decoy_hash: String,
     pub inbox_bytes: AtomicUsize,
     pub taps: Taps,
     pub cluster_id: String,
@@ -71,6 +70,8 @@ pub(crate) struct Shared {
     /// Connections that have exclusive queues.
     pub exclusive_owners: parking_lot::Mutex<std::collections::HashSet<ConnectionId>>,
     pub advertised: parking_lot::RwLock<HashMap<String, String>>,
+    clock: Clock,
+    pub work: Work,
     catalog: ArcSwap<Catalog>,
     inboxes: Vec<mpsc::Sender<Input>>,
     outboxes: Vec<async_mpsc::UnboundedSender<OutboxEntry>>,
@@ -99,7 +100,8 @@ pub(crate) struct Parts {
     pub catalog: Catalog,
     pub cluster_id: String,
     pub epoch: u32,
-    pub decoy_hash: String,
+    pub clock: Clock,
+    pub work: Work,
     pub advertised: HashMap<String, String>,
     pub inboxes: Vec<mpsc::Sender<Input>>,
     pub outboxes: Vec<async_mpsc::UnboundedSender<OutboxEntry>>,
@@ -116,7 +118,8 @@ impl Shared {
             logs: parts.logs,
             retained: RetainedView::default(),
             passwords: KnownPasswords::default(),
-            decoy_hash: parts.decoy_hash,
+            clock: parts.clock,
+            work: parts.work,
             inbox_bytes: AtomicUsize::new(0),
             taps: Taps::default(),
             cluster_id: parts.cluster_id,
@@ -145,8 +148,7 @@ impl Shared {
     }
 
     pub fn now(&self) -> Timestamp {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Timestamp(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+        self.clock.now()
     }
 
     pub fn catalog(&self) -> Arc<Catalog> {

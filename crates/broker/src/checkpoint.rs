@@ -8,7 +8,7 @@ use crate::{
     broker::Shared,
     log::{PartitionLog, Storage},
     record,
-    thread::{Input, ThreadCheckpoint},
+    thread::{Answers, Input, ThreadCheckpoint},
 };
 use posthaste_engine::{RangeSet, Stream, catalog::CatalogEvent};
 use posthaste_storage::{
@@ -22,6 +22,7 @@ use std::{
     sync::{Arc, mpsc},
     time::Duration,
 };
+use tokio::sync::mpsc as async_mpsc;
 
 /// What a checkpoint's state is of. Written by `postcard`: fields are added at the end of a new version.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -57,6 +58,8 @@ pub(crate) struct Checkpointer {
     pub streams: HashMap<u64, Vec<Run>>,
     /// Segments that the newest checkpoint and the one before name.
     pub named: [HashSet<SegmentId>; 2],
+    /// The journal is never released, so that all of it can be replayed.
+    pub keeps_journal: bool,
 }
 
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -68,29 +71,35 @@ type Problem = Box<dyn std::error::Error + Send + Sync>;
 impl Checkpointer {
     /// Makes a checkpoint whenever the journal has grown enough, until told to stop.
     pub fn run(mut self, stop: &mpsc::Receiver<()>) {
-        let every = self.shared.limits.journal_bytes_between_checkpoints;
+        let runtime = self.shared.runtime().clone();
         while let Err(mpsc::RecvTimeoutError::Timeout) = stop.recv_timeout(LOOK_EVERY) {
-            let grown = self.storage.journal.end().0.saturating_sub(self.meta.replay_from.0);
-            if grown < every {
-                continue;
-            }
-            match self.checkpoint() {
-                Ok(()) => self.shared.metrics.checkpoints.add(1),
-                Err(error) => {
-                    // Nothing was released, so nothing is lost; it is tried again, but not all the time.
-                    tracing::error!(%error, "a checkpoint failed; the journal is kept");
-                    if stop.recv_timeout(RETRY_AFTER) != Err(mpsc::RecvTimeoutError::Timeout) {
-                        return;
-                    }
-                }
+            if !runtime.block_on(self.checkpoint_if_due())
+                && stop.recv_timeout(RETRY_AFTER) != Err(mpsc::RecvTimeoutError::Timeout)
+            {
+                return;
             }
         }
     }
 
-    fn checkpoint(&mut self) -> Result<(), Problem> {
+    /// Makes a checkpoint if the journal has grown enough; false when that failed. Nothing was released then, so
+    /// nothing is lost; it is to be tried again, but not all the time.
+    pub async fn checkpoint_if_due(&mut self) -> bool {
+        let grown = self.storage.journal.end().0.saturating_sub(self.meta.replay_from.0);
+        if grown < self.shared.limits.journal_bytes_between_checkpoints {
+            return true;
+        }
+        let made = self.checkpoint().await;
+        match &made {
+            Ok(()) => self.shared.metrics.checkpoints.add(1),
+            Err(error) => tracing::error!(%error, "a checkpoint failed; the journal is kept"),
+        }
+        made.is_ok()
+    }
+
+    async fn checkpoint(&mut self) -> Result<(), Problem> {
         // What readers have not been shown has no place yet that could be moved.
         let mut below = self.storage.journal.durable();
-        let parts = self.ask(Input::Streams)?;
+        let parts = self.ask(Input::Streams).await?;
         below = parts.iter().filter_map(|part| part.unseen_from).fold(below, Lsn::min);
         let mut moving = Mover {
             storage: &self.storage,
@@ -110,7 +119,7 @@ impl Checkpointer {
         for log in self.shared.logs.all() {
             log.moved(moved.remove(&log.stream()).unwrap_or_default(), below);
         }
-        let parts: Vec<ThreadCheckpoint> = self.ask(Input::Checkpoint)?;
+        let parts: Vec<ThreadCheckpoint> = self.ask(Input::Checkpoint).await?;
         self.collect(parts);
         self.collect_streams();
         self.meta.replay_from =
@@ -119,15 +128,20 @@ impl Checkpointer {
     }
 
     /// Asks all engine threads the same.
-    fn ask<T>(&self, question: impl Fn(mpsc::Sender<T>) -> Input) -> Result<Vec<T>, Problem> {
-        let (reply, answers) = mpsc::channel();
+    async fn ask<T>(&self, question: impl Fn(Answers<T>) -> Input) -> Result<Vec<T>, Problem> {
+        let (reply, mut answers) = async_mpsc::unbounded_channel();
         for thread in 0..self.shared.threads() {
             if !self.shared.input(thread, question(reply.clone())) {
                 return Err("the broker is stopping".into());
             }
         }
         drop(reply);
-        Ok(answers.iter().collect())
+        let mut all = Vec::with_capacity(self.shared.threads());
+        while let Some(answer) = answers.recv().await {
+            all.push(answer);
+        }
+        // What a part says is missing would be taken for settled.
+        if all.len() < self.shared.threads() { Err("an engine thread has stopped".into()) } else { Ok(all) }
     }
 
     fn collect(&mut self, parts: Vec<ThreadCheckpoint>) {
@@ -201,7 +215,7 @@ impl Checkpointer {
         let [newest, _] = std::mem::replace(&mut self.named, [named, HashSet::new()]);
         self.named[1] = newest;
         let fallback = self.checkpoints.fallback_meta().and_then(|m| postcard::from_bytes::<Meta>(m).ok());
-        if let Some(fallback) = fallback {
+        if let Some(fallback) = fallback.filter(|_| !self.keeps_journal) {
             self.storage.journal.release(fallback.replay_from);
         }
         for (segment, _) in self.storage.segments.list() {

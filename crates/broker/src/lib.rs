@@ -10,6 +10,7 @@ mod batch;
 mod broker;
 mod checkpoint;
 mod client;
+mod environment;
 mod error;
 mod format;
 mod log;
@@ -20,6 +21,7 @@ mod record;
 mod resolve;
 mod retained;
 mod retention;
+pub mod stepped;
 mod tap;
 mod thread;
 

@@ -1,6 +1,6 @@
 //! Logs as their readers see them: what is durable, and where it is. One per partition and per lane of a queue.
 
-use crate::record;
+use crate::{environment::Work, record};
 use parking_lot::{Mutex, RwLock};
 use posthaste_engine::Event;
 use posthaste_model::{Envelope, Payload, Timestamp};
@@ -28,11 +28,13 @@ pub(crate) struct Storage {
 pub(crate) struct Logs {
     storage: std::sync::OnceLock<Storage>,
     by_stream: RwLock<HashMap<u64, Arc<PartitionLog>>>,
+    work: Work,
 }
 
 /// A view of one log that changes only by what has become durable. Reading it does not disturb whoever writes.
 pub struct PartitionLog {
     stream: u64,
+    work: Work,
     logs: Weak<Logs>,
     start: AtomicU64,
     end: AtomicU64,
@@ -92,8 +94,8 @@ enum Place {
 }
 
 impl Logs {
-    pub fn new() -> Arc<Logs> {
-        Arc::new(Logs { storage: std::sync::OnceLock::new(), by_stream: RwLock::default() })
+    pub fn new(work: Work) -> Arc<Logs> {
+        Arc::new(Logs { storage: std::sync::OnceLock::new(), by_stream: RwLock::default(), work })
     }
 
     /// Tells where to read from. Before that, only positions can be recorded.
@@ -113,6 +115,7 @@ impl Logs {
         let fresh = || {
             Arc::new(PartitionLog {
                 stream,
+                work: self.work,
                 logs: Arc::downgrade(self),
                 start: AtomicU64::new(0),
                 end: AtomicU64::new(0),
@@ -175,8 +178,8 @@ impl PartitionLog {
             return Ok(entries);
         }
         let log = self.clone();
-        let reading = tokio::task::spawn_blocking(move || log.read_blocking(from, max_bytes));
-        reading.await.map_err(|e| ReadError::Io(e.to_string()))?
+        let reading = self.work.run(move || log.read_blocking(from, max_bytes));
+        reading.await.unwrap_or(Err(ReadError::Gone))
     }
 
     /// As [`PartitionLog::read`], from memory only. None when some of it is not there.
@@ -225,8 +228,8 @@ impl PartitionLog {
         timestamp: Timestamp,
     ) -> Result<Option<(u64, Timestamp)>, ReadError> {
         let log = self.clone();
-        let looking = tokio::task::spawn_blocking(move || log.offset_at_blocking(timestamp));
-        looking.await.map_err(|e| ReadError::Io(e.to_string()))?
+        let looking = self.work.run(move || log.offset_at_blocking(timestamp));
+        looking.await.unwrap_or(Err(ReadError::Gone))
     }
 
     fn offset_at_blocking(&self, timestamp: Timestamp) -> Result<Option<(u64, Timestamp)>, ReadError> {

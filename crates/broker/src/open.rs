@@ -5,6 +5,7 @@ use crate::{
     broker::{Chore, Parts, Shared},
     checkpoint::{Checkpointer, Meta, key},
     client::Client,
+    environment::{Clock, Work},
     log::{Logs, Storage},
     outbox, record, retention,
     thread::{EngineThread, Input, queue_spec},
@@ -12,6 +13,7 @@ use crate::{
 use posthaste_engine::{
     Catalog, Command, Event, Shard,
     catalog::{CatalogEvent, Durability},
+    effect::OutboxEntry,
     event::PartitionSpec,
 };
 use posthaste_model::{Name, PartitionId, QueueId, ShardId};
@@ -20,7 +22,7 @@ use posthaste_storage::{
     checkpoint::{CheckpointError, Checkpoints},
     data_dir,
     disk::Disk,
-    journal::{self, Completion, Journal, JournalConfig, Lsn, RecordRef, RecoveryReport},
+    journal::{self, Completion, Drive, Journal, JournalConfig, Lsn, RecordRef, RecoveryReport},
     segment::{DiskSegments, Run, Segments},
 };
 use std::{
@@ -28,7 +30,7 @@ use std::{
     sync::{Arc, mpsc},
     thread::JoinHandle,
 };
-use tokio::sync::mpsc as async_mpsc;
+use tokio::sync::{mpsc as async_mpsc, oneshot};
 
 /// The namespace that is there from the start.
 pub(crate) const DEFAULT_NAMESPACE: &str = "default";
@@ -67,34 +69,62 @@ pub(crate) struct Running {
     _data: DataDir,
 }
 
-impl Broker {
-    /// Recovers what the data directory holds and starts. Must be called on a tokio runtime, off its async tasks or
-    /// in `block_in_place`, since recovery reads for as long as it takes.
-    pub fn open(config: Config) -> Result<Broker, OpenError> {
-        let random = random()?;
-        let data = DataDir::open(&config.data, random)?;
-        Broker::open_data(data, random, config, None)
-    }
+/// What the world gives a broker that is being opened.
+pub(crate) struct Environment {
+    pub random: [u8; 16],
+    pub clock: Clock,
+    pub work: Work,
+    pub drive: Drive,
+    pub fatal: Option<Fatal>,
+    /// All of the journal is replayed, as if there were no checkpoint.
+    pub ignores_checkpoints: bool,
+    /// Nothing of the journal is released.
+    pub keeps_journal: bool,
+}
 
-    /// As [`Broker::open`], on another disk: one that fails on purpose, for tests. `fatal` is told when the journal
-    /// cannot go on, instead of the process being aborted; the broker then acknowledges nothing more.
-    pub fn open_on(disk: Arc<dyn Disk>, config: Config, fatal: Fatal) -> Result<Broker, OpenError> {
-        let random = random()?;
-        let data = DataDir::open_on(disk, &config.data.display().to_string(), random)?;
-        Broker::open_data(data, random, config, Some(fatal))
+impl Environment {
+    fn new(random: [u8; 16]) -> Environment {
+        Environment {
+            random,
+            clock: Clock::System,
+            work: Work::Elsewhere,
+            drive: Drive::Threads,
+            fatal: None,
+            ignores_checkpoints: false,
+            keeps_journal: false,
+        }
     }
+}
 
-    fn open_data(
-        data: DataDir,
-        random: [u8; 16],
-        config: Config,
-        fatal: Option<Fatal>,
-    ) -> Result<Broker, OpenError> {
+/// A broker that is recovered but does not run yet.
+pub(crate) struct Assembled {
+    pub broker: Broker,
+    pub threads: Vec<EngineThread>,
+    /// Whether the last stop was orderly.
+    pub clean: bool,
+    pub checkpointer: Checkpointer,
+    pub journal: Journal,
+    data: DataDir,
+    tasks: Tasks,
+}
+
+/// What the broker's own tasks begin with.
+struct Tasks {
+    outboxes: Vec<async_mpsc::UnboundedReceiver<OutboxEntry>>,
+    chores: async_mpsc::UnboundedReceiver<Chore>,
+    taps: BTreeMap<PartitionId, u64>,
+    first_start: bool,
+}
+
+impl Assembled {
+    pub fn new(data: DataDir, config: Config, environment: Environment) -> Result<Assembled, OpenError> {
+        let Environment { random, clock, work, drive, fatal, ignores_checkpoints, keeps_journal } =
+            environment;
         let shards = data.shards();
         let segments = Segments::open(Arc::new(DiskSegments::open(data.disk(), data_dir::SEGMENTS_DIR)?))?;
         let (checkpoints, loaded) = Checkpoints::open(data.disk(), data_dir::CHECKPOINTS_DIR)?;
-        let mut recovered = Recovered::new(shards);
-        if let Some(loaded) = loaded {
+        let mut recovered = Recovered::new(shards, work);
+        if let Some(loaded) = loaded.filter(|_| !ignores_checkpoints) {
             for damaged in &loaded.damaged {
                 tracing::error!(damaged, "a checkpoint is damaged; the one before it is used");
             }
@@ -111,6 +141,7 @@ impl Broker {
         let journal_config = JournalConfig {
             ring_bytes: config.limits.recent_bytes_max,
             fatal,
+            drive,
             nonce_seed: u64::from_le_bytes(random.first_chunk().copied().unwrap_or_default()),
             ..JournalConfig::default()
         };
@@ -125,7 +156,6 @@ impl Broker {
         recovered.logs.attach(storage.clone());
 
         let first_start = recovered.catalog.namespace(DEFAULT_NAMESPACE).is_none();
-        let decoy = authentication::hash_password(b"nobody").map_err(OpenError::State)?;
         let (outboxes, outbox_entries): (Vec<_>, Vec<_>) =
             (0..shards).map(|_| async_mpsc::unbounded_channel()).unzip();
         let (chores, chore_list) = async_mpsc::unbounded_channel();
@@ -136,7 +166,8 @@ impl Broker {
             catalog: recovered.catalog.clone(),
             cluster_id: data.cluster_id().to_owned(),
             epoch: u32::try_from(data.epoch()).unwrap_or(u32::MAX),
-            decoy_hash: decoy,
+            clock,
+            work,
             advertised: config.advertised,
             inboxes,
             outboxes,
@@ -144,25 +175,11 @@ impl Broker {
             runtime: tokio::runtime::Handle::current(),
         }));
         let _ = shared.journal.set(journal.clone());
-        let broker = Broker { shared: shared.clone() };
         let taps = recovered.prepare_views(&shared);
         reconcile(&shared, &recovered);
 
         let Recovered { shards: all, catalog, meta, pending, runs, catalog_keys, .. } = recovered;
-        let mut by_thread: Vec<BTreeMap<ShardId, Shard>> = (0..threads).map(|_| BTreeMap::new()).collect();
-        for shard in all {
-            if let Some(thread) = by_thread.get_mut(usize::from(shard.id().0) % threads) {
-                thread.insert(shard.id(), shard);
-            }
-        }
-        let mut running = Running { threads: Vec::new(), checkpointer: None, _data: data };
-        let mut catalog = Some(catalog);
-        for (number, (shards, inbox)) in (0u16..).zip(by_thread.into_iter().zip(receivers)) {
-            let thread =
-                EngineThread::new(shared.clone(), number, shards, catalog.take(), journal.clone(), inbox);
-            let builder = std::thread::Builder::new().name(format!("engine-{number}"));
-            running.threads.push(builder.spawn(move || thread.run(report.clean_shutdown))?);
-        }
+        let threads = engine_threads(&shared, all, catalog, &journal, receivers);
         let named = runs.values().flatten().map(|run| run.segment).collect::<HashSet<_>>();
         let checkpointer = Checkpointer {
             shared: shared.clone(),
@@ -173,47 +190,107 @@ impl Broker {
             catalog: catalog_keys,
             streams: runs,
             named: [named, HashSet::new()],
+            keeps_journal,
         };
+        let tasks = Tasks { outboxes: outbox_entries, chores: chore_list, taps, first_start };
+        let clean = report.clean_shutdown;
+        Ok(Assembled { broker: Broker { shared }, threads, clean, checkpointer, journal, data, tasks })
+    }
+
+    /// Starts the threads and the broker's own tasks; nobody is served before the defaults are there.
+    fn start(self) -> Result<Broker, OpenError> {
+        let Assembled { broker, threads, clean, checkpointer, data, tasks, .. } = self;
+        let mut running = Running { threads: Vec::new(), checkpointer: None, _data: data };
+        for thread in threads {
+            let builder = std::thread::Builder::new().name(format!("engine-{}", thread.number));
+            running.threads.push(builder.spawn(move || thread.run(clean))?);
+        }
         let (stop, stopped) = mpsc::channel();
         let builder = std::thread::Builder::new().name("checkpoint".to_owned());
         running.checkpointer = Some((stop, builder.spawn(move || checkpointer.run(&stopped))?));
-        *shared.running.lock() = Some(running);
-        broker.start_tasks(outbox_entries, chore_list, taps, first_start);
+        *broker.shared.running.lock() = Some(running);
+        let _ = tasks.start(&broker).blocking_recv();
         Ok(broker)
     }
 
-    fn start_tasks(
-        &self,
-        outbox_entries: Vec<async_mpsc::UnboundedReceiver<posthaste_engine::effect::OutboxEntry>>,
-        chores: async_mpsc::UnboundedReceiver<Chore>,
-        taps: HashMap<PartitionId, u64>,
-        first_start: bool,
-    ) {
-        let runtime = self.shared.runtime().clone();
-        for (shard, entries) in (0u16..).zip(outbox_entries) {
-            runtime.spawn(outbox::pump(self.clone(), ShardId(shard), entries));
+    /// Takes it apart for someone who drives it step by step. The broker's own tasks run; the receiver hears when the
+    /// defaults are there.
+    pub fn into_parts(
+        self,
+    ) -> (Broker, Vec<EngineThread>, Checkpointer, Journal, DataDir, oneshot::Receiver<()>) {
+        let ready = self.tasks.start(&self.broker);
+        (self.broker, self.threads, self.checkpointer, self.journal, self.data, ready)
+    }
+}
+
+impl Tasks {
+    /// Returns who hears when the defaults are there and taps go on.
+    fn start(self, broker: &Broker) -> oneshot::Receiver<()> {
+        let runtime = broker.shared.runtime().clone();
+        for (shard, entries) in (0u16..).zip(self.outboxes) {
+            runtime.spawn(outbox::pump(broker.clone(), ShardId(shard), entries));
         }
-        runtime.spawn(do_chores(self.clone(), chores));
-        runtime.spawn(retention::run(self.clone()));
-        let broker = self.clone();
-        let (ready, is_ready) = mpsc::channel();
+        runtime.spawn(do_chores(broker.clone(), self.chores));
+        runtime.spawn(retention::run(broker.clone()));
+        let broker = broker.clone();
+        let (ready, is_ready) = oneshot::channel();
         runtime.spawn(async move {
-            if first_start {
+            if self.first_start {
                 broker.create_defaults().await;
             }
-            broker.shared.taps.resume(&broker, &taps).await;
+            broker.shared.taps.resume(&broker, &self.taps).await;
             let _ = ready.send(());
         });
-        // Nobody is served before the defaults are there.
-        let _ = is_ready.recv();
+        is_ready
+    }
+}
+
+/// Divides the shards over the threads; the first one keeps the catalog.
+fn engine_threads(
+    shared: &Arc<Shared>,
+    shards: Vec<Shard>,
+    catalog: Catalog,
+    journal: &Journal,
+    inboxes: Vec<mpsc::Receiver<Input>>,
+) -> Vec<EngineThread> {
+    let threads = inboxes.len();
+    let mut by_thread: Vec<BTreeMap<ShardId, Shard>> = (0..threads).map(|_| BTreeMap::new()).collect();
+    for shard in shards {
+        if let Some(thread) = by_thread.get_mut(usize::from(shard.id().0) % threads) {
+            thread.insert(shard.id(), shard);
+        }
+    }
+    let mut catalog = Some(catalog);
+    (0u16..)
+        .zip(by_thread.into_iter().zip(inboxes))
+        .map(|(number, (shards, inbox))| {
+            EngineThread::new(shared.clone(), number, shards, catalog.take(), journal.clone(), inbox)
+        })
+        .collect()
+}
+
+impl Broker {
+    /// Recovers what the data directory holds and starts. Must be called on a tokio runtime, off its async tasks or
+    /// in `block_in_place`, since recovery reads for as long as it takes.
+    pub fn open(config: Config) -> Result<Broker, OpenError> {
+        let random = random()?;
+        let data = DataDir::open(&config.data, random)?;
+        Assembled::new(data, config, Environment::new(random))?.start()
+    }
+
+    /// As [`Broker::open`], on another disk: one that fails on purpose, for tests. `fatal` is told when the journal
+    /// cannot go on, instead of the process being aborted; the broker then acknowledges nothing more.
+    pub fn open_on(disk: Arc<dyn Disk>, config: Config, fatal: Fatal) -> Result<Broker, OpenError> {
+        let random = random()?;
+        let data = DataDir::open_on(disk, &config.data.display().to_string(), random)?;
+        Assembled::new(data, config, Environment { fatal: Some(fatal), ..Environment::new(random) })?.start()
     }
 
     async fn create_defaults(&self) {
         let client = Client::system(self.clone(), Name::constant(DEFAULT_NAMESPACE));
-        let guest = authentication::guest();
         let created = async {
             client.create_namespace(&Name::constant(DEFAULT_NAMESPACE)).await.map_err(|e| e.to_string())?;
-            client.put_user(guest?).await.map_err(|e| e.to_string())
+            client.put_user(authentication::guest()).await.map_err(|e| e.to_string())
         };
         if let Err(error) = created.await {
             tracing::error!(error, "the first namespace and user could not be created");
@@ -285,11 +362,11 @@ fn report_recovery(report: &RecoveryReport, problems: u64) {
 }
 
 impl Recovered {
-    fn new(shards: u16) -> Recovered {
+    fn new(shards: u16, work: Work) -> Recovered {
         Recovered {
             shards: (0..shards).map(|id| Shard::new(ShardId(id))).collect(),
             catalog: Catalog::new(shards),
-            logs: Logs::new(),
+            logs: Logs::new(work),
             meta: Meta::default(),
             pending: BTreeMap::new(),
             runs: HashMap::new(),
@@ -382,8 +459,8 @@ impl Recovered {
     }
 
     /// Readers see what is there; returns where the taps stand.
-    fn prepare_views(&self, shared: &Shared) -> HashMap<PartitionId, u64> {
-        let mut taps = HashMap::new();
+    fn prepare_views(&self, shared: &Shared) -> BTreeMap<PartitionId, u64> {
+        let mut taps = BTreeMap::new();
         let mut wanted = HashSet::new();
         for shard in &self.shards {
             for stream in shard.streams() {
@@ -415,8 +492,8 @@ fn needs_body(event: &Event) -> bool {
 /// gone are the queues that no catalog names.
 fn reconcile(shared: &Shared, recovered: &Recovered) {
     let catalog = &recovered.catalog;
-    let mut partitions: HashMap<PartitionId, PartitionSpec> = HashMap::new();
-    let mut queues: HashMap<QueueId, posthaste_engine::event::QueueSpec> = HashMap::new();
+    let mut partitions: BTreeMap<PartitionId, PartitionSpec> = BTreeMap::new();
+    let mut queues: BTreeMap<QueueId, posthaste_engine::event::QueueSpec> = BTreeMap::new();
     for namespace in catalog.namespaces() {
         for topic in namespace.topics.values() {
             for (index, partition) in (0u32..).zip(&topic.partitions) {

@@ -12,7 +12,11 @@ use posthaste_engine::{
     catalog::{BUS, Exchange, Namespace, Partition, Rule, Topic},
 };
 use posthaste_model::{Envelope, Name, PartitionId, Subject};
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::{sync::Notify, task::AbortHandle};
 
 /// The running taps.
@@ -74,7 +78,7 @@ impl Taps {
     }
 
     /// After a start: goes on where the cursors stand.
-    pub async fn resume(&self, broker: &Broker, cursors: &HashMap<PartitionId, u64>) {
+    pub async fn resume(&self, broker: &Broker, cursors: &BTreeMap<PartitionId, u64>) {
         let catalog = broker.catalog();
         for namespace in catalog.namespaces() {
             let Some(bus) = bus(namespace).filter(|bus| bus.has_bindings()) else { continue };
@@ -84,7 +88,7 @@ impl Taps {
         }
     }
 
-    async fn begin(&self, broker: &Broker, topic: &Topic, cursors: Option<&HashMap<PartitionId, u64>>) {
+    async fn begin(&self, broker: &Broker, topic: &Topic, cursors: Option<&BTreeMap<PartitionId, u64>>) {
         for partition in &topic.partitions {
             if self.running.lock().contains_key(&partition.id) {
                 continue;

@@ -13,7 +13,7 @@ use posthaste_engine::{
     effect::Refusal,
     event::{PartitionSpec, QueueSpec},
 };
-use posthaste_model::{ConsumerId, Envelope, Payload, QueueId, ShardId};
+use posthaste_model::{ConsumerId, Envelope, Payload, QueueId, ShardId, Timestamp};
 use posthaste_storage::journal::{Batch, Completion, Journal, Lsn};
 use std::{
     collections::{BTreeMap, HashMap},
@@ -24,7 +24,7 @@ use std::{
     },
     time::Duration,
 };
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc as async_mpsc, oneshot};
 
 /// Where deliveries of a consumer go. Called on an engine thread: it only pushes into a channel.
 pub trait DeliverySink: Send + Sync {
@@ -59,10 +59,13 @@ pub(crate) enum Input {
     },
     Completed(Completion),
     /// What is stored of which stream.
-    Streams(mpsc::Sender<ThreadStreams>),
-    Checkpoint(mpsc::Sender<ThreadCheckpoint>),
+    Streams(Answers<ThreadStreams>),
+    Checkpoint(Answers<ThreadCheckpoint>),
     Stop(mpsc::Sender<()>),
 }
+
+/// Where all engine threads answer the same question; it is closed once the last of them has.
+pub(crate) type Answers<T> = async_mpsc::UnboundedSender<T>;
 
 /// The streams of a thread's shards.
 pub(crate) struct ThreadStreams {
@@ -123,7 +126,7 @@ enum Waiting {
     Published(Arc<PublishDone>),
     Catalog(Arc<Catalog>, oneshot::Sender<Result<Arc<Catalog>, Error>>),
     /// With the number of the last batch whose events are in it.
-    Checkpoint(mpsc::Sender<ThreadCheckpoint>, ThreadCheckpoint, u64),
+    Checkpoint(Answers<ThreadCheckpoint>, ThreadCheckpoint, u64),
 }
 
 /// What both halves of durability have to reach.
@@ -199,7 +202,7 @@ struct State {
     out: Output,
     catalog_changed: u64,
     catalog_dirty: bool,
-    timers: BTreeMap<ShardId, posthaste_model::Timestamp>,
+    timers: BTreeMap<ShardId, Timestamp>,
     transient_bytes: u64,
 }
 
@@ -270,6 +273,16 @@ impl EngineThread {
     /// Ends recovery and works until it is told to stop.
     pub fn run(mut self, clean: bool) {
         let _guard = AbortOnPanic;
+        self.begin(clean);
+        while let Some(first) = self.wait() {
+            if let Some(done) = self.round(first, BATCH_INPUTS) {
+                return self.stop(&done);
+            }
+        }
+    }
+
+    /// Ends recovery. `clean` is whether the last stop was orderly.
+    pub fn begin(&mut self, clean: bool) {
         self.state.room = self.journal.room();
         for (id, shard) in &mut self.shards {
             shard.recovered(clean, &mut self.state.out);
@@ -278,32 +291,64 @@ impl EngineThread {
             self.state.touched.push(*id);
         }
         self.finish_round();
-        while let Some(first) = self.wait() {
-            self.state.room = self.journal.room();
-            if let Some(input) = first {
-                let mut next = Some(input);
-                let mut taken = 0;
-                while let Some(input) = next {
-                    if let Input::Stop(done) = input {
-                        self.finish_round();
-                        return self.stop(&done);
-                    }
-                    self.take(input);
-                    taken += 1;
-                    let full = self.state.batch.as_ref().is_some_and(|b| b.bytes() >= BATCH_BYTES);
-                    next = if full || taken >= BATCH_INPUTS { None } else { self.inbox.try_recv().ok() };
-                }
-            }
-            self.tick();
-            self.finish_round();
+    }
+
+    /// One round without waiting, of at most `inputs_max` inputs; false when there was nothing to do.
+    pub fn step(&mut self, inputs_max: usize) -> bool {
+        let first = self.inbox.try_recv().ok();
+        if first.is_none() && self.next_timer().is_none_or(|at| at > self.shared.now()) {
+            return false;
         }
+        self.round(first, inputs_max);
+        true
+    }
+
+    /// When a shard has something to do although nobody asks for it.
+    pub fn next_timer(&self) -> Option<Timestamp> {
+        self.state.timers.values().min().copied()
+    }
+
+    pub fn digests(&self) -> impl Iterator<Item = (ShardId, u32)> {
+        self.shards.iter().map(|(id, shard)| (*id, shard.digest()))
+    }
+
+    /// Of the durable part, if this thread keeps the catalog.
+    pub fn catalog_digest(&self) -> Option<u32> {
+        let mut events = self.catalog.as_ref()?.to_events();
+        events.retain(|event| !matches!(event, CatalogEvent::IdsReserved(_)));
+        let mut encoded: Vec<_> =
+            events.iter().filter_map(|event| postcard::to_allocvec(event).ok()).collect();
+        encoded.sort_unstable();
+        Some(encoded.iter().fold(0, |digest, event| crc32c::crc32c_append(digest, event)))
+    }
+
+    /// Takes `first` and what else has come in, and has it leave in one batch. Returns who waits for the end if the
+    /// thread was told to stop.
+    fn round(&mut self, first: Option<Input>, inputs_max: usize) -> Option<mpsc::Sender<()>> {
+        self.state.room = self.journal.room();
+        let mut next = first;
+        let mut taken = 0;
+        while let Some(input) = next {
+            if let Input::Stop(done) = input {
+                self.finish_round();
+                return Some(done);
+            }
+            self.take(input);
+            taken += 1;
+            let full = self.state.batch.as_ref().is_some_and(|b| b.bytes() >= BATCH_BYTES);
+            next = if full || taken >= inputs_max { None } else { self.inbox.try_recv().ok() };
+        }
+        self.tick();
+        self.finish_round();
+        None
     }
 
     /// The next input, or nothing when a timer is due; ends when nobody can send any more.
     fn wait(&self) -> Option<Option<Input>> {
         let now = self.shared.now();
-        let next = self.state.timers.values().min().copied();
-        let wait = next.map_or(Duration::from_secs(3_600), |at| Duration::from_millis(at.ms_since(now)));
+        let wait = self
+            .next_timer()
+            .map_or(Duration::from_secs(3_600), |at| Duration::from_millis(at.ms_since(now)));
         match self.inbox.recv_timeout(wait) {
             Ok(input) => Some(Some(input)),
             Err(mpsc::RecvTimeoutError::Timeout) => Some(None),
@@ -595,7 +640,7 @@ impl EngineThread {
         self.state.hold(need, Waiting::Catalog(Arc::new(catalog.clone()), reply));
     }
 
-    fn checkpoint(&mut self, reply: mpsc::Sender<ThreadCheckpoint>) {
+    fn checkpoint(&mut self, reply: Answers<ThreadCheckpoint>) {
         // What is in the open batch is part of the state, so the state is that of its end.
         self.finish_round();
         let shards = self.shards.iter_mut().map(|(id, shard)| (*id, shard.take_dirty())).collect();

@@ -17,6 +17,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream, lookup_host},
     sync::watch,
     time::timeout,
@@ -166,6 +167,21 @@ pub async fn serve<P: Protocol>(listener: Listener, protocol: Arc<P>, shared: Sh
     }
     drop(listener);
     while conversations.join_next().await.is_some() {}
+}
+
+/// Serves one conversation over any stream, as [`serve`] does over its sockets.
+pub async fn serve_stream<P: Protocol>(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send,
+    peer: Peer,
+    protocol: &P,
+    shared: Shared,
+) {
+    let _open = Open::new(shared.connections.clone());
+    let (mailbox, events) = Mailbox::new();
+    let session = protocol.open(peer, mailbox);
+    let (reader, writer) = tokio::io::split(stream);
+    let (why, error) = drive(session, reader, writer, events, shared.stopping, &shared.limits).await;
+    tracing::debug!(protocol = P::NAME, peer = %peer.address, ?why, error, "connection closed");
 }
 
 /// Counts a connection for as long as it is open.
