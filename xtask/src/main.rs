@@ -18,6 +18,8 @@ usage: cargo xtask COMMAND
   flow                                       only the flow of the README
   crash [--rounds N] [--seed N] [--round-ms N]
                                              only the crash run: kill the broker under load and judge what clients saw
+  sim [--seeds N] [--first N] [--seed N] [--bug NAME] [--jobs N]
+                                             runs of the whole broker with faults, each repeatable from its seed
   fuzz [--minutes N | --seconds N] [--target NAME] [--input FILE] [--seed N]
                                              throw mutated bytes at every decoder
   ci                                         what .ci/run runs: formatting, lints, tidy, test, a short fuzz run";
@@ -39,6 +41,7 @@ fn run(arguments: &[String]) -> Result<()> {
         "conformance" => steps::conformance("clients", rest),
         "contract" | "crash" | "flow" => steps::conformance(command, rest),
         "fuzz" => steps::fuzz(rest),
+        "sim" => steps::sim(rest),
         "test" => none(rest).and_then(|()| steps::test()),
         "tidy" => tidy::run(match rest {
             [] => tidy::Mode::Check,

@@ -12,6 +12,9 @@ use crate::tidy;
 /// How long the decoders are fuzzed in CI, all together.
 const CI_FUZZ_SECONDS: u64 = 60;
 
+/// Seeds of the simulation in CI.
+const CI_SIM_SEEDS: u64 = 200;
+
 /// Everything that has to hold before a change lands.
 pub fn ci() -> Result<()> {
     let started = Instant::now();
@@ -32,6 +35,12 @@ const FUZZ_FEATURE: &str = "posthaste-conformance/fuzz";
 /// All tests: those of the crates, then real clients against the release binary.
 pub fn test() -> Result<()> {
     step("tests of the workspace", || cargo(&["test", "--workspace", "--features", FUZZ_FEATURE]))?;
+    step("simulation", || {
+        // As the tests have built it.
+        let mut program = Command::new(target_directory().join("debug/posthaste-sim"));
+        program.args(["--seeds", &CI_SIM_SEEDS.to_string()]);
+        execute(program)
+    })?;
     step("release binary and client programs", build_for_conformance)?;
     for command in ["contract", "clients", "flow", "crash"] {
         step(&format!("conformance: {command}"), || run_conformance(command, &[]))?;
@@ -43,6 +52,13 @@ pub fn test() -> Result<()> {
 pub fn conformance(command: &str, arguments: &[String]) -> Result<()> {
     build_for_conformance()?;
     run_conformance(command, arguments)
+}
+
+/// Simulates the whole broker, optimized but with overflow checks and debug assertions.
+pub fn sim(arguments: &[String]) -> Result<()> {
+    let mut command = Command::new(cargo_binary());
+    command.args(["run", "--quiet", "--profile", "fuzz", "--package", "posthaste-sim", "--"]).args(arguments);
+    execute(command)
 }
 
 /// Fuzzes every decoder on stable Rust, with overflow checks and debug assertions.

@@ -4,6 +4,7 @@ use crate::{
     Map,
     effect::OutboxItem,
     event::{CommittedOffset, Event, PartitionSpec, QueueSpec, Sequence},
+    planted::{self, Bug},
     settlement::DurableLane,
 };
 use bytes::Bytes;
@@ -323,7 +324,14 @@ impl Durable {
                 self.partitions.insert(id, decode(value)?);
             }
             Entity::Queue(id) => {
-                self.queues.insert(id, decode(value)?);
+                let mut queue: DurableQueue = decode(value)?;
+                if planted::strikes(Bug::ForgetHole) {
+                    for lane in &mut queue.lanes {
+                        let end = lane.settled.iter().last().map_or(lane.floor, |(_, end)| end);
+                        lane.settle(lane.floor, end);
+                    }
+                }
+                self.queues.insert(id, queue);
             }
             Entity::Group(namespace, group) => {
                 let offsets: Vec<CommittedOffset> = decode(value)?;

@@ -14,6 +14,10 @@ pub mod event;
 pub mod group;
 mod group_commands;
 mod partition;
+#[cfg(feature = "planted-bugs")]
+pub mod planted;
+#[cfg(not(feature = "planted-bugs"))]
+mod planted;
 mod queue;
 mod range_set;
 mod retained;

@@ -6,7 +6,9 @@ use crate::{
     effect::{Effect, Gate, Gated, Journaled, OutboxEntry, Output, Refusal, Reply},
     event::Event,
     group::Replies,
-    partition, queue, retained, transfer,
+    partition,
+    planted::{self, Bug},
+    queue, retained, transfer,
     volatile::{Timer, Volatile},
 };
 use posthaste_model::{Limits, QueueId, ShardId, Timestamp};
@@ -59,6 +61,7 @@ impl Step {
     }
 
     pub fn effect(&mut self, gate: Gate, effect: Effect) {
+        let gate = if planted::strikes(Bug::BeforeDurable) { Gate::Open } else { gate };
         self.effects.push(Gated { gate, effect });
     }
 

@@ -7,6 +7,7 @@ use crate::{
     command::Mode,
     effect::{Content, Delivery, Effect, Gate, Reply},
     event::Event,
+    planted::{self, Bug},
     settlement::{Lease, Position},
 };
 use posthaste_model::{ConsumerId, DeathReason, Timestamp};
@@ -82,7 +83,10 @@ impl Work<'_> {
         let gate = self.gate();
         self.settle_offsets(settled);
         self.mark_delivered();
-        for (consumer, deliveries) in handed.lists {
+        for (consumer, mut deliveries) in handed.lists {
+            if planted::strikes(Bug::Reorder) {
+                deliveries.reverse();
+            }
             self.step.effect(gate, Effect::Deliver { consumer, deliveries });
         }
     }

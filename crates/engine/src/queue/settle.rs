@@ -5,6 +5,7 @@ use crate::{
     command::{Outcome, Settle},
     effect::{Effect, Gate, Reply},
     event::Event,
+    planted::{self, Bug},
     settlement::Position,
 };
 use posthaste_model::{ConsumerId, DeathReason};
@@ -76,6 +77,9 @@ impl Work<'_> {
         }
         if attempted && limit.is_some_and(|limit| lease.attempt > limit) {
             self.bury(lane, position, DeathReason::DeliveryLimit);
+            return true;
+        }
+        if planted::strikes(Bug::LoseRelease) {
             return true;
         }
         live.released.insert(position, true);

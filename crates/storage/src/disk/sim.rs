@@ -59,6 +59,18 @@ impl SimDisk {
         self.state.lock().power == Some(0)
     }
 
+    /// Has one sync of a file in `one_in` only say that it did something: a disk that lies.
+    pub fn skip_syncs(&self, one_in: u64) {
+        self.state.lock().skip_syncs = Some(one_in);
+    }
+
+    /// Another disk with the same content; nobody holds a lock on it.
+    pub fn copy(&self) -> SimDisk {
+        let mut state = self.state.lock().clone();
+        state.locks.clear();
+        SimDisk { state: Arc::new(Mutex::new(state)) }
+    }
+
     /// Inverts one bit of a file, durably: `bit` counts from the file's start. False if there is no such bit.
     pub fn flip_bit(&self, path: &str, bit: u64) -> bool {
         self.state.lock().flip_bit(path, bit)
@@ -186,6 +198,7 @@ impl Disk for SimDisk {
     }
 }
 
+#[derive(Clone)]
 struct State {
     random: Random,
     generation: u64,
@@ -198,6 +211,7 @@ struct State {
     locks: BTreeSet<String>,
     capacity: Option<u64>,
     fail_syncs: u32,
+    skip_syncs: Option<u64>,
     power: Option<u64>,
     /// The first write without power still reached the page cache; later ones did not.
     write_was_cut: bool,
@@ -218,6 +232,7 @@ impl State {
             locks: BTreeSet::new(),
             capacity: None,
             fail_syncs: 0,
+            skip_syncs: None,
             power: None,
             write_was_cut: false,
             syncs: 0,
@@ -295,6 +310,7 @@ impl State {
     }
 }
 
+#[derive(Clone)]
 enum NameChange {
     Link { path: String, inode: u64 },
     Rename { from: String, to: String, inode: u64 },
@@ -329,7 +345,7 @@ impl NameChange {
     }
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Inode {
     size: u64,
     durable_size: u64,
@@ -339,6 +355,7 @@ struct Inode {
     dirty: BTreeSet<u64>,
 }
 
+#[derive(Clone)]
 struct SectorHistory {
     now: Sector,
     /// What the platter may still hold, oldest first, while `now` is not durable.
@@ -464,6 +481,11 @@ impl DiskFile for SimFile {
         let mut state = self.state()?;
         state.change()?;
         state.syncs += 1;
+        if let Some(one_in) = state.skip_syncs
+            && state.random.chance(1, one_in)
+        {
+            return Ok(());
+        }
         let failing = state.fail_syncs > 0;
         state.fail_syncs = state.fail_syncs.saturating_sub(1);
         let Some(inode) = state.inodes.get_mut(&self.inode) else { return Err(power_cut()) };

@@ -1,0 +1,419 @@
+//! What the clients saw, and whether a broker that keeps its promises could have shown it to them.
+//!
+//! Most rules are checked when something is seen, the rest in [`History::finish`], when everything that is held has
+//! been read. What each rule allows is what the protocol promises: an acknowledged message may be delivered twice by
+//! AMQP or with QoS 1, but the second delivery says so; it is never gone, changed, or before its predecessor.
+
+use crate::message::Id;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::{self, Write},
+};
+
+/// Where a message is to arrive.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    Queue(&'static str),
+    /// Any partition of the topic.
+    Topic(&'static str),
+    /// What a durable session is subscribed to.
+    Session(&'static str),
+}
+
+/// How often a publish that is tried again may be stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repeats {
+    /// As often as it was tried.
+    PerAttempt,
+    /// Once, however often it was tried.
+    Never,
+}
+
+struct Published {
+    places: Vec<Place>,
+    repeats: Repeats,
+    attempts: u32,
+    acknowledged: bool,
+    /// It may move on or be gone: a consumer may reject it, or it asked for no durability.
+    dies: bool,
+}
+
+#[derive(Default)]
+struct InQueue {
+    fresh: u32,
+    /// A consumer sent that it has it.
+    settled: bool,
+    /// The broker has surely taken that, in this incarnation.
+    settled_for_sure_in: Option<u32>,
+}
+
+/// A consumer's or reader's place in the order of each publisher.
+pub type Order = BTreeMap<u32, u32>;
+
+/// All that was seen in a run.
+pub struct History {
+    published: BTreeMap<Id, Published>,
+    queues: BTreeMap<(&'static str, Id), InQueue>,
+    /// Sessions: how often each message was shown, as far as its reader could tell for the first time. It is there as
+    /// soon as it was shown at all: what a crash makes doubtful comes marked as a repetition.
+    sessions: BTreeMap<(&'static str, Id), u32>,
+    /// What each offset of a partition holds. No second message is ever seen there.
+    offsets: BTreeMap<(&'static str, i32, i64), Id>,
+    /// Offsets that producers were told.
+    told: BTreeMap<(&'static str, i32, i64), Id>,
+    /// By group: what was committed and acknowledged, and what was asked for without an answer.
+    commits: BTreeMap<(&'static str, i32), (i64, BTreeSet<i64>)>,
+    pub incarnation: u32,
+    now_ms: i64,
+    pub violations: Vec<String>,
+    pub counts: Counts,
+    trace: u32,
+    pub events: u64,
+    /// Every event as text, if somebody wants to read them.
+    pub log: Option<Vec<String>>,
+}
+
+/// How much happened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub published: u64,
+    pub acknowledged: u64,
+    pub delivered: u64,
+    pub read: u64,
+    pub starts: u64,
+    pub connections: u64,
+}
+
+impl Counts {
+    pub fn add(&mut self, other: &Counts) {
+        self.published += other.published;
+        self.acknowledged += other.acknowledged;
+        self.delivered += other.delivered;
+        self.read += other.read;
+        self.starts += other.starts;
+        self.connections += other.connections;
+    }
+}
+
+impl History {
+    pub fn new(verbose: bool) -> History {
+        History {
+            published: BTreeMap::new(),
+            queues: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            offsets: BTreeMap::new(),
+            told: BTreeMap::new(),
+            commits: BTreeMap::new(),
+            incarnation: 0,
+            now_ms: 0,
+            violations: Vec::new(),
+            counts: Counts::default(),
+            trace: 0,
+            events: 0,
+            log: verbose.then(Vec::new),
+        }
+    }
+
+    /// A checksum of everything that happened, in order: equal for equal runs.
+    pub fn trace(&self) -> u64 {
+        u64::from(self.trace) << 32 | self.events & 0xffff_ffff
+    }
+
+    pub fn at(&mut self, now_ms: i64) {
+        self.now_ms = now_ms;
+    }
+
+    /// Notes something that decides about the run.
+    pub fn note(&mut self, event: fmt::Arguments<'_>) {
+        let mut line = String::new();
+        let _ = write!(line, "{:>8} ms  #{}  {event}", self.now_ms, self.incarnation);
+        self.trace = crc32c::crc32c_append(self.trace, line.as_bytes());
+        self.events += 1;
+        if let Some(log) = &mut self.log {
+            log.push(line);
+        }
+    }
+
+    fn violation(&mut self, text: String) {
+        self.note(format_args!("VIOLATION {text}"));
+        if self.violations.len() < 20 {
+            self.violations.push(format!("at {} ms, start {}: {text}", self.now_ms, self.incarnation));
+        }
+    }
+
+    /// A client is about to send a message, perhaps not for the first time.
+    pub fn publishing(&mut self, id: Id, places: &[Place], repeats: Repeats, dies: bool) {
+        self.note(format_args!("publish {id}"));
+        self.counts.published += 1;
+        let published = self.published.entry(id).or_insert_with(|| Published {
+            places: places.to_vec(),
+            repeats,
+            attempts: 0,
+            acknowledged: false,
+            dies,
+        });
+        published.attempts += 1;
+    }
+
+    /// The broker has said that it holds it.
+    pub fn acknowledged(&mut self, id: Id) {
+        self.note(format_args!("acknowledged {id}"));
+        self.counts.acknowledged += 1;
+        match self.published.get_mut(&id) {
+            Some(published) => published.acknowledged = true,
+            None => self.violation(format!("{id} was acknowledged but never sent")),
+        }
+    }
+
+    /// A producer was told where its record is.
+    pub fn told_offset(&mut self, topic: &'static str, partition: i32, offset: i64, id: Id) {
+        self.note(format_args!("told {topic}/{partition}@{offset} = {id}"));
+        match self.told.insert((topic, partition, offset), id) {
+            Some(other) if other != id => {
+                self.violation(format!("{topic}/{partition}@{offset} was given to {other} and to {id}"));
+            }
+            _ => {}
+        }
+    }
+
+    /// A record was read.
+    pub fn read(&mut self, topic: &'static str, partition: i32, offset: i64, body: &[u8]) {
+        let Some(id) = Id::of(body) else {
+            return self.violation(format!("{topic}/{partition}@{offset} holds what nobody sent: {body:?}"));
+        };
+        self.note(format_args!("read {topic}/{partition}@{offset} = {id}"));
+        self.counts.read += 1;
+        self.check_known(id, &Place::Topic(topic));
+        match self.offsets.insert((topic, partition, offset), id) {
+            Some(other) if other != id => {
+                self.violation(format!("{topic}/{partition}@{offset} was {other} and is {id} now"));
+            }
+            _ => {}
+        }
+    }
+
+    /// A delivery from a queue. `order` is the consumer's.
+    pub fn delivered(
+        &mut self,
+        queue: &'static str,
+        body: &[u8],
+        redelivered: bool,
+        order: &mut Order,
+    ) -> Option<Id> {
+        let Some(id) = Id::of(body) else {
+            self.violation(format!("queue {queue} delivered what nobody sent: {body:?}"));
+            return None;
+        };
+        self.note(format_args!("delivered {queue} {id}{}", if redelivered { " again" } else { "" }));
+        self.counts.delivered += 1;
+        self.check_known(id, &Place::Queue(queue));
+        let (most, attempts, died) = match self.published.get(&id) {
+            Some(p) if p.repeats == Repeats::Never => (1, p.attempts, p.dies),
+            Some(p) => (p.attempts, p.attempts, p.dies),
+            None => return Some(id),
+        };
+        let incarnation = self.incarnation;
+        let known = self.queues.entry((queue, id)).or_default();
+        known.fresh += u32::from(!redelivered);
+        let (fresh, surely) = (known.fresh, known.settled_for_sure_in == Some(incarnation));
+        if fresh > most {
+            self.violation(format!(
+                "queue {queue} delivered {id} as new {fresh} times; it was sent {attempts} times"
+            ));
+        }
+        if surely && attempts == 1 && !died {
+            self.violation(format!("queue {queue} delivered {id} after it was settled"));
+        }
+        if !redelivered && attempts == 1 && !died {
+            self.check_order(&format!("queue {queue}"), id, order);
+        }
+        Some(id)
+    }
+
+    /// A consumer has sent that it is done with a message.
+    pub fn settling(&mut self, queue: &'static str, id: Id) {
+        self.note(format_args!("settling {queue} {id}"));
+        self.queues.entry((queue, id)).or_default().settled = true;
+    }
+
+    /// The broker has answered something that was sent later on the same channel.
+    pub fn surely_settled(&mut self, queue: &'static str, ids: &[Id]) {
+        for id in ids {
+            self.note(format_args!("settled {queue} {id}"));
+            let incarnation = self.incarnation;
+            self.queues.entry((queue, *id)).or_default().settled_for_sure_in = Some(incarnation);
+        }
+    }
+
+    /// A session was shown a message. `first`: as far as the protocol lets its reader tell.
+    pub fn shown(
+        &mut self,
+        session: &'static str,
+        body: &[u8],
+        first: bool,
+        exactly: bool,
+        order: &mut Order,
+    ) {
+        let Some(id) = Id::of(body) else {
+            return self.violation(format!("session {session} was shown what nobody sent: {body:?}"));
+        };
+        self.note(format_args!("shown {session} {id}{}", if first { "" } else { " again" }));
+        self.counts.delivered += 1;
+        self.check_known(id, &Place::Session(session));
+        let Some(published) = self.published.get(&id) else { return };
+        let (attempts, never) = (published.attempts, published.repeats == Repeats::Never);
+        let shown = self.sessions.entry((session, id)).or_default();
+        *shown += u32::from(first);
+        if exactly && never && *shown > 1 {
+            self.violation(format!("session {session} was shown {id} twice with QoS 2"));
+        }
+        if first && attempts == 1 {
+            self.check_order(&format!("session {session}"), id, order);
+        }
+    }
+
+    pub fn committing(&mut self, group: &'static str, partition: i32, offset: i64) {
+        self.note(format_args!("committing {group}/{partition} {offset}"));
+        self.commits.entry((group, partition)).or_insert((-1, BTreeSet::new())).1.insert(offset);
+    }
+
+    pub fn committed(&mut self, group: &'static str, partition: i32, offset: i64) {
+        self.note(format_args!("committed {group}/{partition} {offset}"));
+        let known = self.commits.entry((group, partition)).or_insert((-1, BTreeSet::new()));
+        known.0 = known.0.max(offset);
+    }
+
+    /// A group was told where it stands; -1 for nowhere.
+    pub fn stands(&mut self, group: &'static str, partition: i32, offset: i64) {
+        self.note(format_args!("stands {group}/{partition} {offset}"));
+        let Some((committed, asked)) = self.commits.get(&(group, partition)) else {
+            if offset != -1 {
+                self.violation(format!("group {group} stands at {offset} of {partition} without a commit"));
+            }
+            return;
+        };
+        let (committed, known) = (*committed, offset == -1 || asked.contains(&offset));
+        if offset < committed {
+            self.violation(format!(
+                "group {group} fell back in {partition}: committed {committed}, is {offset}"
+            ));
+        } else if !known {
+            self.violation(format!(
+                "group {group} stands at {offset} of {partition}, which nobody committed"
+            ));
+        }
+    }
+
+    /// Something went wrong that no broker may do.
+    pub fn broken(&mut self, text: String) {
+        self.violation(text);
+    }
+
+    fn check_known(&mut self, id: Id, place: &Place) {
+        match self.published.get(&id) {
+            None => self.violation(format!("{id} was found in {place:?} and never sent")),
+            Some(published) if !published.places.contains(place) => {
+                self.violation(format!("{id} was found in {place:?} and not sent there"));
+            }
+            Some(_) => {}
+        }
+    }
+
+    fn check_order(&mut self, place: &str, id: Id, order: &mut Order) {
+        let last = order.entry(id.publisher()).or_insert(id.number());
+        let before = *last;
+        *last = before.max(id.number());
+        if id.number() < before {
+            self.violation(format!("{place}: {id} came after {}-{before}", id.publisher()));
+        }
+    }
+
+    /// Everything that is held has been read: nothing acknowledged may be missing. `ends` says where each partition
+    /// ends.
+    pub fn finish(&mut self, ends: &[(&'static str, i32, i64)]) {
+        for (topic, partition, end) in ends {
+            self.check_partition(topic, *partition, *end);
+        }
+        let told = std::mem::take(&mut self.told);
+        for ((topic, partition, offset), id) in &told {
+            let found = self.offsets.get(&(*topic, *partition, *offset)).copied();
+            if found != Some(*id) {
+                self.violation(format!("{topic}/{partition}@{offset} was told to be {id} and is {found:?}"));
+            }
+        }
+        let mut stored: BTreeMap<(&'static str, Id), u32> = BTreeMap::new();
+        for ((topic, _, _), id) in &self.offsets {
+            *stored.entry((*topic, *id)).or_default() += 1;
+        }
+        let mut missing = Vec::new();
+        // Nobody is shown what a crash can take back: what was delivered once stays until somebody settles it.
+        for ((queue, id), seen) in &self.queues {
+            if !seen.settled && self.published.get(id).is_some_and(|p| !p.dies) {
+                missing
+                    .push(format!("{id} was delivered from {queue} and is gone without having been settled"));
+            }
+        }
+        for (id, published) in &self.published {
+            for place in &published.places {
+                let (found, most) = match place {
+                    Place::Topic(topic) => {
+                        let count = stored.get(&(*topic, *id)).copied().unwrap_or(0);
+                        let most = if published.repeats == Repeats::Never { 1 } else { published.attempts };
+                        (count, most)
+                    }
+                    Place::Queue(queue) => {
+                        let seen = self
+                            .queues
+                            .get(&(*queue, *id))
+                            .map_or(0, |q| q.fresh.max(u32::from(q.settled)).max(1));
+                        // It may have moved on; the place that it moved to is checked as one of its places.
+                        (if published.dies { 1 } else { seen }, u32::MAX)
+                    }
+                    Place::Session(session) => {
+                        (u32::from(self.sessions.contains_key(&(*session, *id))), u32::MAX)
+                    }
+                };
+                if found == 0 && published.acknowledged {
+                    missing.push(format!("{id} was acknowledged and is missing in {place:?}"));
+                } else if found > most {
+                    missing.push(format!("{id} is in {place:?} {found} times"));
+                }
+            }
+            // What dies in one queue is found in the other one, if it was not taken before.
+            if published.dies && published.acknowledged {
+                let seen = published.places.iter().any(|place| match place {
+                    Place::Queue(queue) => self.queues.get(&(*queue, *id)).is_some_and(|q| q.settled),
+                    _ => false,
+                });
+                if !seen {
+                    missing.push(format!(
+                        "{id} was acknowledged and nobody ever took it: {:?}",
+                        published.places
+                    ));
+                }
+            }
+        }
+        missing.into_iter().for_each(|text| self.violation(text));
+    }
+
+    fn check_partition(&mut self, topic: &'static str, partition: i32, end: i64) {
+        let all: Vec<(i64, Id)> = self
+            .offsets
+            .range((topic, partition, 0)..(topic, partition, i64::MAX))
+            .map(|((_, _, offset), id)| (*offset, *id))
+            .collect();
+        let mut order = Order::new();
+        for (expect, (offset, id)) in (0..).zip(&all) {
+            if *offset != expect {
+                return self.violation(format!("{topic}/{partition} lacks offset {expect}"));
+            }
+            let once = self.published.get(id).is_some_and(|p| p.attempts == 1 || p.repeats == Repeats::Never);
+            if once {
+                self.check_order(&format!("{topic}/{partition}"), *id, &mut order);
+            }
+        }
+        if all.len() as i64 != end {
+            self.violation(format!("{topic}/{partition} ends at {end} and {} records were read", all.len()));
+        }
+    }
+}

@@ -1,0 +1,365 @@
+//! One run: a broker on simulated disk, network and time, clients of three protocols, faults, and a verdict. Everything
+//! follows from the seed.
+
+use crate::{
+    bug::Bug,
+    clients::{Doors, Shore, amqp, kafka, mqtt},
+    history::{Counts, History},
+    network::Weather,
+    schedule::{Ended, Faults, Scheduler},
+    topology,
+};
+use anyhow::{Context, Result, bail};
+use posthaste_broker::{Broker, Config, Formats, stepped::World};
+use posthaste_engine::planted;
+use posthaste_model::Limits;
+use posthaste_mqtt::wire::{ProtocolVersion, QoS};
+use posthaste_net::{Peer, Protocol};
+use posthaste_storage::{Random, disk::SimDisk};
+use std::{
+    cell::{Cell, RefCell},
+    net::SocketAddr,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering},
+    },
+};
+use tokio::{
+    io::DuplexStream,
+    sync::watch,
+    task::LocalSet,
+    time::{Duration, Instant},
+};
+
+/// What a run is to be.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    pub seed: u64,
+    /// A mistake on purpose, to see whether it is found.
+    pub bug: Option<Bug>,
+    /// Keep every event as text.
+    pub verbose: bool,
+}
+
+/// What came of it.
+#[derive(Clone, Debug)]
+pub struct Report {
+    pub seed: u64,
+    pub violations: Vec<String>,
+    /// Equal for equal runs.
+    pub trace: u64,
+    pub counts: Counts,
+    pub log: Vec<String>,
+}
+
+/// Starts of the broker that end in a fault; one more follows without any.
+const STARTS: std::ops::RangeInclusive<u64> = 1..=4;
+/// 2026-01-01.
+pub const BEGINNING_MS: i64 = 1_767_225_600_000;
+/// How long the last start may take to hand out everything, in simulated time.
+const DRAINING: Duration = Duration::from_secs(600);
+/// Nothing has been seen for so long: nothing is coming any more.
+const QUIET: Duration = Duration::from_secs(8);
+
+/// Runs one seed.
+pub fn run(settings: Settings) -> Report {
+    planted::plant(settings.bug.and_then(Bug::planted));
+    let mut run = Run::new(settings);
+    if let Err(error) = run.all() {
+        run.shore.history.borrow_mut().broken(format!("{error:#}"));
+    }
+    let mut history = run.shore.history.borrow_mut();
+    Report {
+        seed: settings.seed,
+        violations: std::mem::take(&mut history.violations),
+        trace: history.trace(),
+        counts: history.counts,
+        log: history.log.take().unwrap_or_default(),
+    }
+}
+
+struct Run {
+    random: Random,
+    disk: SimDisk,
+    /// Milliseconds since 1970.
+    clock: Arc<AtomicI64>,
+    shore: Rc<Shore>,
+    cast: Cast,
+}
+
+/// The clients, as they live on over the broker's starts.
+struct Cast {
+    amqp_sent: Vec<Rc<Cell<u32>>>,
+    producers: Vec<Rc<kafka::Producer>>,
+    devices: Vec<Rc<mqtt::Device>>,
+    subscribers: Vec<Rc<mqtt::Subscriber>>,
+    /// Messages that each publisher sends in all.
+    most: u32,
+}
+
+const AMQP_PUBLISHERS: u32 = 2;
+const PRODUCERS: u32 = 3;
+const DEVICES: u32 = 2;
+
+impl Run {
+    fn new(settings: Settings) -> Run {
+        let mut random = Random::new(settings.seed);
+        let disk = SimDisk::new(random.next_u64());
+        if settings.bug == Some(Bug::SkipSync) {
+            disk.skip_syncs(8);
+        }
+        let shore = Shore {
+            history: RefCell::new(History::new(settings.verbose)),
+            random: RefCell::new(Random::new(random.next_u64())),
+            weather: Cell::new(Weather::CALM),
+            draining: Cell::new(false),
+            doors: RefCell::new(None),
+        };
+        let cast = Cast {
+            amqp_sent: (0..AMQP_PUBLISHERS).map(|_| Rc::default()).collect(),
+            producers: (0..PRODUCERS).map(|_| Rc::default()).collect(),
+            devices: (0..DEVICES).map(|n| Rc::new(mqtt::Device::new(topology::DEVICE + n))).collect(),
+            subscribers: vec![
+                Rc::new(mqtt::Subscriber::new("reader-1", QoS::AtLeastOnce, ProtocolVersion::V3_1_1)),
+                Rc::new(mqtt::Subscriber::new("reader-2", QoS::ExactlyOnce, ProtocolVersion::V5)),
+            ],
+            most: 20 + random.below(150) as u32,
+        };
+        Run { random, disk, clock: Arc::new(AtomicI64::new(BEGINNING_MS)), shore: Rc::new(shore), cast }
+    }
+
+    fn all(&mut self) -> Result<()> {
+        let starts = STARTS.start() + self.random.below(STARTS.end() - STARTS.start() + 1);
+        for number in 0..starts {
+            let faults = Faults::choose(&mut self.random);
+            self.start(number == 0, Some(faults))?;
+        }
+        self.disk.set_capacity(None);
+        self.start(false, None)
+    }
+
+    /// One start of the broker, until a fault ends it; without faults until nothing is left to do.
+    fn start(&mut self, first: bool, faults: Option<Faults>) -> Result<()> {
+        {
+            let mut history = self.shore.history.borrow_mut();
+            history.incarnation += 1;
+            history.counts.starts += 1;
+        }
+        self.shore.weather.set(match faults {
+            Some(_) => Weather {
+                pieces_until_cut: Some(20 + self.random.below(400)),
+                one_late_in: 1 + self.random.below(20),
+                late_ms_max: 1 + self.random.below(30),
+            },
+            None => Weather::CALM,
+        });
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?;
+        let local = LocalSet::new();
+        let outcome = local.block_on(&runtime, self.start_within(first, faults));
+        self.shore.doors.take();
+        // All tasks die here, in the middle of whatever they were doing.
+        drop(local);
+        drop(runtime);
+        outcome
+    }
+
+    async fn start_within(&mut self, first: bool, faults: Option<Faults>) -> Result<()> {
+        let failed = Arc::new(AtomicBool::new(false));
+        let (broker, mut scheduler) = self.open(&failed)?;
+        scheduler.until_ready().await?;
+        let stopping = watch::Sender::new(false);
+        self.shore.doors.replace(Some(doors(&broker, &stopping)));
+        if first {
+            scheduler.alongside(topology::create(&broker)).await.context("the topology")??;
+            for subscriber in &self.cast.subscribers {
+                tokio::task::spawn_local(mqtt::subscriber(self.shore.clone(), subscriber.clone()));
+            }
+            let subscribers = self.cast.subscribers.clone();
+            scheduler.until(|| subscribers.iter().all(|s| s.subscribed.get())).await?;
+        }
+        self.bring_on(first);
+        match faults {
+            Some(faults) => {
+                let ended = scheduler.until_fault(&self.disk, faults).await;
+                self.shore.history.borrow_mut().note(format_args!("{ended:?}"));
+                if ended == Ended::PowerCut {
+                    self.disk.crash();
+                }
+                Ok(())
+            }
+            None => self.finish(&broker, &mut scheduler).await,
+        }
+    }
+
+    fn open(&mut self, failed: &Arc<AtomicBool>) -> Result<(Broker, Scheduler)> {
+        let mut random = [0; 16];
+        random[..8].copy_from_slice(&self.random.next_u64().to_le_bytes());
+        random[8..].copy_from_slice(&self.random.next_u64().to_le_bytes());
+        let (told, shore) = (failed.clone(), Random::new(self.random.next_u64()));
+        let world = World {
+            disk: Arc::new(self.disk.clone()),
+            clock: self.clock.clone(),
+            random,
+            fatal: Box::new(move |_| told.store(true, Ordering::Relaxed)),
+            ignores_checkpoints: false,
+            keeps_journal: true,
+        };
+        let (broker, stepper, checkpoints) =
+            Broker::open_stepped(world, self.config()).context("the broker does not start")?;
+        let scheduler = Scheduler::new(
+            stepper,
+            checkpoints,
+            shore,
+            self.clock.clone(),
+            failed.clone(),
+            self.shore.clone(),
+        );
+        Ok((broker, scheduler))
+    }
+
+    fn config(&self) -> Config {
+        let codecs = [posthaste_kafka::codec(), posthaste_amqp::codec(), posthaste_mqtt::codec()];
+        Config {
+            data: "data".into(),
+            limits: Limits {
+                journal_bytes_between_checkpoints: 60_000,
+                // Small, so that some of it is read from the disk.
+                recent_bytes_max: 200_000,
+                reserve_bytes: 2 << 20,
+                ..Limits::default()
+            },
+            formats: Formats::new(codecs),
+            advertised: Default::default(),
+            threads: Some(2),
+        }
+    }
+
+    /// Starts all clients.
+    fn bring_on(&self, subscribers_are_there: bool) {
+        use tokio::task::spawn_local;
+        let (shore, cast) = (&self.shore, &self.cast);
+        let targets = Rc::new(topology::amqp_targets());
+        for (number, sent) in (topology::AMQP_PUBLISHER..).zip(&cast.amqp_sent) {
+            spawn_local(amqp::publisher(shore.clone(), number, sent.clone(), cast.most, targets.clone()));
+        }
+        for (queue, rejects) in topology::QUEUES {
+            spawn_local(amqp::consumer(shore.clone(), queue, rejects));
+        }
+        spawn_local(amqp::consumer(shore.clone(), "work", false));
+        for (number, producer) in (topology::PRODUCER..).zip(&cast.producers) {
+            let idempotent = number % 3 != 0;
+            let target = Rc::new(topology::kafka_target(number));
+            spawn_local(kafka::producer(
+                shore.clone(),
+                number,
+                producer.clone(),
+                cast.most,
+                target,
+                idempotent,
+            ));
+        }
+        for (topic, partitions, group) in topology::TOPICS {
+            spawn_local(kafka::reader(shore.clone(), topic, partitions, group));
+        }
+        let places = Rc::new(topology::device_places());
+        for (number, device) in (topology::DEVICE..).zip(&cast.devices) {
+            spawn_local(mqtt::device(shore.clone(), number, device.clone(), cast.most, places.clone()));
+        }
+        for subscriber in cast.subscribers.iter().filter(|_| !subscribers_are_there) {
+            spawn_local(mqtt::subscriber(shore.clone(), subscriber.clone()));
+        }
+    }
+
+    /// Has everything taken that is held, and compares what is rebuilt from the journal with what was live.
+    async fn finish(&mut self, broker: &Broker, scheduler: &mut Scheduler) -> Result<()> {
+        // Some more traffic without faults first.
+        scheduler.run_for(Duration::from_millis(200 + self.random.below(2_000))).await?;
+        self.shore.draining.set(true);
+        self.shore.history.borrow_mut().note(format_args!("draining"));
+        let end = Instant::now() + DRAINING;
+        let mut seen = (self.shore.history.borrow().events, Instant::now());
+        loop {
+            scheduler.run_for(Duration::from_millis(500)).await?;
+            // A reader that has all of it commits the same again and again.
+            let counts = self.shore.history.borrow().counts;
+            let events = counts.delivered + counts.read + counts.acknowledged;
+            if events != seen.0 {
+                seen = (events, Instant::now());
+            }
+            if seen.1.elapsed() >= QUIET {
+                break;
+            }
+            if Instant::now() > end {
+                bail!("the broker still delivers after {} s", DRAINING.as_secs());
+            }
+        }
+        let ends = scheduler.alongside(topology::ends(broker.clone())).await??;
+        self.shore.history.borrow_mut().finish(&ends);
+        scheduler.settle_down().await?;
+        let live = scheduler.stepper.digest();
+        for ignores_checkpoints in [false, true] {
+            let rebuilt = self.rebuilt(ignores_checkpoints)?;
+            if rebuilt != live {
+                let from = if ignores_checkpoints { "the beginning" } else { "the last checkpoint" };
+                let differing: Vec<_> = live
+                    .shards
+                    .iter()
+                    .zip(&rebuilt.shards)
+                    .filter(|(a, b)| a != b)
+                    .map(|(a, _)| a.0.0)
+                    .collect();
+                let catalog = live.catalog != rebuilt.catalog;
+                self.shore.history.borrow_mut().broken(format!(
+                    "what is rebuilt from {from} differs from what was live: shards {differing:?}, catalog: {catalog}"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The state that a start would find, on a copy of the disk.
+    fn rebuilt(&mut self, ignores_checkpoints: bool) -> Result<posthaste_broker::stepped::Digest> {
+        let copy = self.disk.copy();
+        let world = World {
+            disk: Arc::new(copy),
+            clock: self.clock.clone(),
+            random: [1; 16],
+            fatal: Box::new(|_| {}),
+            ignores_checkpoints,
+            keeps_journal: true,
+        };
+        let (_broker, stepper, _) =
+            Broker::open_stepped(world, self.config()).context("the copy does not start")?;
+        Ok(stepper.digest())
+    }
+}
+
+/// Connections to this broker.
+fn doors(broker: &Broker, stopping: &watch::Sender<bool>) -> Doors {
+    let ids = broker.clone();
+    let shared = posthaste_net::Shared {
+        limits: Arc::new(broker.limits().clone()),
+        stopping: stopping.subscribe(),
+        connections: Arc::new(AtomicUsize::new(0)),
+        next_connection: Arc::new(move || ids.next_connection()),
+    };
+    Doors {
+        kafka: door(posthaste_kafka::protocol(broker.clone()), &shared),
+        amqp: door(posthaste_amqp::protocol(broker.clone()), &shared),
+        mqtt: door(posthaste_mqtt::protocol(broker.clone()), &shared),
+    }
+}
+
+fn door<P: Protocol>(protocol: P, shared: &posthaste_net::Shared) -> Box<dyn Fn(DuplexStream)> {
+    let (protocol, shared) = (Arc::new(protocol), shared.clone());
+    Box::new(move |stream| {
+        let (protocol, shared) = (protocol.clone(), shared.clone());
+        let connection = (shared.next_connection)();
+        let peer = Peer { address: SocketAddr::from(([127, 0, 0, 1], 40_000)), tls: false, connection };
+        tokio::task::spawn_local(async move {
+            posthaste_net::serve_stream(stream, peer, &*protocol, shared).await;
+        });
+    })
+}

@@ -1,0 +1,201 @@
+//! Who is next: engine threads, the journal, checkpoints and all tasks, in an order that the seed chooses.
+
+use crate::clients::Shore;
+use anyhow::{Result, bail};
+use posthaste_broker::{
+    stepped::{Checkpoints, Stepper},
+    storage::{Random, disk::SimDisk, journal::StepOutcome},
+};
+use std::{
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicI64, Ordering},
+    },
+};
+use tokio::{
+    task::{JoinHandle, yield_now},
+    time::{Duration, Instant, sleep},
+};
+
+/// What happens to a broker.
+#[derive(Clone, Copy, Debug)]
+pub struct Faults {
+    /// The power goes after so many changes of the disk; else the process is killed, after `life`.
+    power_cut_after: Option<u64>,
+    /// In simulated time.
+    life: Duration,
+    /// The disk is full for a while.
+    full: bool,
+    /// A sync fails.
+    fails_sync: bool,
+}
+
+impl Faults {
+    pub fn choose(random: &mut Random) -> Faults {
+        Faults {
+            power_cut_after: random.chance(3, 5).then(|| 1 + random.below(900)),
+            life: Duration::from_millis(1 + random.below(1_500)),
+            full: random.chance(1, 6),
+            fails_sync: random.chance(1, 10),
+        }
+    }
+}
+
+/// How a start ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// What was not synced is in doubt.
+    PowerCut,
+    /// The process is gone; what it wrote is there.
+    Killed,
+}
+
+/// Drives a stepped broker.
+pub struct Scheduler {
+    pub stepper: Stepper,
+    random: Random,
+    clock: Arc<AtomicI64>,
+    started: (Instant, i64),
+    failed: Arc<AtomicBool>,
+    shore: Rc<Shore>,
+    checkpoints: JoinHandle<()>,
+    idle: u32,
+}
+
+/// The broker had nothing to do that many times in a row before time goes on.
+const IDLE_TURNS: u32 = 6;
+const PATIENCE: Duration = Duration::from_secs(120);
+
+impl Scheduler {
+    pub fn new(
+        mut stepper: Stepper,
+        mut checkpoints: Checkpoints,
+        random: Random,
+        clock: Arc<AtomicI64>,
+        failed: Arc<AtomicBool>,
+        shore: Rc<Shore>,
+    ) -> Scheduler {
+        stepper.begin();
+        let of_checkpoints = shore.clone();
+        let checkpoints = tokio::task::spawn_local(async move {
+            loop {
+                of_checkpoints.pause(40).await;
+                sleep(Duration::from_millis(1)).await;
+                checkpoints.make_if_due().await;
+            }
+        });
+        let started = (Instant::now(), clock.load(Ordering::Relaxed));
+        Scheduler { stepper, random, clock, started, failed, shore, checkpoints, idle: 0 }
+    }
+
+    /// One turn for everybody who can do something; time goes on when nobody can.
+    async fn turn(&mut self) {
+        let now = self.started.1 + i64::try_from(self.started.0.elapsed().as_millis()).unwrap_or(0);
+        self.clock.store(now, Ordering::Relaxed);
+        self.shore.history.borrow_mut().at(now - crate::run::BEGINNING_MS);
+        let mut worked = false;
+        for thread in 0..self.stepper.threads() {
+            if self.idle > 2 || self.random.chance(3, 4) {
+                let inputs_max = 1 + self.random.below(12) as usize;
+                worked |= self.stepper.engine(thread, inputs_max);
+            }
+        }
+        if self.idle > 2 || self.random.chance(1, 2) {
+            worked |= self.stepper.journal() == StepOutcome::Committed;
+        }
+        if self.random.chance(1, 200) {
+            self.stepper.lazy_sync();
+        }
+        self.idle = if worked { 0 } else { self.idle + 1 };
+        if self.idle > IDLE_TURNS {
+            let ms = 1 << (self.idle - IDLE_TURNS).min(5);
+            sleep(Duration::from_millis(ms)).await;
+        } else if self.random.chance(1, 60) {
+            // A disk or a processor that takes its time.
+            sleep(Duration::from_millis(1)).await;
+        } else {
+            yield_now().await;
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.failed.load(Ordering::Relaxed) {
+            bail!("the journal failed although nothing was wrong with the disk");
+        }
+        Ok(())
+    }
+
+    /// Until the broker serves clients.
+    pub async fn until_ready(&mut self) -> Result<()> {
+        while !self.stepper.is_ready() {
+            self.turn().await;
+            self.check()?;
+        }
+        Ok(())
+    }
+
+    pub async fn until(&mut self, done: impl Fn() -> bool) -> Result<()> {
+        let since = Instant::now();
+        while !done() {
+            self.turn().await;
+            self.check()?;
+            if since.elapsed() > PATIENCE {
+                bail!("something did not come about in {} s", PATIENCE.as_secs());
+            }
+        }
+        Ok(())
+    }
+
+    pub async fn run_for(&mut self, time: Duration) -> Result<()> {
+        let end = Instant::now() + time;
+        while Instant::now() < end {
+            self.turn().await;
+            self.check()?;
+        }
+        Ok(())
+    }
+
+    /// Drives the broker while `work` goes on.
+    pub async fn alongside<T: 'static>(&mut self, work: impl Future<Output = T> + 'static) -> Result<T> {
+        let work = tokio::task::spawn_local(work);
+        self.until(|| work.is_finished()).await?;
+        Ok(work.await?)
+    }
+
+    /// Until everything that was decided is durable and nothing is on its way.
+    pub async fn settle_down(&mut self) -> Result<()> {
+        self.checkpoints.abort();
+        self.shore.doors.take();
+        self.run_for(Duration::from_secs(1)).await?;
+        self.stepper.lazy_sync();
+        self.check()
+    }
+
+    /// Until the broker dies of what is done to it.
+    pub async fn until_fault(&mut self, disk: &SimDisk, faults: Faults) -> Ended {
+        if let Some(changes) = faults.power_cut_after {
+            disk.cut_power_after(changes);
+        }
+        let end = Instant::now() + faults.life;
+        let half = Instant::now() + faults.life / 2;
+        let mut full = faults.full;
+        let mut fails_sync = faults.fails_sync;
+        while !disk.power_is_cut() && !self.failed.load(Ordering::Relaxed) && Instant::now() < end {
+            if full && Instant::now() >= half {
+                full = false;
+                disk.set_capacity(Some(disk.used_bytes() + self.random.below(3 << 20)));
+            }
+            if fails_sync && Instant::now() >= half {
+                fails_sync = false;
+                disk.fail_next_sync();
+            }
+            self.turn().await;
+        }
+        disk.set_capacity(None);
+        let dark = disk.power_is_cut();
+        disk.cut_power_after(u64::MAX);
+        // After a failed sync nobody knows what the disk holds, as after a power cut.
+        if dark || self.failed.load(Ordering::Relaxed) { Ended::PowerCut } else { Ended::Killed }
+    }
+}

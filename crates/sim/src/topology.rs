@@ -1,0 +1,159 @@
+//! The queues, topics and bindings of a run, and where messages are to arrive.
+
+use crate::{
+    clients::{amqp, kafka},
+    history::Place,
+};
+use anyhow::{Context, Result};
+use bytes::Bytes;
+use posthaste_broker::{Broker, Client, Credentials, QueueDeclaration};
+use posthaste_engine::catalog::{
+    Binding, DeadLetter, ExchangeKind, ExchangeSpec, QueueConfig, Rule, Target, TopicConfig,
+};
+use posthaste_model::{Name, Pattern, Subject, pattern::Syntax};
+use std::net::IpAddr;
+
+/// Numbers of publishers.
+pub const AMQP_PUBLISHER: u32 = 100;
+pub const PRODUCER: u32 = 201;
+pub const DEVICE: u32 = 300;
+
+/// Queues, and whether their consumers may reject.
+pub const QUEUES: [(&str, bool); 8] = [
+    ("work", false),
+    ("picky", true),
+    ("dead", false),
+    ("left", false),
+    ("right", false),
+    ("late", false),
+    ("sensors", false),
+    ("orders-copy", false),
+];
+/// Topics, their partitions, and the group that reads each.
+pub const TOPICS: [(&str, i32, &str); 3] =
+    [("log", 3, "log-readers"), ("orders", 2, "orders-readers"), ("sensors-log", 2, "sensors-readers")];
+
+/// What AMQP publishers choose from.
+pub fn amqp_targets() -> Vec<amqp::Target> {
+    let target = |exchange, key, places: &[&'static str], dies| amqp::Target {
+        exchange,
+        key,
+        places: places.iter().map(|queue| Place::Queue(queue)).collect(),
+        dies,
+    };
+    vec![
+        target("", "work", &["work"], false),
+        target("", "work", &["work"], false),
+        target("", "picky", &["picky", "dead"], true),
+        // They expire there and go on to `late`.
+        target("", "waiting", &["late"], false),
+        target("fan", "any", &["left", "right"], false),
+    ]
+}
+
+/// Where a producer sends.
+pub fn kafka_target(number: u32) -> kafka::Target {
+    if number.is_multiple_of(2) {
+        // Bound on the bus: every record goes on to a queue.
+        let places = vec![Place::Topic("orders"), Place::Queue("orders-copy")];
+        kafka::Target { topic: "orders", partitions: 2, places }
+    } else {
+        kafka::Target { topic: "log", partitions: 3, places: vec![Place::Topic("log")] }
+    }
+}
+
+/// Where what a device publishes is to arrive.
+pub fn device_places() -> Vec<Place> {
+    vec![
+        Place::Queue("sensors"),
+        Place::Topic("sensors-log"),
+        Place::Session("reader-1"),
+        Place::Session("reader-2"),
+    ]
+}
+
+/// Makes all of it.
+pub fn create(broker: &Broker) -> impl Future<Output = Result<()>> + 'static {
+    let broker = broker.clone();
+    async move {
+        let client = client(&broker).await?;
+        for (queue, rejects) in QUEUES {
+            let dead_letter = rejects.then(|| to_queue("dead")).transpose()?;
+            create_queue(&client, queue, QueueConfig { dead_letter, ..QueueConfig::default() }).await?;
+        }
+        let waiting =
+            QueueConfig { ttl_ms: Some(120), dead_letter: Some(to_queue("late")?), ..QueueConfig::default() };
+        create_queue(&client, "waiting", waiting).await?;
+        client
+            .create_exchange(ExchangeSpec {
+                namespace: name("default")?,
+                name: name("fan")?,
+                kind: ExchangeKind::Fanout,
+                durable: true,
+                auto_delete: false,
+                internal: false,
+                alternate: None,
+                options: Default::default(),
+            })
+            .await?;
+        for (exchange, queue, key) in [
+            ("fan", "left", ""),
+            ("fan", "right", ""),
+            ("amq.topic", "sensors", "sensors.#"),
+            ("amq.topic", "orders-copy", "orders"),
+        ] {
+            let rule = if key.is_empty() { Rule::All } else { Rule::Pattern(pattern(key)?) };
+            let binding = Binding {
+                target: Target::Queue(name(queue)?),
+                key: Bytes::from_static(key.as_bytes()),
+                rule,
+                arguments: Bytes::new(),
+                durable: true,
+                transient: false,
+            };
+            client.bind(&name(exchange)?, binding).await?;
+        }
+        for (topic, partitions, _) in TOPICS {
+            let captures = if topic == "sensors-log" { vec![pattern("sensors.#")?] } else { Vec::new() };
+            let config = TopicConfig { captures, ..TopicConfig::default() };
+            client.create_topic(&name(topic)?, partitions.unsigned_abs(), config).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Where each partition ends.
+pub async fn ends(broker: Broker) -> Result<Vec<(&'static str, i32, i64)>> {
+    let client = client(&broker).await?;
+    let mut ends = Vec::new();
+    for (topic, _, _) in TOPICS {
+        for (index, partition) in (0..).zip(&client.topic(topic)?.partitions) {
+            ends.push((topic, index, client.log(partition.id)?.end() as i64));
+        }
+    }
+    Ok(ends)
+}
+
+async fn client(broker: &Broker) -> Result<Client> {
+    let principal = broker.authenticate(Credentials::Anonymous, IpAddr::from([127, 0, 0, 1])).await?;
+    Ok(broker.client(principal, name("default")?, broker.next_connection()))
+}
+
+async fn create_queue(client: &Client, queue: &str, config: QueueConfig) -> Result<()> {
+    let declaration = QueueDeclaration { config, durable: true, ..QueueDeclaration::default() };
+    client.create_queue(&name(queue)?, declaration).await?;
+    Ok(())
+}
+
+fn to_queue(queue: &'static str) -> Result<DeadLetter> {
+    let subject = Subject::dotted(queue.to_owned()).ok().context("a subject")?;
+    Ok(DeadLetter { exchange: None, subject: Some(subject) })
+}
+
+fn name(text: &str) -> Result<Name> {
+    Name::new(text).ok().with_context(|| format!("{text} is no name"))
+}
+
+fn pattern(text: &str) -> Result<Pattern> {
+    Pattern::parse(text, Syntax::DOTTED).ok().with_context(|| format!("{text} is no pattern"))
+}
