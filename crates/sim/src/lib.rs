@@ -10,6 +10,7 @@ mod clients;
 mod history;
 mod message;
 mod network;
+mod panics;
 mod run;
 mod schedule;
 mod topology;

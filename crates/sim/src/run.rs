@@ -3,9 +3,10 @@
 
 use crate::{
     bug::Bug,
-    clients::{Doors, Shore, amqp, kafka, mqtt},
+    clients::{Doors, Shore, amqp, gardener, group, kafka, mqtt},
     history::{Counts, History},
     network::Weather,
+    panics,
     schedule::{Ended, Faults, Scheduler},
     topology,
 };
@@ -15,7 +16,10 @@ use posthaste_engine::planted;
 use posthaste_model::Limits;
 use posthaste_mqtt::wire::{ProtocolVersion, QoS};
 use posthaste_net::{Peer, Protocol};
-use posthaste_storage::{Random, disk::SimDisk};
+use posthaste_storage::{
+    Random, data_dir,
+    disk::{Disk, SimDisk},
+};
 use std::{
     cell::{Cell, RefCell},
     net::SocketAddr,
@@ -66,8 +70,12 @@ const QUIET: Duration = Duration::from_secs(8);
 pub fn run(settings: Settings) -> Report {
     planted::plant(settings.bug.and_then(Bug::planted));
     let mut run = Run::new(settings);
-    if let Err(error) = run.all() {
-        run.shore.history.borrow_mut().broken(format!("{error:#}"));
+    let (outcome, panics) = panics::caught(|| run.all());
+    if let Some(Err(error)) = outcome {
+        run.shore.history.borrow_mut().wrong(format!("{error:#}"));
+    }
+    for panic in panics {
+        run.shore.history.borrow_mut().wrong(format!("a panic: {panic}"));
     }
     let mut history = run.shore.history.borrow_mut();
     Report {
@@ -86,6 +94,8 @@ struct Run {
     clock: Arc<AtomicI64>,
     shore: Rc<Shore>,
     cast: Cast,
+    /// Bits flip while nobody looks.
+    rots: bool,
 }
 
 /// The clients, as they live on over the broker's starts.
@@ -94,6 +104,7 @@ struct Cast {
     producers: Vec<Rc<kafka::Producer>>,
     devices: Vec<Rc<mqtt::Device>>,
     subscribers: Vec<Rc<mqtt::Subscriber>>,
+    gardener: Rc<gardener::Gardener>,
     /// Messages that each publisher sends in all.
     most: u32,
 }
@@ -124,9 +135,12 @@ impl Run {
                 Rc::new(mqtt::Subscriber::new("reader-1", QoS::AtLeastOnce, ProtocolVersion::V3_1_1)),
                 Rc::new(mqtt::Subscriber::new("reader-2", QoS::ExactlyOnce, ProtocolVersion::V5)),
             ],
+            gardener: Rc::new(gardener::Gardener::new(topology::GARDENER)),
             most: 20 + random.below(150) as u32,
         };
-        Run { random, disk, clock: Arc::new(AtomicI64::new(BEGINNING_MS)), shore: Rc::new(shore), cast }
+        let rots = random.chance(1, 10);
+        shore.history.borrow_mut().forgives_loss = rots;
+        Run { rots, random, disk, clock: Arc::new(AtomicI64::new(BEGINNING_MS)), shore: Rc::new(shore), cast }
     }
 
     fn all(&mut self) -> Result<()> {
@@ -134,9 +148,31 @@ impl Run {
         for number in 0..starts {
             let faults = Faults::choose(&mut self.random);
             self.start(number == 0, Some(faults))?;
+            if self.rots {
+                self.flip_bits();
+            }
         }
-        self.disk.set_capacity(None);
         self.start(false, None)
+    }
+
+    /// Bits of what is stored change, also of what was synced long ago.
+    fn flip_bits(&mut self) {
+        let dirs = [data_dir::JOURNAL_DIR, data_dir::SEGMENTS_DIR, data_dir::CHECKPOINTS_DIR];
+        let files: Vec<(String, u64)> = dirs
+            .iter()
+            .flat_map(|dir| self.disk.list(dir).unwrap_or_default().into_iter().map(move |file| (dir, file)))
+            .map(|(dir, file)| (format!("{dir}/{}", file.name), file.bytes))
+            .collect();
+        for _ in 0..=self.random.below(3) {
+            let Some((path, bytes)) = files.get(self.random.below(files.len() as u64) as usize) else {
+                return;
+            };
+            // Journal files are mostly empty space behind their first part.
+            let bit = self.random.below(8 * (*bytes).min(200_000));
+            if self.disk.flip_bit(path, bit) {
+                self.shore.history.borrow_mut().note(format_args!("bit {bit} of {path} flips"));
+            }
+        }
     }
 
     /// One start of the broker, until a fault ends it; without faults until nothing is left to do.
@@ -263,6 +299,10 @@ impl Run {
         for (topic, partitions, group) in topology::TOPICS {
             spawn_local(kafka::reader(shore.clone(), topic, partitions, group));
         }
+        for _ in 0..2 {
+            spawn_local(group::member(shore.clone(), "log", 3, "pair"));
+        }
+        spawn_local(gardener::gardener(shore.clone(), cast.gardener.clone(), cast.most));
         let places = Rc::new(topology::device_places());
         for (number, device) in (topology::DEVICE..).zip(&cast.devices) {
             spawn_local(mqtt::device(shore.clone(), number, device.clone(), cast.most, places.clone()));

@@ -192,9 +192,8 @@ impl Scheduler {
             }
             self.turn().await;
         }
-        disk.set_capacity(None);
         let dark = disk.power_is_cut();
-        disk.cut_power_after(u64::MAX);
+        disk.heal();
         // After a failed sync nobody knows what the disk holds, as after a power cut.
         if dark || self.failed.load(Ordering::Relaxed) { Ended::PowerCut } else { Ended::Killed }
     }

@@ -17,6 +17,7 @@ use std::net::IpAddr;
 pub const AMQP_PUBLISHER: u32 = 100;
 pub const PRODUCER: u32 = 201;
 pub const DEVICE: u32 = 300;
+pub const GARDENER: u32 = 400;
 
 /// Queues, and whether their consumers may reject.
 pub const QUEUES: [(&str, bool); 8] = [

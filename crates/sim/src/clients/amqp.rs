@@ -14,7 +14,7 @@ use posthaste_amqp::wire::{
 use std::{cell::Cell, collections::BTreeMap, io, rc::Rc, time::Duration};
 use tokio::time::timeout;
 
-const CHANNEL: u16 = 1;
+pub(super) const CHANNEL: u16 = 1;
 
 /// Where a publisher sends, and what becomes of it.
 #[derive(Clone)]
@@ -25,19 +25,19 @@ pub struct Target {
     pub dies: bool,
 }
 
-struct Connection {
-    stream: Stream,
+pub(super) struct Connection {
+    pub stream: Stream,
     reader: FrameReader,
     assembler: Assembler,
 }
 
-enum Received {
+pub(super) enum Received {
     Method(Method),
     Delivery { tag: u64, redelivered: bool, content: Content },
 }
 
 impl Connection {
-    async fn open(shore: &Shore) -> io::Result<Connection> {
+    pub async fn open(shore: &Shore) -> io::Result<Connection> {
         let stream = shore.connect(Door::Amqp)?;
         let mut connection =
             Connection { stream, reader: FrameReader::default(), assembler: Assembler::new(16 << 20) };
@@ -67,13 +67,13 @@ impl Connection {
         Ok(connection)
     }
 
-    async fn send(&mut self, channel: u16, method: &impl EncodeMethod) -> io::Result<()> {
+    pub async fn send(&mut self, channel: u16, method: &impl EncodeMethod) -> io::Result<()> {
         let mut octets = BytesMut::new();
         encode_method(&mut octets, channel, method, FrameMax::MIN).map_err(|e| wrong(e.to_string()))?;
         self.stream.write(&octets).await
     }
 
-    async fn call(&mut self, channel: u16, method: &impl EncodeMethod) -> io::Result<Method> {
+    pub async fn call(&mut self, channel: u16, method: &impl EncodeMethod) -> io::Result<Method> {
         self.send(channel, method).await?;
         self.method().await
     }
@@ -85,7 +85,7 @@ impl Connection {
         }
     }
 
-    async fn next(&mut self) -> io::Result<Received> {
+    pub async fn next(&mut self) -> io::Result<Received> {
         loop {
             while let Some((_, frame)) = self
                 .reader
@@ -187,10 +187,21 @@ fn take(waiting: &mut BTreeMap<u64, Id>, tag: u64, multiple: bool) -> Vec<Id> {
 }
 
 fn encode_publish(octets: &mut BytesMut, target: &Target, id: Id) -> io::Result<()> {
-    let properties = BasicProperties { delivery_mode: Some(2), ..BasicProperties::default() };
+    encode_message(octets, target.exchange, target.key, 2, id)
+}
+
+/// `mode` is 2 for what is to survive, 1 for what need not.
+pub(super) fn encode_message(
+    octets: &mut BytesMut,
+    exchange: &str,
+    key: &str,
+    mode: u8,
+    id: Id,
+) -> io::Result<()> {
+    let properties = BasicProperties { delivery_mode: Some(mode), ..BasicProperties::default() };
     let publish = PublishRef {
-        exchange: ShortStr::new(target.exchange.as_bytes()).map_err(|e| wrong(e.to_string()))?,
-        routing_key: ShortStr::new(target.key.as_bytes()).map_err(|e| wrong(e.to_string()))?,
+        exchange: ShortStr::new(exchange.as_bytes()).map_err(|e| wrong(e.to_string()))?,
+        routing_key: ShortStr::new(key.as_bytes()).map_err(|e| wrong(e.to_string()))?,
         mandatory: false,
         immediate: false,
     };

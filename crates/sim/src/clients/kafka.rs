@@ -21,25 +21,26 @@ use posthaste_kafka::wire::{
 };
 use std::{
     cell::{Cell, RefCell},
+    collections::BTreeMap,
     io,
     rc::Rc,
 };
 
 const PRODUCE_VERSION: i16 = 9;
 const FETCH_VERSION: i16 = 12;
-const OFFSET_VERSION: i16 = 7;
+pub(super) const OFFSET_VERSION: i16 = 7;
 const FRAME_BYTES_MAX: usize = 16 << 20;
 
-struct Connection {
+pub(super) struct Connection {
     stream: Stream,
 }
 
 impl Connection {
-    fn open(shore: &Shore) -> io::Result<Connection> {
+    pub fn open(shore: &Shore) -> io::Result<Connection> {
         Ok(Connection { stream: shore.connect(Door::Kafka)? })
     }
 
-    async fn call<R: RequestBody>(&mut self, version: i16, request: &R) -> io::Result<R::Response> {
+    pub async fn call<R: RequestBody>(&mut self, version: i16, request: &R) -> io::Result<R::Response> {
         let frame = encode_request(version, 0, None, request).map_err(|e| wrong(e.to_string()))?;
         self.stream.write(&frame.to_bytes()).await?;
         loop {
@@ -155,7 +156,9 @@ fn next_batch(shore: &Shore, number: u32, producer: &Producer, target: &Target) 
     let count = 1 + shore.below(6) as u32;
     let first = producer.sent.get();
     producer.sent.set(first + count);
-    let ids = (first..first + count).map(|n| Id::new(number, n)).collect();
+    // Order is promised within a partition, so each counts as a publisher of its own.
+    let publisher = number * 10 + partition.unsigned_abs();
+    let ids = (first..first + count).map(|n| Id::new(publisher, n)).collect();
     let sequence = producer.sequences.borrow().get(partition as usize).copied().unwrap_or(0);
     producer.pending.replace(Some((partition, sequence, ids)));
 }
@@ -198,50 +201,62 @@ pub async fn reader(shore: Rc<Shore>, topic: &'static str, partitions: i32, grou
 
 async fn read(shore: &Shore, topic: &'static str, partitions: i32, group: &'static str) -> io::Result<bool> {
     let mut connection = Connection::open(shore)?;
-    let mut positions = stands(shore, &mut connection, topic, partitions, group).await?;
+    let all: Vec<i32> = (0..partitions).collect();
+    let mut positions = stands(shore, &mut connection, topic, &all, group).await?;
     // In the end, all of it is read once more.
     if shore.draining.get() {
-        positions.fill(0);
+        positions.values_mut().for_each(|position| *position = 0);
     }
     loop {
         let was_draining = shore.draining.get();
-        let request = FetchRequest {
-            max_wait_ms: 20,
-            min_bytes: 1,
-            max_bytes: 1 << 20,
-            topics: vec![FetchTopic {
-                topic: ByteString::from_static(topic),
-                partitions: (0..)
-                    .zip(&positions)
-                    .map(|(partition, at)| fetch_partition(partition, *at))
-                    .collect(),
-                ..FetchTopic::default()
-            }],
-            ..FetchRequest::default()
-        };
-        let answer = connection.call(FETCH_VERSION, &request).await?;
-        for partition in answer.responses.into_iter().flat_map(|topic| topic.partitions) {
-            if partition.error_code != ErrorCode::None {
-                return Err(wrong(format!("Fetch: {}", partition.error_code.name())));
-            }
-            let Some(position) = positions.get_mut(partition.partition_index as usize) else {
-                return Err(wrong("Fetch: an unknown partition"));
-            };
-            for chunk in partition.records.chunks() {
-                note_records(shore, topic, partition.partition_index, chunk, position)?;
-            }
-        }
+        fetch(shore, &mut connection, topic, &mut positions).await?;
         if !was_draining && shore.draining.get() {
             return Ok(false);
         }
         if shore.chance(1, 4) {
-            commit(shore, &mut connection, topic, &positions, group).await?;
+            commit(shore, &mut connection, topic, &positions, group, None).await?;
         }
         if shore.chance(1, 20) && !was_draining {
             return Ok(false);
         }
         shore.pause(3).await;
     }
+}
+
+/// Where a reader is, by partition.
+pub(super) type Positions = BTreeMap<i32, i64>;
+
+/// Reads what there is, from where the reader is.
+pub(super) async fn fetch(
+    shore: &Shore,
+    connection: &mut Connection,
+    topic: &'static str,
+    positions: &mut Positions,
+) -> io::Result<()> {
+    let request = FetchRequest {
+        max_wait_ms: 20,
+        min_bytes: 1,
+        max_bytes: 1 << 20,
+        topics: vec![FetchTopic {
+            topic: ByteString::from_static(topic),
+            partitions: positions.iter().map(|(partition, at)| fetch_partition(*partition, *at)).collect(),
+            ..FetchTopic::default()
+        }],
+        ..FetchRequest::default()
+    };
+    let answer = connection.call(FETCH_VERSION, &request).await?;
+    for partition in answer.responses.into_iter().flat_map(|topic| topic.partitions) {
+        if partition.error_code != ErrorCode::None {
+            return Err(wrong(format!("Fetch: {}", partition.error_code.name())));
+        }
+        let Some(position) = positions.get_mut(&partition.partition_index) else {
+            return Err(wrong("Fetch: a partition that nobody asked for"));
+        };
+        for chunk in partition.records.chunks() {
+            note_records(shore, topic, partition.partition_index, chunk, position)?;
+        }
+    }
+    Ok(())
 }
 
 fn fetch_partition(partition: i32, fetch_offset: i64) -> FetchPartition {
@@ -281,67 +296,80 @@ fn chunk_bytes(chunk: &RecordChunk) -> Bytes {
     }
 }
 
-async fn stands(
+/// Where the group stands; at the beginning where it has committed nothing.
+pub(super) async fn stands(
     shore: &Shore,
     connection: &mut Connection,
     topic: &'static str,
-    partitions: i32,
+    partitions: &[i32],
     group: &'static str,
-) -> io::Result<Vec<i64>> {
+) -> io::Result<Positions> {
     let request = OffsetFetchRequest {
         group_id: ByteString::from_static(group),
         topics: Some(vec![OffsetFetchRequestTopic {
             name: ByteString::from_static(topic),
-            partition_indexes: (0..partitions).collect(),
+            partition_indexes: partitions.to_vec(),
         }]),
         ..OffsetFetchRequest::default()
     };
     let answer = connection.call(OFFSET_VERSION, &request).await?;
-    let mut positions = vec![0; partitions as usize];
+    let mut positions = Positions::new();
     for partition in answer.topics.into_iter().flat_map(|topic| topic.partitions) {
         if partition.error_code != ErrorCode::None {
             return Err(wrong(format!("OffsetFetch: {}", partition.error_code.name())));
         }
         shore.history.borrow_mut().stands(group, partition.partition_index, partition.committed_offset);
-        if let Some(position) = positions.get_mut(partition.partition_index as usize) {
-            *position = partition.committed_offset.max(0);
-        }
+        positions.insert(partition.partition_index, partition.committed_offset.max(0));
     }
     Ok(positions)
 }
 
-async fn commit(
+/// A member of a group, and the generation that it is of.
+pub(super) type Membership = (ByteString, i32);
+
+/// Commits where the reader is; false when the group has gone on without this member.
+pub(super) async fn commit(
     shore: &Shore,
     connection: &mut Connection,
     topic: &'static str,
-    positions: &[i64],
+    positions: &Positions,
     group: &'static str,
-) -> io::Result<()> {
-    for (partition, at) in (0..).zip(positions) {
-        shore.history.borrow_mut().committing(group, partition, *at);
+    member: Option<&Membership>,
+) -> io::Result<bool> {
+    for (partition, at) in positions {
+        shore.history.borrow_mut().committing(group, *partition, *at);
     }
-    let partition = |(partition_index, committed_offset): (i32, &i64)| OffsetCommitRequestPartition {
-        partition_index,
+    let partition = |(partition_index, committed_offset): (&i32, &i64)| OffsetCommitRequestPartition {
+        partition_index: *partition_index,
         committed_offset: *committed_offset,
         ..OffsetCommitRequestPartition::default()
     };
+    let (member_id, generation) = member.cloned().unwrap_or((ByteString::new(), -1));
     let request = OffsetCommitRequest {
         group_id: ByteString::from_static(group),
+        generation_id_or_member_epoch: generation,
+        member_id,
         topics: vec![OffsetCommitRequestTopic {
             name: ByteString::from_static(topic),
-            partitions: (0..).zip(positions).map(partition).collect(),
+            partitions: positions.iter().map(partition).collect(),
         }],
         ..OffsetCommitRequest::default()
     };
     let answer = connection.call(OFFSET_VERSION, &request).await?;
+    let mut is_member = true;
     for partition in answer.topics.into_iter().flat_map(|topic| topic.partitions) {
-        let at = positions.get(partition.partition_index as usize).copied().unwrap_or(0);
+        let at = positions.get(&partition.partition_index).copied().unwrap_or(0);
         match partition.error_code {
             ErrorCode::None => shore.history.borrow_mut().committed(group, partition.partition_index, at),
             ErrorCode::KafkaStorageError | ErrorCode::CoordinatorNotAvailable | ErrorCode::NotCoordinator => {
             }
+            ErrorCode::UnknownMemberId | ErrorCode::IllegalGeneration | ErrorCode::RebalanceInProgress
+                if member.is_some() =>
+            {
+                is_member = false;
+            }
             other => return Err(wrong(format!("OffsetCommit: {}", other.name()))),
         }
     }
-    Ok(())
+    Ok(is_member)
 }

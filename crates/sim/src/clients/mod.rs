@@ -2,6 +2,8 @@
 //! what they remember.
 
 pub mod amqp;
+pub mod gardener;
+pub mod group;
 pub mod kafka;
 pub mod mqtt;
 

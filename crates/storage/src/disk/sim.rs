@@ -54,6 +54,12 @@ impl SimDisk {
         self.state.lock().power = Some(operations);
     }
 
+    /// Ends what was set to go wrong: the capacity, the next sync, the power. What is lost stays lost.
+    pub fn heal(&self) {
+        let mut state = self.state.lock();
+        (state.capacity, state.fail_syncs, state.power) = (None, 0, None);
+    }
+
     /// Whether [`SimDisk::cut_power_after`] has run out.
     pub fn power_is_cut(&self) -> bool {
         self.state.lock().power == Some(0)
