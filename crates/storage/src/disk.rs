@@ -24,6 +24,11 @@ pub trait Disk: Send + Sync {
     /// Creates a file, empty; [`io::ErrorKind::AlreadyExists`] if the name is taken.
     fn create(&self, path: &str) -> io::Result<Arc<dyn DiskFile>>;
 
+    /// As [`Disk::create`], for a file that is written once, from front to back, and not read soon.
+    fn create_sequential(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
+        self.create(path)
+    }
+
     /// Renames within the root, atomically replacing what `to` named.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
 

@@ -65,7 +65,8 @@ pub struct JournalConfig {
     pub reserve_bytes: u64,
     /// A frame takes batches up to this size; a single larger batch still makes one frame.
     pub frame_bytes: u64,
-    /// Released files kept for reuse; more are removed.
+    /// Released files kept for reuse while there is need and space for them; more are removed. A file that is used
+    /// again costs one write less than a new one, which has to be filled with zeros first.
     pub spare_files: usize,
     /// What was written without [`Batch::require_sync`] is synced after at most this long.
     pub lazy_sync: Duration,
@@ -86,7 +87,7 @@ impl Default for JournalConfig {
             ring_bytes: 32 << 20,
             reserve_bytes: 64 << 20,
             frame_bytes: 4 << 20,
-            spare_files: 4,
+            spare_files: 32,
             lazy_sync: Duration::from_millis(500),
             nonce_seed: 0,
             drive: Drive::Threads,

@@ -1,5 +1,8 @@
 //! A directory of the operating system's file system.
 
+#[cfg(target_os = "linux")]
+mod direct;
+
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, IoSlice, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -41,6 +44,20 @@ impl Disk for LocalDisk {
     fn create(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(self.path(path))?;
         Ok(Arc::new(LocalFile::new(file)?))
+    }
+
+    #[cfg(target_os = "linux")]
+    fn create_sequential(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
+        use std::os::unix::fs::OpenOptionsExt;
+        let buffered = OpenOptions::new().read(true).write(true).create_new(true).open(self.path(path))?;
+        let past_the_cache = rustix::fs::OFlags::DIRECT.bits().cast_signed();
+        let direct =
+            OpenOptions::new().read(true).write(true).custom_flags(past_the_cache).open(self.path(path));
+        match direct {
+            Ok(direct) => Ok(Arc::new(direct::SequentialFile::new(direct, buffered))),
+            // Not every file system can do that.
+            Err(_) => Ok(Arc::new(LocalFile::new(buffered)?)),
+        }
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -147,16 +164,7 @@ impl Cursor {
 
 impl DiskFile for LocalFile {
     fn read_at(&self, position: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        let mut filled = 0;
-        while filled < buffer.len() {
-            match read_once(&self.reader, &mut buffer[filled..], position + filled as u64) {
-                Ok(0) => break,
-                Ok(read) => filled += read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(filled)
+        read_fully(&self.reader, position, buffer)
     }
 
     fn write_at(&self, position: u64, parts: &[IoSlice<'_>]) -> io::Result<()> {
@@ -182,6 +190,20 @@ impl DiskFile for LocalFile {
     fn size(&self) -> io::Result<u64> {
         Ok(self.reader.metadata()?.len())
     }
+}
+
+/// Fewer bytes only at the end of the file.
+fn read_fully(file: &File, position: u64, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match read_once(file, &mut buffer[filled..], position + filled as u64) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
 }
 
 #[cfg(unix)]

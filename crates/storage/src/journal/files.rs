@@ -17,6 +17,10 @@ use super::{Batch, CloseError, CommitStats, HomeFile, JournalConfig, JournalHome
 const FIRST_READ_BYTES: usize = 4096;
 /// How often free space is looked at, and files that a reader held are tried again.
 const TEND_INTERVAL: Duration = Duration::from_secs(1);
+/// Spare files that stay although none has been taken for a while, or disk space is short.
+const FEW_SPARES: usize = 2;
+/// With less free space than this many files take, spare files are given up.
+const SHORT_OF_SPACE_FILES: u64 = 32;
 
 /// A file in use.
 pub(super) struct JournalFile {
@@ -90,6 +94,8 @@ pub(super) struct Spares {
     /// Size of file that the writer waits for.
     pub wanted_bytes: Option<u64>,
     pub next_number: u64,
+    /// Spare files that the writer took so far.
+    pub taken: u64,
     pub no_space: bool,
     /// Why a file could not be created, other than for lack of space.
     pub error: Option<String>,
@@ -110,6 +116,7 @@ impl Shared {
             retiring: Vec::new(),
             wanted_bytes: None,
             next_number,
+            taken: 0,
             no_space: false,
             error: None,
             stopped: false,
@@ -271,6 +278,7 @@ impl Shared {
 
     /// The work of the thread that keeps the next file ready.
     pub fn tend_files_until_stopped(&self) {
+        let mut taken = 0;
         loop {
             self.tend_files();
             let mut spares = self.spares.lock();
@@ -282,9 +290,18 @@ impl Shared {
             if waited_for && !spares.no_space && spares.error.is_none() {
                 continue;
             }
-            self.spares_changed.wait_for(&mut spares, TEND_INTERVAL);
+            let quiet = self.spares_changed.wait_for(&mut spares, TEND_INTERVAL).timed_out();
             if spares.stopped {
                 return;
+            }
+            // A burst needed them; when it is over, their space is given back, one by one.
+            if quiet && spares.taken == taken && spares.ready.len() > FEW_SPARES {
+                let Some(unneeded) = spares.ready.pop() else { continue };
+                drop(spares);
+                // If that fails, the next start finds it and tries again.
+                let _ = self.home.remove(unneeded.number);
+            } else {
+                taken = spares.taken;
             }
         }
     }
@@ -313,6 +330,9 @@ impl Shared {
     }
 
     fn retire(&self) {
+        let short = self.config.file_bytes.saturating_mul(SHORT_OF_SPACE_FILES);
+        let few = self.home.free_bytes().is_some_and(|free| free < short);
+        let most = if few { self.config.spare_files.min(FEW_SPARES) } else { self.config.spare_files };
         let mut spares = self.spares.lock();
         let mut unneeded = Vec::new();
         let mut held = Vec::new();
@@ -322,7 +342,7 @@ impl Shared {
                 held.push(file);
             } else if file.damaged.load(Ordering::Relaxed)
                 || file.bytes() != self.config.file_bytes
-                || spares.ready.len() >= self.config.spare_files
+                || spares.ready.len() >= most
             {
                 unneeded.push(file);
             } else {

@@ -322,6 +322,7 @@ impl Writer {
             let mut spares = shared.spares.lock();
             if let Some(index) = spares.ready.iter().position(|spare| spare.file.bytes() >= bytes) {
                 spares.wanted_bytes = None;
+                spares.taken += 1;
                 let spare = spares.ready.swap_remove(index);
                 shared.spares_changed.notify_all();
                 return Ok(spare);

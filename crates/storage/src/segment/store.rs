@@ -83,7 +83,7 @@ impl SegmentStore for DiskSegments {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let file = self.disk.create(&unfinished)?;
+        let file = self.disk.create_sequential(&unfinished)?;
         let (disk, dir) = (self.disk.clone(), self.dir.clone());
         Ok(Box::new(DiskSink { disk, dir, path, unfinished, file, end: 0, published: false }))
     }
