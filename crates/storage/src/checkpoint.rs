@@ -4,7 +4,8 @@
 //! A generation is a manifest that names one base file and the delta files over it, all immutable and
 //! checksummed. It becomes current by a rename, after its files were synced, read back and verified. The
 //! current and the previous generation are kept; if the current one is damaged, the previous one is loaded
-//! and the loss is told.
+//! and the loss is told. If neither is whole (they share files), what is readable of the newest is loaded, and
+//! told which keys are not.
 
 mod file;
 mod manifest;
@@ -15,7 +16,7 @@ mod tests;
 use std::io;
 use std::sync::Arc;
 
-pub use file::FORMAT_VERSION;
+pub use file::{FORMAT_VERSION, LostKeys};
 
 pub(crate) use file::{SliceFile, scan as scan_file};
 pub(crate) use manifest::Manifest;
@@ -91,6 +92,8 @@ pub struct Checkpoints {
     current: Option<Manifest>,
     previous: Option<Manifest>,
     next_file: u64,
+    /// Files with damage: set aside once they are not needed.
+    damaged: Vec<String>,
 }
 
 /// The state that the newest readable generation holds.
@@ -99,6 +102,9 @@ pub struct Loaded {
     pub meta: Vec<u8>,
     /// What could not be read, if this is not the newest generation that was written.
     pub damaged: Vec<String>,
+    /// What this generation lacks, because none is whole.
+    pub lost: Vec<LostKeys>,
+    salvaged: bool,
     dir: Dir,
     manifest: Manifest,
 }
@@ -111,46 +117,37 @@ struct Dir {
 
 impl Checkpoints {
     /// Opens a directory, creating it if need be, and verifies its generations, newest first, until one is
-    /// whole. Without any generation there is nothing loaded; with only damaged ones it is an error.
+    /// whole. If none is, but a manifest can be read, what is readable of the newest of these is loaded.
+    /// Without any generation there is nothing loaded; with only unreadable manifests it is an error.
     pub fn open(disk: Arc<dyn Disk>, dir: &str) -> Result<(Checkpoints, Option<Loaded>), CheckpointError> {
         let dir = Dir { disk, path: dir.to_owned() };
         dir.disk.create_dir(&dir.path).map_err(|error| io_error("open", &dir.path, error))?;
-        let mut manifests = dir.manifest_numbers()?;
         let next_file = dir.highest_number()? + 1;
-        let mut checkpoints = Checkpoints { dir, current: None, previous: None, next_file };
-        let mut damaged = Vec::new();
-        while let Some(number) = manifests.pop() {
-            match checkpoints.dir.verify(number)? {
-                Ok(manifest) if checkpoints.current.is_none() => checkpoints.current = Some(manifest),
-                Ok(manifest) => {
-                    checkpoints.previous = Some(manifest);
-                    break;
-                }
-                // Damage to the generation before the current one costs nothing yet, but it is no fallback
-                // either.
-                Err(fault) => damaged.push((number, fault)),
+        let mut checkpoints =
+            Checkpoints { dir, current: None, previous: None, next_file, damaged: Vec::new() };
+        let Some(found) = checkpoints.dir.find()? else { return Ok((checkpoints, None)) };
+        checkpoints.current = Some(found.current.clone());
+        checkpoints.previous = found.previous.clone();
+        let needed = found.current.names();
+        for fault in &found.faults {
+            let names = [manifest_name(fault.number)].into_iter().chain(fault.files.iter().cloned());
+            for name in names.filter(|name| !needed.contains(name)) {
+                checkpoints.dir.set_aside(&name)?;
             }
-        }
-        let Some(manifest) = checkpoints.current.clone() else {
-            if damaged.is_empty() {
-                return Ok((checkpoints, None));
-            }
-            return Err(CheckpointError::Damaged(damaged.into_iter().map(|(_, fault)| fault.text).collect()));
-        };
-        let mut newer = Vec::new();
-        for (number, fault) in damaged {
-            checkpoints.dir.set_aside(&manifest_name(number))?;
-            if let Some(file) = &fault.file {
-                checkpoints.dir.set_aside(file)?;
-            }
-            if number > manifest.number {
-                newer.push(fault.text);
-            }
+            checkpoints.damaged.extend(fault.files.iter().filter(|name| needed.contains(name)).cloned());
         }
         checkpoints.remove_unneeded()?;
-        let loaded =
-            Loaded { meta: manifest.meta.clone(), damaged: newer, dir: checkpoints.dir.clone(), manifest };
+        let loaded = found.into_loaded(checkpoints.dir.clone());
         Ok((checkpoints, Some(loaded)))
+    }
+
+    /// Reads what [`Checkpoints::open`] would read, and changes nothing. Also returns what is wrong with
+    /// generations that are not loaded.
+    pub fn inspect(disk: Arc<dyn Disk>, dir: &str) -> Result<Option<(Loaded, Vec<String>)>, CheckpointError> {
+        let dir = Dir { disk, path: dir.to_owned() };
+        let Some(found) = dir.find()? else { return Ok(None) };
+        let faults = found.faults.iter().map(|fault| fault.text.clone()).collect();
+        Ok(Some((found.into_loaded(dir), faults)))
     }
 
     /// Adds a delta: keys in ascending order, each with its value, or `None` to remove it. When this
@@ -180,6 +177,9 @@ impl Checkpoints {
     /// Whether merging the deltas into a new base would pay.
     pub fn wants_base(&self) -> bool {
         let Some(current) = &self.current else { return false };
+        if current.names().iter().any(|name| self.damaged.contains(name)) {
+            return true;
+        }
         let deltas: u64 = current.deltas.iter().map(|delta| delta.bytes).sum();
         let base = current.base.as_ref().map_or(0, |base| base.bytes);
         current.deltas.len() > MAX_DELTAS || (deltas > base / 2 && deltas > SMALL_DELTA_BYTES)
@@ -188,7 +188,11 @@ impl Checkpoints {
     /// Merges base and deltas into a new base, a block of each in memory at a time. The state stays the same.
     pub fn write_base(&mut self, meta: &[u8]) -> Result<Stats, CheckpointError> {
         let Some(current) = self.current.clone() else { return self.write(meta, &mut std::iter::empty()) };
-        let mut merge = Merge::open(&self.dir, &current)?;
+        let mut merge = match self.damaged.is_empty() {
+            true => Merge::open(&self.dir, &current)?,
+            // What is lost was told when it was loaded.
+            false => Merge::salvage(&self.dir, &current)?,
+        };
         let info = self.write_file(Kind::Base, |writer| {
             while let Some((key, value)) = merge.next()? {
                 writer.push(&key, Some(&value))?;
@@ -258,7 +262,9 @@ impl Checkpoints {
             .collect();
         for name in self.dir.names()? {
             let ours = number_of(&name).is_some() || name.ends_with(".manifest.new");
-            if ours && !kept.contains(&name) {
+            if ours && !kept.contains(&name) && self.damaged.contains(&name) {
+                self.dir.set_aside(&name)?;
+            } else if ours && !kept.contains(&name) {
                 self.dir
                     .disk
                     .remove(&self.dir.join(&name))
@@ -272,7 +278,10 @@ impl Checkpoints {
 impl Loaded {
     /// Calls `visit` with every key and value, in ascending order of keys.
     pub fn for_each(&self, visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<u64, CheckpointError> {
-        let mut merge = Merge::open(&self.dir, &self.manifest)?;
+        let mut merge = match self.salvaged {
+            false => Merge::open(&self.dir, &self.manifest)?,
+            true => Merge::salvage(&self.dir, &self.manifest)?,
+        };
         let mut entries = 0;
         while let Some((key, value)) = merge.next()? {
             visit(&key, &value);
@@ -282,11 +291,33 @@ impl Loaded {
     }
 }
 
+/// The generations of a directory.
+struct Found {
+    current: Manifest,
+    previous: Option<Manifest>,
+    /// What the current one lacks.
+    lost: Vec<LostKeys>,
+    salvaged: bool,
+    faults: Vec<Fault>,
+}
+
+impl Found {
+    fn into_loaded(self, dir: Dir) -> Loaded {
+        // What is wrong with older generations costs nothing yet.
+        let faults = self.faults.into_iter().filter(|fault| fault.number >= self.current.number);
+        let (damaged, meta) = (faults.map(|fault| fault.text).collect(), self.current.meta.clone());
+        Loaded { meta, damaged, lost: self.lost, salvaged: self.salvaged, dir, manifest: self.current }
+    }
+}
+
 /// What makes a generation unreadable.
 struct Fault {
+    number: u64,
     text: String,
-    /// The damaged file, if it is not the manifest itself.
-    file: Option<String>,
+    /// The manifest, if that is not what is damaged, and all files are there.
+    manifest: Option<Manifest>,
+    /// The damaged files, if it is not the manifest itself.
+    files: Vec<String>,
 }
 
 impl Dir {
@@ -316,27 +347,67 @@ impl Dir {
         Ok(numbers)
     }
 
+    /// Looks for the newest whole generation and the one before; without a whole one, for the newest of which
+    /// anything can be read.
+    fn find(&self) -> Result<Option<Found>, CheckpointError> {
+        let mut manifests = self.manifest_numbers()?;
+        let mut whole: Vec<Manifest> = Vec::new();
+        let mut faults = Vec::new();
+        while whole.len() < GENERATIONS
+            && let Some(number) = manifests.pop()
+        {
+            match self.verify(number)? {
+                Ok(manifest) => whole.push(manifest),
+                // Damage to the generation before the current one costs nothing yet, but it is no fallback
+                // either.
+                Err(fault) => faults.push(fault),
+            }
+        }
+        let mut whole = whole.into_iter();
+        if let Some(current) = whole.next() {
+            return Ok(Some(Found {
+                current,
+                previous: whole.next(),
+                lost: Vec::new(),
+                salvaged: false,
+                faults,
+            }));
+        }
+        let Some(current) = faults.iter().find_map(|fault| fault.manifest.clone()) else {
+            let texts: Vec<String> = faults.into_iter().map(|fault| fault.text).collect();
+            return if texts.is_empty() { Ok(None) } else { Err(CheckpointError::Damaged(texts)) };
+        };
+        let mut merge = Merge::salvage(self, &current)?;
+        while merge.next()?.is_some() {}
+        Ok(Some(Found { current, previous: None, lost: merge.lost(), salvaged: true, faults }))
+    }
+
     /// Reads a generation and all its files.
     fn verify(&self, number: u64) -> Result<Result<Manifest, Fault>, CheckpointError> {
         let name = manifest_name(number);
         let Some(manifest) = Manifest::read(self, number)? else {
-            return Ok(Err(Fault { text: format!("{name} is damaged"), file: None }));
+            let text = format!("{name} is damaged");
+            return Ok(Err(Fault { number, text, manifest: None, files: Vec::new() }));
         };
+        let mut damaged = Vec::new();
         for info in manifest.files() {
             match FileReader::verify(self, info) {
                 Ok(()) => {}
                 Err(CheckpointError::Unverified { file }) => {
-                    let text = format!("{name} needs {file}, which is damaged");
-                    return Ok(Err(Fault { text, file: Some(file) }));
+                    damaged.push(file);
                 }
                 Err(CheckpointError::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => {
                     let text = format!("{name} needs {}, which is missing", info.name());
-                    return Ok(Err(Fault { text, file: None }));
+                    return Ok(Err(Fault { number, text, manifest: None, files: Vec::new() }));
                 }
                 Err(error) => return Err(error),
             }
         }
-        Ok(Ok(manifest))
+        if damaged.is_empty() {
+            return Ok(Ok(manifest));
+        }
+        let text = format!("{name} needs {}, which is damaged", damaged.join(" and "));
+        Ok(Err(Fault { number, text, manifest: Some(manifest), files: damaged }))
     }
 
     /// Keeps a damaged file out of the way, without destroying it.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::disk::{DirEntry, Disk, DiskLock, LocalDisk};
+use crate::disk::{DirEntry, Disk, DiskLock, LocalDisk, ReadOnlyDisk};
 
 /// Version of the directory's layout.
 pub const FORMAT_VERSION: u32 = 1;
@@ -28,6 +28,12 @@ const MAX_IDENTITY_BYTES: usize = 64 * 1024;
 /// Why a data directory cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
+    /// There is nothing to look at.
+    #[error("{path} is no data directory: it holds no posthaste.json")]
+    Absent {
+        /// The directory.
+        path: String,
+    },
     /// The identity file does not read.
     #[error("{path}/posthaste.json is damaged ({reason}); restore it from a copy of the directory")]
     Damaged {
@@ -107,12 +113,7 @@ impl DataDir {
         let failed = |action| move |error| OpenError::Io { action, path: path.to_owned(), error };
         // Before the lock: a foreign directory gets no file from us.
         check_ours(&*disk, path)?;
-        let lock = match disk.lock(LOCK) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                return Err(OpenError::InUse { path: path.to_owned() });
-            }
-            outcome => outcome.map_err(failed("lock"))?,
-        };
+        let lock = take_lock(&*disk, path)?;
         let identity = match read_identity(&*disk, path)? {
             Some(identity) => Identity { epoch: identity.epoch.saturating_add(1), ..identity },
             None => Identity {
@@ -127,6 +128,16 @@ impl DataDir {
             disk.create_dir(dir).map_err(failed("create directories in"))?;
         }
         disk.sync_dir(".").map_err(failed("sync"))?;
+        Ok(DataDir { disk, path: path.to_owned(), identity, _lock: lock })
+    }
+
+    /// Locks an existing directory to look at it: nothing in it changes, and it is no start.
+    pub fn inspect(disk: Arc<dyn Disk>, path: &str) -> Result<DataDir, OpenError> {
+        check_ours(&*disk, path)?;
+        let identity =
+            read_identity(&*disk, path)?.ok_or_else(|| OpenError::Absent { path: path.to_owned() })?;
+        let lock = take_lock(&*disk, path)?;
+        let disk = Arc::new(ReadOnlyDisk(disk));
         Ok(DataDir { disk, path: path.to_owned(), identity, _lock: lock })
     }
 
@@ -153,6 +164,14 @@ impl DataDir {
     /// Virtual shards, fixed when the directory was created.
     pub fn shards(&self) -> u16 {
         self.identity.shards
+    }
+}
+
+fn take_lock(disk: &dyn Disk, path: &str) -> Result<DiskLock, OpenError> {
+    let path = path.to_owned();
+    match disk.lock(LOCK) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(OpenError::InUse { path }),
+        outcome => outcome.map_err(|error| OpenError::Io { action: "lock", path, error }),
     }
 }
 

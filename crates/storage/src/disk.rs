@@ -1,6 +1,7 @@
 //! What the storage layer asks of a disk, so that the same code runs on a directory and in a simulation.
 
 mod local;
+mod read_only;
 mod sim;
 
 use std::fmt;
@@ -8,6 +9,7 @@ use std::io::{self, IoSlice};
 use std::sync::Arc;
 
 pub use local::LocalDisk;
+pub use read_only::ReadOnlyDisk;
 pub use sim::{SECTOR_BYTES, SimDisk};
 
 /// Blocking access to files below one root. Paths are relative to it and separated by `/`.

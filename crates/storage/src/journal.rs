@@ -281,6 +281,18 @@ impl Journal {
         Ok((Journal { owner: Arc::new(owner) }, report))
     }
 
+    /// Reads what [`Journal::open`] would read, and changes nothing.
+    pub fn inspect(
+        disk: Arc<dyn Disk>,
+        dir: &str,
+        from: Lsn,
+        replay: &mut dyn FnMut(Lsn, RecordRef<'_>),
+    ) -> Result<RecoveryReport, OpenError> {
+        let home = DiskHome::open(disk, dir)
+            .map_err(|error| OpenError::Io { action: format!("open the directory {dir}"), error })?;
+        recovery::inspect(&home, from, replay)
+    }
+
     /// Hands a batch to the writer; never waits for the disk. After a failure or [`Journal::close`] the
     /// batch is dropped and never completed.
     pub fn submit(&self, batch: Batch) {

@@ -12,7 +12,7 @@ mod store;
 mod tests;
 mod write;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -83,7 +83,7 @@ pub struct Entry {
 /// Why a run cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// The bytes are not those that were written.
+    /// The bytes are not those that were written, or not there.
     #[error(
         "segment {segment} is damaged for stream {stream} from offset {from} on; readable again from {resume}"
     )]
@@ -117,6 +117,17 @@ pub enum ReadError {
     },
 }
 
+/// What reading all of a run showed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RunCheck {
+    /// Entries that are readable.
+    pub entries: u64,
+    /// Half-open ranges of offsets that are not; they may hold offsets that the run never had.
+    pub lost: Vec<(u64, u64)>,
+    /// Reading is slower, and damage costs more.
+    pub index_damaged: bool,
+}
+
 /// A handle to the segments of a store. Clones share their caches.
 #[derive(Clone)]
 pub struct Segments {
@@ -129,6 +140,8 @@ type RunPlace = (SegmentId, u64);
 struct Shared {
     store: Arc<dyn SegmentStore>,
     sizes: Mutex<BTreeMap<SegmentId, u64>>,
+    /// Segments in which damage was met: they are set aside, not removed.
+    damaged: Mutex<BTreeSet<SegmentId>>,
     files: Mutex<Cache<SegmentId, Arc<dyn SegmentFile>>>,
     indexes: Mutex<Cache<RunPlace, Arc<[IndexPoint]>>>,
 }
@@ -140,6 +153,7 @@ impl Segments {
         let shared = Shared {
             store,
             sizes: Mutex::new(sizes),
+            damaged: Mutex::default(),
             files: Mutex::new(Cache::new(CACHED_FILES)),
             indexes: Mutex::new(Cache::new(CACHED_INDEX_POINTS)),
         };
@@ -175,9 +189,27 @@ impl Segments {
         read::runs(&self.shared, id)
     }
 
-    /// Removes a segment. Reads that have begun go on. One that cannot be removed stays in the list.
+    /// Reads all of a run.
+    pub fn verify(&self, run: &Run) -> Result<RunCheck, ReadError> {
+        read::verify(&self.shared, run)
+    }
+
+    /// What is wrong with a segment beside its runs; refused if another version wrote it.
+    pub fn verify_frame(&self, id: SegmentId) -> Result<Vec<&'static str>, ReadError> {
+        read::verify_frame(&self.shared, id)
+    }
+
+    /// Segments in which damage was met since the start.
+    pub fn damaged(&self) -> BTreeSet<SegmentId> {
+        self.shared.damaged.lock().clone()
+    }
+
+    /// Removes a segment, or sets it aside if damage was met in it. Reads that have begun go on. One that
+    /// cannot be removed stays in the list.
     pub fn remove(&self, id: SegmentId) {
-        match self.shared.store.remove(id) {
+        let damaged = self.shared.damaged.lock().contains(&id);
+        let store = &self.shared.store;
+        match if damaged { store.set_aside(id) } else { store.remove(id) } {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {}
             _ => {
                 self.shared.sizes.lock().remove(&id);

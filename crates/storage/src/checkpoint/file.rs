@@ -25,6 +25,8 @@ const ENTRY_HEADER_BYTES: usize = 8;
 const BLOCK_BYTES: usize = 64 * 1024;
 /// Largest key plus value, in bytes.
 const MAX_ENTRY_BYTES: usize = 1 << 30;
+/// Read at once when a block is looked for behind damage.
+const SCAN_BYTES: u64 = 1 << 20;
 const REMOVED: u32 = u32::MAX;
 const MAGIC: [u8; 8] = *b"PHCHKPNT";
 
@@ -171,9 +173,35 @@ impl FileWriter {
 /// A key and its value; `None` removes the key.
 pub(super) type Change = (Vec<u8>, Option<Vec<u8>>);
 
+/// A stretch of a file that cannot be read, and the keys that lay in it: none in the header, at 0.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LostKeys {
+    /// The file's name.
+    pub file: String,
+    /// Where the stretch begins in the file, in bytes.
+    pub position: u64,
+    /// Its length in bytes.
+    pub bytes: u64,
+    /// The last key before it.
+    pub after: Option<Vec<u8>>,
+    /// The first key behind it.
+    pub before: Option<Vec<u8>>,
+}
+
+impl LostKeys {
+    /// Whether a key may have lain in the stretch.
+    pub fn covers(&self, key: &[u8]) -> bool {
+        let Some(after) = &self.after else { return false };
+        key > &after[..] && self.before.as_ref().is_none_or(|before| key < &before[..])
+    }
+}
+
 /// Reads a file block by block.
 pub(super) struct FileReader {
     file: Arc<dyn DiskFile>,
+    /// Where damage is stepped over: what was lost so far.
+    lost: Option<Vec<LostKeys>>,
+    last_key: Vec<u8>,
     info: FileInfo,
     at: u64,
     block: Vec<u8>,
@@ -188,12 +216,26 @@ impl FileReader {
     pub fn open(dir: &Dir, info: &FileInfo) -> Result<FileReader, CheckpointError> {
         let name = info.name();
         let file = dir.disk.open(&dir.join(&name)).map_err(|error| io_error("open", &name, error))?;
-        FileReader::of(file, info)
+        FileReader::of(file, info, false)
     }
 
-    fn of(file: Arc<dyn DiskFile>, info: &FileInfo) -> Result<FileReader, CheckpointError> {
+    /// As [`FileReader::open`], but steps over damage and keeps account of it.
+    pub fn salvage(dir: &Dir, info: &FileInfo) -> Result<FileReader, CheckpointError> {
+        let name = info.name();
+        let file = dir.disk.open(&dir.join(&name)).map_err(|error| io_error("open", &name, error))?;
+        FileReader::of(file, info, true)
+    }
+
+    /// What was stepped over.
+    pub fn lost(&self) -> &[LostKeys] {
+        self.lost.as_deref().unwrap_or_default()
+    }
+
+    fn of(file: Arc<dyn DiskFile>, info: &FileInfo, salvage: bool) -> Result<FileReader, CheckpointError> {
         let mut reader = FileReader {
             file,
+            lost: salvage.then(Vec::new),
+            last_key: Vec::new(),
             info: info.clone(),
             at: 0,
             block: Vec::new(),
@@ -204,11 +246,21 @@ impl FileReader {
             done: false,
         };
         let mut header = [0; HEADER_BYTES];
-        reader.read(&mut header)?;
+        match reader.read(&mut header) {
+            Err(CheckpointError::Unverified { .. }) if salvage => {}
+            outcome => outcome?,
+        }
         match decode_header(&header, info.number, info.kind) {
             Some(FORMAT_VERSION) => Ok(reader),
             Some(found) => {
                 Err(CheckpointError::Version { file: info.name(), found, supported: FORMAT_VERSION })
+            }
+            // Blocks carry their own checksums, over the file's number too.
+            None if salvage => {
+                reader.at = HEADER_BYTES as u64;
+                let (file, bytes) = (info.name(), HEADER_BYTES as u64);
+                reader.lost = Some(vec![LostKeys { file, position: 0, bytes, after: None, before: None }]);
+                Ok(reader)
             }
             None => Err(reader.damaged()),
         }
@@ -229,13 +281,26 @@ impl FileReader {
 
     pub fn next(&mut self) -> Result<Option<Change>, CheckpointError> {
         while self.block_at >= self.block.len() {
-            if !self.next_block()? {
-                return Ok(None);
+            let at = self.at;
+            match self.next_block() {
+                Err(CheckpointError::Unverified { .. }) if self.lost.is_some() => self.step_over(at)?,
+                outcome => {
+                    if !outcome? {
+                        return Ok(None);
+                    }
+                }
             }
         }
         match split_entry(&self.block[self.block_at..]) {
             Some((change, bytes)) => {
                 self.block_at += bytes;
+                if let Some(lost) = &mut self.lost {
+                    if let Some(gap) = lost.last_mut().filter(|gap| gap.after == Some(self.last_key.clone()))
+                    {
+                        gap.before.get_or_insert_with(|| change.0.clone());
+                    }
+                    self.last_key.clone_from(&change.0);
+                }
                 Ok(Some(change))
             }
             None => Err(self.damaged()),
@@ -273,6 +338,56 @@ impl FileReader {
         Ok(!self.done)
     }
 
+    /// Goes from the damaged block at `start` to the next readable one, or the end.
+    fn step_over(&mut self, start: u64) -> Result<(), CheckpointError> {
+        let size = self.file.size().map_err(|error| io_error("read", &self.info.name(), error))?;
+        let size = size.min(self.info.bytes);
+        let found = self.find_block(start + 1, size)?;
+        let end = found.map_or(size.max(start), |(at, _)| at);
+        let (file, after) = (self.info.name(), Some(self.last_key.clone()));
+        let gap = LostKeys { file, position: start, bytes: end - start, after, before: None };
+        if let Some(lost) = &mut self.lost {
+            lost.push(gap);
+        }
+        (self.block, self.block_at) = (Vec::new(), 0);
+        match found {
+            Some((at, index)) => (self.at, self.blocks) = (at, index),
+            None => self.done = true,
+        }
+        Ok(())
+    }
+
+    /// The next place from `from` on where a later block of this file can be read, and the block's index.
+    fn find_block(&self, from: u64, size: u64) -> Result<Option<(u64, u32)>, CheckpointError> {
+        let failed = |error| io_error("read", &self.info.name(), error);
+        let mut base = from;
+        while base + BLOCK_HEADER_BYTES as u64 <= size {
+            let mut window = vec![0; SCAN_BYTES.min(size - base) as usize];
+            let read = self.file.read_at(base, &mut window).map_err(failed)?;
+            window.truncate(read);
+            if window.len() < BLOCK_HEADER_BYTES {
+                return Ok(None);
+            }
+            for at in 0..=window.len() - BLOCK_HEADER_BYTES {
+                let position = base + at as u64;
+                let (length, index) = (u32_at(&window, at + 4), u32_at(&window, at + 12));
+                let (Some(length), Some(index)) = (length, index) else { break };
+                let end = position + BLOCK_HEADER_BYTES as u64 + u64::from(length);
+                let possible = end <= size && index > self.blocks && u64::from(index) <= size / 16;
+                if !possible {
+                    continue;
+                }
+                let mut block = vec![0; (end - position) as usize];
+                let read = self.file.read_at(position, &mut block).map_err(failed)?;
+                if read == block.len() && u32_at(&block, 0) == Some(block_crc(self.info.number, &block)) {
+                    return Ok(Some((position, index)));
+                }
+            }
+            base += (window.len() - BLOCK_HEADER_BYTES + 1) as u64;
+        }
+        Ok(None)
+    }
+
     fn read(&mut self, buffer: &mut [u8]) -> Result<(), CheckpointError> {
         let read = self.file.read_at(self.at, buffer);
         let read = read.map_err(|error| io_error("read", &self.info.name(), error))?;
@@ -290,7 +405,7 @@ pub(crate) fn scan(file: Arc<dyn DiskFile>, number: u64) -> Result<u64, Checkpoi
     let kind = Kind::Delta;
     let bytes = file.size().map_err(|error| io_error("read", "", error))?;
     let info = FileInfo { kind, number, bytes, entries: 0, crc: 0 };
-    let mut reader = FileReader::of(file, &info)?;
+    let mut reader = FileReader::of(file, &info, false)?;
     let mut entries = 0;
     while reader.next()?.is_some() {
         entries += 1;

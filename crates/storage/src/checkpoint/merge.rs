@@ -1,6 +1,6 @@
 //! Base and deltas as one sorted sequence, the newest value of each key.
 
-use super::file::{Change, FileReader};
+use super::file::{Change, FileInfo, FileReader, LostKeys};
 use super::{CheckpointError, Dir, Manifest};
 
 /// A key and its value.
@@ -13,9 +13,26 @@ pub(super) struct Merge {
 
 impl Merge {
     pub fn open(dir: &Dir, manifest: &Manifest) -> Result<Merge, CheckpointError> {
+        Merge::of(manifest, |info| FileReader::open(dir, info))
+    }
+
+    /// As [`Merge::open`], but steps over damage.
+    pub fn salvage(dir: &Dir, manifest: &Manifest) -> Result<Merge, CheckpointError> {
+        Merge::of(manifest, |info| FileReader::salvage(dir, info))
+    }
+
+    /// What was stepped over so far.
+    pub fn lost(&self) -> Vec<LostKeys> {
+        self.sources.iter().flat_map(|(reader, _)| reader.lost()).cloned().collect()
+    }
+
+    fn of(
+        manifest: &Manifest,
+        open: impl Fn(&FileInfo) -> Result<FileReader, CheckpointError>,
+    ) -> Result<Merge, CheckpointError> {
         let mut sources = Vec::new();
         for info in manifest.files() {
-            let mut reader = FileReader::open(dir, info)?;
+            let mut reader = open(info)?;
             let first = reader.next()?;
             sources.push((reader, first));
         }

@@ -106,8 +106,8 @@ fn a_base_is_wanted_after_many_or_large_deltas_and_merges_them() {
 }
 
 #[test]
-fn a_flipped_bit_falls_back_to_the_generation_before_or_is_refused() {
-    let (mut fallbacks, mut refusals) = (0, 0);
+fn a_flipped_bit_falls_back_to_the_generation_before_or_costs_one_block() {
+    let (mut fallbacks, mut salvages) = (0, 0);
     for seed in 0..300 {
         let disk = SimDisk::new(seed);
         let mut random = Random::new(seed);
@@ -129,6 +129,26 @@ fn a_flipped_bit_falls_back_to_the_generation_before_or_is_refused() {
         match open(&disk) {
             Ok((_, Some(loaded))) => {
                 let step = u64::from_le_bytes(loaded.meta[..8].try_into().unwrap());
+                if loaded.damaged.iter().any(|text| !text.contains(".manifest is")) && step == 4 {
+                    // Both generations need the file: what can be read of it, and no key without a word.
+                    salvages += 1;
+                    let (found, lost) = (contents(&loaded), &loaded.lost);
+                    assert!(lost.iter().all(|lost| lost.file == file.name) && !lost.is_empty());
+                    let inside = |key: &Vec<u8>| lost.iter().any(|l| l.covers(key));
+                    let all = |map: &Map| map.iter().all(|(k, v)| inside(k) || states[4].get(k) == Some(v));
+                    assert!(all(&found), "{lost:?}");
+                    assert!(states[4].keys().all(|key| inside(key) || found.contains_key(key)), "{lost:?}");
+                    drop(loaded);
+                    let (mut checkpoints, _) = open(&disk).unwrap();
+                    assert!(checkpoints.wants_base());
+                    checkpoints.write_base(b"whole").unwrap();
+                    checkpoints.write(b"again", &mut std::iter::empty()).unwrap();
+                    let whole = open(&disk).unwrap().1.unwrap();
+                    assert_eq!((contents(&whole), &whole.damaged), (found, &Vec::new()));
+                    let kept = disk.list("checkpoints").unwrap();
+                    assert!(kept.iter().any(|kept| kept.name == format!("{}.damaged", file.name)));
+                    continue;
+                }
                 assert_eq!(contents(&loaded), states[step as usize]);
                 assert!(step == 4 || step == 3 && loaded.damaged.len() == 1);
                 fallbacks += u64::from(step == 3);
@@ -138,14 +158,10 @@ fn a_flipped_bit_falls_back_to_the_generation_before_or_is_refused() {
                 assert!(step == 4 || kept.iter().any(|file| file.name.ends_with(".damaged")));
             }
             Ok((_, None)) => panic!("a damaged checkpoint must not look like none"),
-            Err(CheckpointError::Damaged(reasons)) => {
-                assert!(reasons.iter().any(|reason| reason.contains(&file.name)), "{reasons:?}");
-                refusals += 1;
-            }
             Err(error) => panic!("{error}"),
         }
     }
-    assert!(fallbacks > 30 && refusals > 30);
+    assert!(fallbacks > 30 && salvages > 30, "{fallbacks} {salvages}");
 }
 
 #[test]

@@ -44,6 +44,8 @@ pub struct Damage {
     pub to: Lsn,
     /// Number of the file, as in its name; `None` if the file is missing.
     pub file: Option<u64>,
+    /// LSN of the file's first byte: what lies at an LSN lies so many bytes behind it.
+    pub file_start: Lsn,
     /// What was there.
     pub kind: DamageKind,
     /// The shard that the damaged record names, if that much can be read; it is not verified.
@@ -67,7 +69,8 @@ pub enum DamageKind {
 
 impl Damage {
     fn missing(from: u64, to: u64, file: Option<u64>) -> Damage {
-        Damage { from: Lsn(from), to: Lsn(to), file, kind: DamageKind::Missing, shard: None }
+        let kind = DamageKind::Missing;
+        Damage { from: Lsn(from), to: Lsn(to), file, file_start: Lsn(from), kind, shard: None }
     }
 }
 
@@ -117,6 +120,19 @@ pub(super) fn recover(
     files.push(begun);
     let shared = Shared::new(home, config, files, found.blanks, found.next_number);
     Ok((Arc::new(shared), start, report))
+}
+
+/// Reads what recovery would read, and changes nothing.
+pub(super) fn inspect(
+    home: &dyn JournalHome,
+    from: Lsn,
+    replay: &mut Replay<'_>,
+) -> Result<RecoveryReport, OpenError> {
+    let mut found = Found::list(home)?;
+    let mut report = RecoveryReport::default();
+    let tail = found.replay(from, replay, &mut report)?;
+    report.end = Lsn(tail.end.max(from.0));
+    Ok(report)
 }
 
 /// Reads one file's bytes as recovery would, for fuzzing.
@@ -382,6 +398,7 @@ impl FoundFile {
             from: Lsn(self.start),
             to: Lsn(self.start + FILE_HEADER_BYTES),
             file: Some(self.number),
+            file_start: Lsn(self.start),
             kind: DamageKind::FileHeader,
             shard: None,
         }

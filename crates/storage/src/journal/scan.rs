@@ -346,6 +346,7 @@ impl<'a> FileScan<'a> {
             from: Lsn(from),
             to: Lsn(to),
             file: Some(self.number),
+            file_start: Lsn(self.extent.start),
             kind,
             shard,
         });

@@ -9,7 +9,7 @@ use super::format::{
     self, ENTRY_HEADER_BYTES, EntryHeader, FORMAT_VERSION, HEADER_BYTES, INDEX_EVERY_BYTES, IndexPoint,
     TRAILER_BYTES,
 };
-use super::{Entry, ReadError, Run, SegmentFile, SegmentId, Shared};
+use super::{Entry, ReadError, Run, RunCheck, SegmentFile, SegmentId, Shared};
 
 /// Fewest and most bytes that one read asks for, unless an entry is larger.
 const READ_BYTES: (u64, u64) = (4 << 10, 1 << 20);
@@ -25,17 +25,19 @@ pub(super) fn read(
     if from >= run.end || max_entries == 0 {
         return Ok(entries);
     }
-    let file = shared.file(run.segment)?;
+    let Some(file) = shared.present(run.segment)? else { return Err(shared.lost(run, run.first, run.end)) };
     let points = shared.index(&file, run)?;
     let point = points.partition_point(|point| point.offset <= from).checked_sub(1);
-    let distance = point.and_then(|point| points.get(point)).map_or(0, |point| point.distance);
-    let mut cursor = Cursor::new(&*file, run, distance, max_bytes as u64 + INDEX_EVERY_BYTES);
+    let start = point.and_then(|point| points.get(point)).copied().unwrap_or(run_start(run));
+    let mut walk = Walk::new(Cursor::new(&*file, run, start, max_bytes as u64 + INDEX_EVERY_BYTES), &points);
     let mut left = max_bytes;
-    while let Some(outcome) = cursor.next().transpose() {
-        let entry = match outcome {
-            Ok(entry) => entry,
-            Err(_) if !entries.is_empty() => break,
-            Err(fault) => return Err(fault.at(run, &points, from)),
+    while let Some(step) = walk.next(shared)? {
+        let entry = match step {
+            Step::Lost(_, to) if to <= from => continue,
+            // What was read before the damage is an answer; the next read meets it first.
+            Step::Lost(..) if !entries.is_empty() => break,
+            Step::Lost(lost_from, to) => return Err(shared.lost(run, lost_from, to)),
+            Step::Entry(entry) => entry,
         };
         if entry.offset.saturating_add(u64::from(entry.span)) <= from {
             continue;
@@ -57,21 +59,69 @@ pub(super) fn find_timestamp(shared: &Shared, run: &Run, timestamp: i64) -> Resu
     if run.max_timestamp < timestamp || run.entries == 0 {
         return Ok(None);
     }
-    let file = shared.file(run.segment)?;
+    let Some(file) = shared.present(run.segment)? else { return Ok(None) };
     let points = shared.index(&file, run)?;
     let point = points.partition_point(|point| point.timestamp_before < timestamp).checked_sub(1);
-    let (offset, distance) = point
-        .and_then(|point| points.get(point))
-        .map_or((run.first, 0), |point| (point.offset, point.distance));
-    let mut cursor = Cursor::new(&*file, run, distance, 2 * INDEX_EVERY_BYTES);
-    let mut reached = offset;
-    while let Some(entry) = cursor.next().map_err(|fault| fault.at(run, &points, reached))? {
-        if entry.max_timestamp >= timestamp {
+    let start = point.and_then(|point| points.get(point)).copied().unwrap_or(run_start(run));
+    let mut walk = Walk::new(Cursor::new(&*file, run, start, 2 * INDEX_EVERY_BYTES), &points);
+    while let Some(step) = walk.next(shared)? {
+        if let Step::Entry(entry) = step
+            && entry.max_timestamp >= timestamp
+        {
             return Ok(Some(entry.offset));
         }
-        reached = entry.offset.saturating_add(u64::from(entry.span));
     }
     Ok(None)
+}
+
+/// Reads all of a run and tells which offsets are lost, and whether its index is.
+pub(super) fn verify(shared: &Shared, run: &Run) -> Result<RunCheck, ReadError> {
+    let mut check = RunCheck::default();
+    let Some(file) = shared.present(run.segment)? else {
+        check.lost.push((run.first, run.end));
+        return Ok(check);
+    };
+    let failed = |error| ReadError::Io { segment: run.segment, error };
+    let points = read_index(&*file, run).map_err(failed)?;
+    check.index_damaged = points.is_none() && run.bytes > INDEX_EVERY_BYTES;
+    let points = points.unwrap_or_default();
+    let cursor = Cursor::new(&*file, run, run_start(run), READ_BYTES.1);
+    let mut walk = Walk::new(cursor, &points);
+    while let Some(step) = walk.next(shared)? {
+        match step {
+            Step::Entry(_) => check.entries += 1,
+            Step::Lost(from, to) => check.lost.push((from, to)),
+        }
+    }
+    if !check.lost.is_empty() || check.index_damaged {
+        shared.damaged.lock().insert(run.segment);
+    }
+    Ok(check)
+}
+
+/// What is wrong with a segment's header and footer. Neither is needed while a checkpoint knows the runs.
+pub(super) fn verify_frame(shared: &Shared, id: SegmentId) -> Result<Vec<&'static str>, ReadError> {
+    let Some(file) = shared.present(id)? else { return Ok(vec!["missing file"]) };
+    let failed = |error| ReadError::Io { segment: id, error };
+    let mut header = [0; HEADER_BYTES];
+    let read = file.read_at(0, &mut header).map_err(failed)?;
+    let mut faults = Vec::new();
+    if format::decode_header(&header[..read], id).is_none() {
+        faults.push("damaged header");
+    }
+    match read_footer(&*file, id) {
+        Ok(_) => {}
+        Err(Fault::Damaged) => faults.push("damaged footer"),
+        Err(Fault::Io(error)) => return Err(failed(error)),
+    }
+    if !faults.is_empty() {
+        shared.damaged.lock().insert(id);
+    }
+    Ok(faults)
+}
+
+fn run_start(run: &Run) -> IndexPoint {
+    IndexPoint { offset: run.first, distance: 0, timestamp_before: i64::MIN }
 }
 
 pub(super) fn runs(shared: &Shared, id: SegmentId) -> Result<Vec<Run>, ReadError> {
@@ -85,7 +135,7 @@ pub(crate) fn read_all(file: &dyn SegmentFile, id: SegmentId) -> Option<u64> {
     let mut entries = 0;
     for run in runs {
         let _ = read_index(file, &run);
-        let mut cursor = Cursor::new(file, &run, 0, INDEX_EVERY_BYTES);
+        let mut cursor = Cursor::new(file, &run, run_start(&run), INDEX_EVERY_BYTES);
         while let Ok(Some(_)) = cursor.next() {
             entries += 1;
         }
@@ -94,6 +144,19 @@ pub(crate) fn read_all(file: &dyn SegmentFile, id: SegmentId) -> Option<u64> {
 }
 
 impl Shared {
+    /// The file, unless there is none.
+    fn present(&self, id: SegmentId) -> Result<Option<Arc<dyn SegmentFile>>, ReadError> {
+        match self.file(id) {
+            Err(ReadError::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            outcome => outcome.map(Some),
+        }
+    }
+
+    fn lost(&self, run: &Run, from: u64, resume: u64) -> ReadError {
+        self.damaged.lock().insert(run.segment);
+        ReadError::Damaged { segment: run.segment, stream: run.stream, from, resume }
+    }
+
     fn file(&self, id: SegmentId) -> Result<Arc<dyn SegmentFile>, ReadError> {
         if let Some(file) = self.files.lock().find(&id) {
             return Ok(file);
@@ -142,21 +205,62 @@ impl From<io::Error> for Fault {
 }
 
 impl Fault {
-    fn at(self, run: &Run, points: &[IndexPoint], from: u64) -> ReadError {
-        match self {
-            Fault::Damaged => {
-                let resume = points.iter().map(|point| point.offset).find(|offset| *offset > from);
-                let resume = resume.unwrap_or(run.end);
-                ReadError::Damaged { segment: run.segment, stream: run.stream, from, resume }
-            }
-            Fault::Io(error) => ReadError::Io { segment: run.segment, error },
-        }
-    }
-
     fn of_segment(self, segment: SegmentId) -> ReadError {
         match self {
             Fault::Damaged => ReadError::Damaged { segment, stream: 0, from: 0, resume: u64::MAX },
             Fault::Io(error) => ReadError::Io { segment, error },
+        }
+    }
+}
+
+/// What comes next in a run.
+enum Step {
+    Entry(Entry),
+    /// What lay at these offsets cannot be read.
+    Lost(u64, u64),
+}
+
+/// Goes over a run's entries, and past damage: an entry is lost alone if the one behind it is where the
+/// damaged header says, else all up to the next index point are.
+struct Walk<'a> {
+    cursor: Cursor<'a>,
+    points: &'a [IndexPoint],
+    /// Read, but what is lost before it is told first.
+    held: Option<Entry>,
+}
+
+impl<'a> Walk<'a> {
+    fn new(cursor: Cursor<'a>, points: &'a [IndexPoint]) -> Walk<'a> {
+        Walk { cursor, points, held: None }
+    }
+
+    fn next(&mut self, shared: &Shared) -> Result<Option<Step>, ReadError> {
+        if let Some(entry) = self.held.take() {
+            return Ok(Some(Step::Entry(entry)));
+        }
+        let run = self.cursor.run;
+        let lost_from = self.cursor.floor;
+        let mut lost = false;
+        loop {
+            match self.cursor.next() {
+                Ok(Some(entry)) if !lost => return Ok(Some(Step::Entry(entry))),
+                Ok(Some(entry)) => {
+                    let to = entry.offset;
+                    self.held = Some(entry);
+                    return Ok(Some(Step::Lost(lost_from, to)));
+                }
+                Ok(None) if lost => {
+                    self.cursor.floor = run.end;
+                    return Ok(Some(Step::Lost(lost_from, run.end)));
+                }
+                Ok(None) => return Ok(None),
+                Err(Fault::Io(error)) => return Err(ReadError::Io { segment: run.segment, error }),
+                Err(Fault::Damaged) => {
+                    shared.damaged.lock().insert(run.segment);
+                    lost = true;
+                    self.cursor.step_over(self.points);
+                }
+            }
         }
     }
 }
@@ -175,16 +279,41 @@ struct Cursor<'a> {
 }
 
 impl<'a> Cursor<'a> {
-    fn new(file: &'a dyn SegmentFile, run: &'a Run, distance: u64, read_bytes: u64) -> Cursor<'a> {
+    fn new(file: &'a dyn SegmentFile, run: &'a Run, start: IndexPoint, read_bytes: u64) -> Cursor<'a> {
         Cursor {
             file,
             run,
-            at: run.position.saturating_add(distance),
+            at: run.position.saturating_add(start.distance),
             end: run.position.saturating_add(run.bytes).min(file.bytes()),
-            floor: run.first,
+            floor: start.offset,
             chunk: Bytes::new(),
             read_bytes: read_bytes.clamp(READ_BYTES.0, READ_BYTES.1),
         }
+    }
+
+    /// Goes to where the next entry may be readable again.
+    fn step_over(&mut self, points: &[IndexPoint]) {
+        let (at, floor) = (self.at, self.floor);
+        self.chunk = Bytes::new();
+        let length =
+            self.fill(ENTRY_HEADER_BYTES as u64).ok().and_then(|()| EntryHeader::decode(&self.chunk));
+        self.chunk = Bytes::new();
+        // The length may be what is damaged: it counts if a sound entry lies behind.
+        if let Some(length) = length.map(|header| header.entry_bytes()) {
+            let behind = at.saturating_add(length);
+            self.at = behind;
+            if behind < self.end && matches!(self.next(), Ok(Some(_))) {
+                (self.at, self.floor, self.chunk) = (behind, floor, Bytes::new());
+                return;
+            }
+        }
+        let distance = at.saturating_sub(self.run.position);
+        let point = points.iter().find(|point| point.distance > distance && point.offset >= floor);
+        self.at = match point {
+            Some(point) => self.run.position.saturating_add(point.distance),
+            None => self.run.position.saturating_add(self.run.bytes),
+        };
+        (self.floor, self.chunk) = (floor, Bytes::new());
     }
 
     fn next(&mut self) -> Result<Option<Entry>, Fault> {

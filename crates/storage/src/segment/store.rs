@@ -19,6 +19,13 @@ pub trait SegmentStore: Send + Sync {
 
     /// Removes a segment; it may come back if the power is cut.
     fn remove(&self, id: SegmentId) -> io::Result<()>;
+
+    /// Takes a damaged segment out of the list without destroying it. A store without a way to do so keeps
+    /// it where it is.
+    fn set_aside(&self, id: SegmentId) -> io::Result<()> {
+        let _ = id;
+        Err(io::ErrorKind::Unsupported.into())
+    }
 }
 
 /// A segment being written. Dropped without [`SegmentSink::publish`], it leaves nothing behind.
@@ -95,6 +102,11 @@ impl SegmentStore for DiskSegments {
 
     fn remove(&self, id: SegmentId) -> io::Result<()> {
         self.disk.remove(&self.path(id))
+    }
+
+    fn set_aside(&self, id: SegmentId) -> io::Result<()> {
+        self.disk.rename(&self.path(id), &format!("{}/{id}.damaged", self.dir))?;
+        self.disk.sync_dir(&self.dir)
     }
 }
 
