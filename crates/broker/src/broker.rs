@@ -3,6 +3,7 @@
 use crate::{
     authentication::{KnownPasswords, Principal},
     client::Client,
+    damage::Damage,
     environment::{Clock, Work},
     error::Error,
     format::Formats,
@@ -249,6 +250,17 @@ impl Broker {
 
     pub fn metrics(&self) -> &Metrics {
         &self.shared.metrics
+    }
+
+    /// What had been durable and could not be read, as far as it was met since the start; the first thousand stretches.
+    pub fn damage(&self) -> Vec<Damage> {
+        self.shared.logs.damages().found()
+    }
+
+    /// How many stretches are damaged, and how many messages are missing because of it, at most.
+    pub fn damage_counts(&self) -> (u64, u64) {
+        let damages = self.shared.logs.damages();
+        (damages.stretches(), damages.messages())
     }
 
     /// What clients of a protocol are told to connect to.

@@ -6,6 +6,7 @@
 
 use crate::{
     broker::Shared,
+    damage::{Damage, DamageKind, Damages},
     log::{PartitionLog, Storage},
     record,
     thread::{Answers, Input, ThreadCheckpoint},
@@ -14,7 +15,7 @@ use posthaste_engine::{RangeSet, Stream, catalog::CatalogEvent};
 use posthaste_storage::{
     checkpoint::Checkpoints,
     journal::{Lsn, ReadError},
-    segment::{Run, SegmentId, SegmentWriter},
+    segment::{self, Run, SegmentId, SegmentWriter},
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -65,6 +66,7 @@ pub(crate) struct Checkpointer {
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 const RETRY_AFTER: Duration = Duration::from_secs(10);
 const SEGMENT_BYTES: u64 = 64 << 20;
+const COPY_BYTES: usize = 1 << 20;
 
 type Problem = Box<dyn std::error::Error + Send + Sync>;
 
@@ -96,17 +98,59 @@ impl Checkpointer {
         made.is_ok()
     }
 
+    /// Moves everything that is readable, also out of damaged segments, and makes the result the only one that is
+    /// needed.
+    pub async fn write_anew(&mut self) -> Result<(), Problem> {
+        self.rewrite_damaged()?;
+        self.checkpoint().await?;
+        let meta = postcard::to_allocvec(&self.meta)?;
+        self.checkpoints.write_base(&meta)?;
+        // The generation before is no fallback yet: it has the old base.
+        self.checkpoint().await?;
+        self.storage.journal.retire_released();
+        Ok(())
+    }
+
+    /// Copies the readable entries of damaged segments into new ones.
+    fn rewrite_damaged(&mut self) -> Result<(), Problem> {
+        let damages = self.shared.logs.damages().clone();
+        for log in self.shared.logs.all() {
+            for run in log.runs() {
+                self.storage.segments.verify(&run)?;
+            }
+        }
+        let damaged = self.storage.segments.damaged();
+        let mut moving = Mover::new(&self.storage, &damages, self.meta.next_segment);
+        let mut runs: Vec<(Arc<PartitionLog>, Vec<Run>)> = Vec::new();
+        for log in self.shared.logs.all() {
+            let all = log.runs();
+            let is_damaged = |run: &Run| damaged.contains(&run.segment);
+            let (Some(first), Some(last)) =
+                (all.iter().position(is_damaged), all.iter().rposition(is_damaged))
+            else {
+                continue;
+            };
+            // What lies between goes along: runs must not overlap.
+            let old = all.get(first..=last).unwrap_or_default().to_vec();
+            for run in &old {
+                moving.copy(run)?;
+            }
+            runs.push((log, old));
+        }
+        moving.finish()?;
+        self.meta.next_segment = moving.next_segment;
+        for (log, old) in runs {
+            log.replaced(&old, moving.moved.remove(&log.stream()).unwrap_or_default());
+        }
+        Ok(())
+    }
+
     async fn checkpoint(&mut self) -> Result<(), Problem> {
         // What readers have not been shown has no place yet that could be moved.
         let mut below = self.storage.journal.durable();
         let parts = self.ask(Input::Streams).await?;
         below = parts.iter().filter_map(|part| part.unseen_from).fold(below, Lsn::min);
-        let mut moving = Mover {
-            storage: &self.storage,
-            next_segment: self.meta.next_segment,
-            writer: None,
-            moved: BTreeMap::new(),
-        };
+        let mut moving = Mover::new(&self.storage, self.shared.logs.damages(), self.meta.next_segment);
         for stream in parts.into_iter().flat_map(|part| part.streams) {
             if let Some(log) = self.shared.logs.find(stream.id) {
                 moving.stream(&log, &stream, below)?;
@@ -230,12 +274,56 @@ impl Checkpointer {
 /// Copies entries from the journal into segments.
 struct Mover<'a> {
     storage: &'a Storage,
+    damages: &'a Damages,
     next_segment: u64,
     writer: Option<SegmentWriter>,
     moved: BTreeMap<u64, Vec<Run>>,
 }
 
-impl Mover<'_> {
+impl<'a> Mover<'a> {
+    fn new(storage: &'a Storage, damages: &'a Damages, next_segment: u64) -> Mover<'a> {
+        Mover { storage, damages, next_segment, writer: None, moved: BTreeMap::new() }
+    }
+
+    /// What is readable of a run.
+    fn copy(&mut self, run: &Run) -> Result<(), Problem> {
+        let mut from = run.first;
+        while from < run.end {
+            let entries = match self.storage.segments.read(run, from, COPY_BYTES, usize::MAX) {
+                Ok(entries) => entries,
+                Err(segment::ReadError::Damaged { resume, .. }) => {
+                    from = resume.max(from + 1);
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
+            let Some(last) = entries.last() else { break };
+            from = last.offset + u64::from(last.span.max(1));
+            for entry in entries {
+                self.room()?;
+                let id = SegmentId(self.next_segment);
+                let writer = self.writer.get_or_insert_with(|| self.storage.segments.writer(id));
+                writer.append(
+                    run.stream,
+                    entry.offset,
+                    entry.span,
+                    entry.max_timestamp,
+                    &entry.head,
+                    &entry.body,
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins a new segment when the one being written is large.
+    fn room(&mut self) -> Result<(), Problem> {
+        match self.writer.as_ref().is_some_and(|writer| writer.bytes() >= SEGMENT_BYTES) {
+            true => self.finish(),
+            false => Ok(()),
+        }
+    }
+
     /// What is still wanted of a stream below `below`.
     fn stream(&mut self, log: &Arc<PartitionLog>, stream: &Stream, below: Lsn) -> Result<(), Problem> {
         let places = log.in_journal(below);
@@ -256,16 +344,17 @@ impl Mover<'_> {
             let (head, body) = match record::read(&self.storage.journal, lsn, false) {
                 Ok(Some(read)) => read,
                 Ok(None) => continue,
-                Err(ReadError::Damaged { .. }) => {
-                    tracing::error!(stream = stream.id, offset, "a damaged message is left behind");
+                Err(error @ ReadError::Io(_)) => return Err(error.into()),
+                // The index knows that it is there: the journal is kept aside, the rest moves on.
+                Err(_) => {
+                    let next = if next == u64::MAX { stream.next } else { next };
+                    let damage = Damage::new(DamageKind::Messages, "damaged records in the journal");
+                    self.damages.missing(stream.id, offset, next, damage);
                     continue;
                 }
-                Err(error) => return Err(error.into()),
             };
             let (span, timestamp) = record::span_and_timestamp(&head);
-            if self.writer.as_ref().is_some_and(|writer| writer.bytes() >= SEGMENT_BYTES) {
-                self.finish()?;
-            }
+            self.room()?;
             let id = SegmentId(self.next_segment);
             let writer = self.writer.get_or_insert_with(|| self.storage.segments.writer(id));
             writer.append(stream.id, offset, span, timestamp, &record::head_with_own_body(&head), &body);
@@ -308,6 +397,6 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-fn stream_key(stream: u64) -> Vec<u8> {
+pub(crate) fn stream_key(stream: u64) -> Vec<u8> {
     [&[key::STREAM][..], &stream.to_be_bytes()].concat()
 }

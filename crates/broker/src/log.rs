@@ -1,6 +1,10 @@
 //! Logs as their readers see them: what is durable, and where it is. One per partition and per lane of a queue.
 
-use crate::{environment::Work, record};
+use crate::{
+    damage::{Damage, DamageKind, Damages},
+    environment::Work,
+    record,
+};
 use parking_lot::{Mutex, RwLock};
 use posthaste_engine::Event;
 use posthaste_model::{Envelope, Payload, Timestamp};
@@ -27,6 +31,7 @@ pub(crate) struct Storage {
 /// All logs, by stream.
 pub(crate) struct Logs {
     storage: std::sync::OnceLock<Storage>,
+    pub(crate) damages: Arc<Damages>,
     by_stream: RwLock<HashMap<u64, Arc<PartitionLog>>>,
     work: Work,
 }
@@ -56,8 +61,6 @@ pub struct LogEntry {
 
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ReadError {
-    #[error("stored data is damaged: {0}")]
-    Damaged(String),
     #[error("the topic or queue was deleted")]
     Gone,
     #[error("stored data cannot be read: {0}")]
@@ -93,9 +96,26 @@ enum Place {
     Segment(Run),
 }
 
+/// Why entries cannot be read.
+enum Fault {
+    /// It may have been moved meanwhile; else it is damaged.
+    Unreadable {
+        offset: u64,
+        next: u64,
+    },
+    /// Reported; reading may go on at this offset.
+    Lost(u64),
+    Io(String),
+}
+
 impl Logs {
     pub fn new(work: Work) -> Arc<Logs> {
-        Arc::new(Logs { storage: std::sync::OnceLock::new(), by_stream: RwLock::default(), work })
+        Arc::new(Logs {
+            storage: std::sync::OnceLock::new(),
+            damages: Arc::default(),
+            by_stream: RwLock::default(),
+            work,
+        })
     }
 
     /// Tells where to read from. Before that, only positions can be recorded.
@@ -168,7 +188,9 @@ impl PartitionLog {
         watchers.push(Arc::downgrade(notify));
     }
 
-    /// Entries from the one that contains `from` on, up to about `max_bytes`, at least one if there is any.
+    /// Entries from the one that contains `from` on, up to about `max_bytes`, at least one if there is any. What
+    /// is damaged is passed over and reported; so with none, everything from `from` up to an end that was read before
+    /// is lost.
     pub async fn read(
         self: &Arc<PartitionLog>,
         from: u64,
@@ -199,27 +221,38 @@ impl PartitionLog {
     pub fn read_blocking(&self, from: u64, max_bytes: usize) -> Result<Vec<LogEntry>, ReadError> {
         let logs = self.logs.upgrade().ok_or(ReadError::Gone)?;
         let storage = logs.storage.get().ok_or(ReadError::Gone)?;
-        let mut failed = None;
-        // A checkpoint may move entries from the journal to a segment between looking up and reading.
-        for _ in 0..3 {
-            match self.place(from) {
+        let mut from = from;
+        let mut tries = 0;
+        loop {
+            let failed = match self.place(from) {
                 Place::End => return Ok(Vec::new()),
                 Place::Segment(run) => match self.read_segment(storage, &run, from, max_bytes) {
-                    Ok(entries) if entries.is_empty() => {
-                        return self.read_blocking(run.end.max(from + 1), max_bytes);
-                    }
-                    Ok(entries) => return Ok(entries),
-                    Err(error) => failed = Some(error),
+                    Ok(entries) => match entries.is_empty() {
+                        true => Fault::Lost(run.end),
+                        false => return Ok(entries),
+                    },
+                    Err(fault) => fault,
                 },
                 Place::Journal(entries) => {
                     match self.read_journal(storage, entries, from, max_bytes, false) {
                         Ok(entries) => return Ok(entries.unwrap_or_default()),
-                        Err(error) => failed = Some(error),
+                        Err(fault) => fault,
                     }
                 }
+            };
+            tries += 1;
+            match failed {
+                Fault::Lost(next) => (from, tries) = (next.max(from + 1), 0),
+                // A checkpoint may move entries from the journal to a segment between looking up and reading.
+                _ if tries < 3 => {}
+                Fault::Unreadable { offset, next } => {
+                    let what = "damaged records in the journal";
+                    logs.damages.missing(self.stream, offset, next, Damage::new(DamageKind::Messages, what));
+                    (from, tries) = (next.max(from + 1), 0);
+                }
+                Fault::Io(error) => return Err(ReadError::Io(error)),
             }
         }
-        Err(failed.unwrap_or(ReadError::Gone))
     }
 
     /// The first entry with a timestamp at or after `timestamp`, and its own.
@@ -300,22 +333,25 @@ impl PartitionLog {
         from: u64,
         max_bytes: usize,
         cached: bool,
-    ) -> Result<Option<Vec<LogEntry>>, ReadError> {
+    ) -> Result<Option<Vec<LogEntry>>, Fault> {
         let mut entries = Vec::new();
         let mut bytes = 0;
+        let mut following = places.iter().map(|(offset, _)| *offset).skip(1).collect::<Vec<_>>().into_iter();
         for (offset, lsn) in places {
+            let next = following.next();
             let read = match record::read(&storage.journal, lsn, cached) {
                 Ok(Some(read)) => read,
                 // What has been found is an answer; the rest is for the next read.
                 Ok(None) if !entries.is_empty() => break,
                 Ok(None) => return Ok(None),
                 Err(_) if !entries.is_empty() => break,
-                Err(journal::ReadError::Damaged { .. }) => {
-                    return Err(ReadError::Damaged(format!("stream {} at offset {offset}", self.stream)));
-                }
-                Err(error) => return Err(ReadError::Io(error.to_string())),
+                Err(journal::ReadError::Io(error)) => return Err(Fault::Io(error.to_string())),
+                // The index knows that it is there.
+                Err(_) => return Err(Fault::Unreadable { offset, next: next.unwrap_or_else(|| self.end()) }),
             };
-            let Some(entry) = entry_of(&read.0, read.1) else { continue };
+            let Some(entry) = entry_of(&read.0, read.1) else {
+                return Err(Fault::Unreadable { offset, next: next.unwrap_or_else(|| self.end()) });
+            };
             if entry.offset + u64::from(entry.span) <= from {
                 continue;
             }
@@ -335,10 +371,18 @@ impl PartitionLog {
         run: &Run,
         from: u64,
         max_bytes: usize,
-    ) -> Result<Vec<LogEntry>, ReadError> {
-        let read = storage.segments.read(run, from.max(self.start()), max_bytes, LOOKED_UP_MAX);
-        let read = read.map_err(|e: segment::ReadError| ReadError::Damaged(e.to_string()))?;
-        Ok(read.into_iter().filter_map(|e| entry_of(&e.head, e.body)).collect())
+    ) -> Result<Vec<LogEntry>, Fault> {
+        match storage.segments.read(run, from.max(self.start()), max_bytes, LOOKED_UP_MAX) {
+            Ok(read) => Ok(read.into_iter().filter_map(|e| entry_of(&e.head, e.body)).collect()),
+            Err(segment::ReadError::Damaged { segment, from, resume, .. }) => {
+                if let Some(logs) = self.logs.upgrade() {
+                    let damage = Damage::of_segment(segment, "damaged segment");
+                    logs.damages.missing(self.stream, from.max(self.start()), resume, damage);
+                }
+                Err(Fault::Lost(resume))
+            }
+            Err(error) => Err(Fault::Io(error.to_string())),
+        }
     }
 
     /// Records where an entry is. Entries come in order.
@@ -412,6 +456,14 @@ impl PartitionLog {
             }
             index.chunks.pop_front();
         }
+    }
+
+    /// The entries of some runs are in others now.
+    pub(crate) fn replaced(&self, old: &[Run], new: Vec<Run>) {
+        let mut index = self.index.write();
+        index.runs.retain(|run| !old.contains(run));
+        index.runs.extend(new);
+        index.runs.make_contiguous().sort_by_key(|run| run.first);
     }
 
     pub(crate) fn runs(&self) -> Vec<Run> {

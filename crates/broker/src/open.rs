@@ -5,9 +5,11 @@ use crate::{
     broker::{Chore, Parts, Shared},
     checkpoint::{Checkpointer, Meta, key},
     client::Client,
+    damage::object_of,
     environment::{Clock, Work},
     log::{Logs, Storage},
     outbox, record, retention,
+    salvage::Followed,
     thread::{EngineThread, Input, queue_spec},
 };
 use posthaste_engine::{
@@ -23,7 +25,7 @@ use posthaste_storage::{
     data_dir,
     disk::Disk,
     journal::{self, Completion, Drive, Journal, JournalConfig, Lsn, RecordRef, RecoveryReport},
-    segment::{DiskSegments, Run, Segments},
+    segment::{self, DiskSegments, Run, Segments},
 };
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -46,20 +48,23 @@ pub enum OpenError {
     Io(#[from] std::io::Error),
     #[error(transparent)]
     Journal(#[from] journal::OpenError),
+    #[error(transparent)]
+    Segment(#[from] segment::ReadError),
     #[error("{0}")]
     State(String),
 }
 
 /// What recovery has put together.
-struct Recovered {
-    shards: Vec<Shard>,
-    catalog: Catalog,
+pub(crate) struct Recovered {
+    pub shards: Vec<Shard>,
+    pub catalog: Catalog,
     logs: Arc<Logs>,
-    meta: Meta,
-    pending: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
-    runs: HashMap<u64, Vec<Run>>,
+    pub meta: Meta,
+    pub pending: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    pub runs: HashMap<u64, Vec<Run>>,
     catalog_keys: HashMap<Vec<u8>, u32>,
-    problems: u64,
+    pub problems: u64,
+    pub followed: Followed,
 }
 
 /// Threads and tasks that end when the broker does.
@@ -83,7 +88,7 @@ pub(crate) struct Environment {
 }
 
 impl Environment {
-    fn new(random: [u8; 16]) -> Environment {
+    pub fn new(random: [u8; 16]) -> Environment {
         Environment {
             random,
             clock: Clock::System,
@@ -125,12 +130,7 @@ impl Assembled {
         let (checkpoints, loaded) = Checkpoints::open(data.disk(), data_dir::CHECKPOINTS_DIR)?;
         let mut recovered = Recovered::new(shards, work);
         if let Some(loaded) = loaded.filter(|_| !ignores_checkpoints) {
-            for damaged in &loaded.damaged {
-                tracing::error!(damaged, "a checkpoint is damaged; the one before it is used");
-            }
-            recovered.meta =
-                postcard::from_bytes(&loaded.meta).map_err(|e| OpenError::State(e.to_string()))?;
-            loaded.for_each(&mut |key, value| recovered.load(key, value))?;
+            recovered.take(&loaded, &segments)?;
         }
         recovered.meta.shards.resize(usize::from(shards), Lsn(0));
         recovered.index_runs();
@@ -150,7 +150,10 @@ impl Assembled {
         let mut replay = |lsn: Lsn, record: RecordRef<'_>| recovered.replay(lsn, record);
         let (journal, report) =
             Journal::open(data.disk(), data_dir::JOURNAL_DIR, journal_config, from, &mut replay, completed)?;
-        report_recovery(&report, recovered.problems);
+        for damage in recovered.assess(&report) {
+            recovered.logs.damages().report(damage);
+        }
+        report_recovery(&report);
         recovered.catalog.recovered();
         let storage = Storage { journal: journal.clone(), segments };
         recovered.logs.attach(storage.clone());
@@ -175,6 +178,9 @@ impl Assembled {
             runtime: tokio::runtime::Handle::current(),
         }));
         let _ = shared.journal.set(journal.clone());
+        let named = Arc::downgrade(&shared);
+        let names = move |stream| object_of(&named.upgrade()?.catalog(), stream);
+        shared.logs.damages().name_by(Box::new(names));
         let taps = recovered.prepare_views(&shared);
         reconcile(&shared, &recovered);
 
@@ -199,18 +205,27 @@ impl Assembled {
 
     /// Starts the threads and the broker's own tasks; nobody is served before the defaults are there.
     fn start(self) -> Result<Broker, OpenError> {
+        let (broker, checkpointer) = self.start_without_checkpoints()?;
+        let (stop, stopped) = mpsc::channel();
+        let builder = std::thread::Builder::new().name("checkpoint".to_owned());
+        let thread = builder.spawn(move || checkpointer.run(&stopped))?;
+        if let Some(running) = &mut *broker.shared.running.lock() {
+            running.checkpointer = Some((stop, thread));
+        }
+        Ok(broker)
+    }
+
+    /// As [`Assembled::start`], but checkpoints are the caller's.
+    pub fn start_without_checkpoints(self) -> Result<(Broker, Checkpointer), OpenError> {
         let Assembled { broker, threads, clean, checkpointer, data, tasks, .. } = self;
         let mut running = Running { threads: Vec::new(), checkpointer: None, _data: data };
         for thread in threads {
             let builder = std::thread::Builder::new().name(format!("engine-{}", thread.number));
             running.threads.push(builder.spawn(move || thread.run(clean))?);
         }
-        let (stop, stopped) = mpsc::channel();
-        let builder = std::thread::Builder::new().name("checkpoint".to_owned());
-        running.checkpointer = Some((stop, builder.spawn(move || checkpointer.run(&stopped))?));
         *broker.shared.running.lock() = Some(running);
         let _ = tasks.start(&broker).blocking_recv();
-        Ok(broker)
+        Ok((broker, checkpointer))
     }
 
     /// Takes it apart for someone who drives it step by step. The broker's own tasks run; the receiver hears when the
@@ -346,13 +361,7 @@ fn completions(inboxes: Vec<mpsc::Sender<Input>>) -> Box<dyn FnMut(Completion) +
     })
 }
 
-fn report_recovery(report: &RecoveryReport, problems: u64) {
-    for damage in &report.quarantined {
-        tracing::error!(%damage, "a stretch of the journal cannot be read and was set aside");
-    }
-    if problems > 0 {
-        tracing::error!(problems, "journal records could not be understood and were skipped");
-    }
+fn report_recovery(report: &RecoveryReport) {
     tracing::info!(
         records = report.records,
         cut_bytes = report.cut_bytes,
@@ -362,7 +371,7 @@ fn report_recovery(report: &RecoveryReport, problems: u64) {
 }
 
 impl Recovered {
-    fn new(shards: u16, work: Work) -> Recovered {
+    pub fn new(shards: u16, work: Work) -> Recovered {
         Recovered {
             shards: (0..shards).map(|id| Shard::new(ShardId(id))).collect(),
             catalog: Catalog::new(shards),
@@ -372,11 +381,12 @@ impl Recovered {
             runs: HashMap::new(),
             catalog_keys: HashMap::new(),
             problems: 0,
+            followed: Followed::default(),
         }
     }
 
     /// Takes one entry of a checkpoint.
-    fn load(&mut self, key: &[u8], value: &[u8]) {
+    pub fn load(&mut self, key: &[u8], value: &[u8]) {
         let understood = match key.split_first() {
             Some((&key::CATALOG, _)) => match postcard::from_bytes::<CatalogEvent>(value) {
                 Ok(event) => {
@@ -402,7 +412,7 @@ impl Recovered {
         self.problems += u64::from(!understood);
     }
 
-    fn index_runs(&mut self) {
+    pub fn index_runs(&mut self) {
         for (stream, runs) in &self.runs {
             let log = self.logs.find_or_add(*stream);
             if let Some(last) = runs.last() {
@@ -413,11 +423,14 @@ impl Recovered {
     }
 
     /// Takes one record of the journal.
-    fn replay(&mut self, lsn: Lsn, record: RecordRef<'_>) {
+    pub fn replay(&mut self, lsn: Lsn, record: RecordRef<'_>) {
         if record.shard == record::CATALOG {
             if lsn >= self.meta.catalog {
                 match postcard::from_bytes::<CatalogEvent>(record.head) {
-                    Ok(event) => self.catalog.apply(&event),
+                    Ok(event) => {
+                        self.follow_names(&event);
+                        self.catalog.apply(&event);
+                    }
                     Err(_) => self.problems += 1,
                 }
             }
@@ -431,10 +444,11 @@ impl Recovered {
             event.set_body(bytes::Bytes::copy_from_slice(record.body));
         }
         let index = usize::from(record.shard);
-        if self.meta.shards.get(index).is_some_and(|from| lsn >= *from)
-            && let Some(shard) = self.shards.get_mut(index)
-        {
-            shard.replay(&event);
+        if self.meta.shards.get(index).is_some_and(|from| lsn >= *from) {
+            self.follow(index, &event);
+            if let Some(shard) = self.shards.get_mut(index) {
+                shard.replay(&event);
+            }
         }
         self.index(&event, lsn, (record.head.len() + record.body.len()) as u64);
     }

@@ -4,7 +4,7 @@ use crate::{
     Broker, Error,
     batch::{offer, partition_for},
     client::Client,
-    log::LogEntry,
+    log::{LogEntry, ReadError},
 };
 use posthaste_engine::{
     Command,
@@ -22,6 +22,8 @@ pub(crate) type Arrivals = BTreeMap<ShardId, Vec<(u64, Arrival)>>;
 /// Entries sent at a time.
 const ENTRIES: usize = 128;
 const RETRY: Duration = Duration::from_millis(100);
+/// After the disk failed to read.
+const READ_AGAIN: Duration = Duration::from_secs(1);
 /// Subjects of past deaths may take this much in an envelope.
 const DEATH_BYTES_MAX: usize = 64 << 10;
 
@@ -69,11 +71,7 @@ async fn route_entry(broker: &Broker, entry: OutboxEntry, arrivals: &mut Arrival
         }
         OutboxItem::DeadLetter { queue, stream, offset, reason, .. } => {
             let Some(source) = broker.catalog().queue_by_id(queue).cloned() else { return };
-            let read = match broker.shared.logs.find(stream) {
-                Some(log) => log.read(offset, 1).await.ok().and_then(|e| e.into_iter().next()),
-                None => None,
-            };
-            match read {
+            match read_patiently(broker, stream, offset).await {
                 Some(LogEntry { offset: at, envelope: Some(envelope), payload, .. }) if at == offset => {
                     dead_letter(broker, &source, reason, envelope, payload, entry.number, arrivals);
                 }
@@ -83,6 +81,20 @@ async fn route_entry(broker: &Broker, entry: OutboxEntry, arrivals: &mut Arrival
                 }
             }
         }
+    }
+}
+
+/// The entry at an offset. A disk that fails to read is asked again until it does: the message leaves its queue only
+/// with its content.
+async fn read_patiently(broker: &Broker, stream: u64, offset: u64) -> Option<LogEntry> {
+    let log = broker.shared.logs.find(stream)?;
+    loop {
+        match log.read(offset, 1).await {
+            Ok(entries) => return entries.into_iter().next(),
+            Err(ReadError::Gone) => return None,
+            Err(error) => tracing::error!(stream, offset, %error, "a message is not dead-lettered yet"),
+        }
+        tokio::time::sleep(READ_AGAIN).await;
     }
 }
 

@@ -1,6 +1,10 @@
 //! Deliveries with their messages: what the engine handed out by position is read from where it is stored.
 
-use crate::{Broker, log::LogEntry, thread::stream_of};
+use crate::{
+    Broker,
+    log::{LogEntry, ReadError},
+    thread::stream_of,
+};
 use posthaste_engine::{
     Command, Content, Delivery, Position,
     command::{Outcome, Settle},
@@ -34,8 +38,9 @@ impl Settled {
 const READ_BYTES: usize = 1 << 20;
 
 impl Broker {
-    /// Reads the messages of deliveries, in order. A message that cannot be read any more is reported in the log and
-    /// the metrics, and left out.
+    /// Reads the messages of deliveries, in order. A message that is damaged is reported in the log, the metrics and
+    /// the status, left out, and counts as settled, so that it does not block its queue. One that the disk fails to
+    /// read is left out too, but stays its consumer's: when that one goes, it is delivered again.
     pub async fn resolve(&self, deliveries: Vec<Delivery>) -> Vec<Resolved> {
         let mut resolved = Vec::with_capacity(deliveries.len());
         let mut settled = Settled::default();
@@ -46,21 +51,32 @@ impl Broker {
             match std::mem::replace(&mut delivery.content, stored) {
                 Content::Inline(envelope, payload) => resolved.push(Resolved { delivery, envelope, payload }),
                 Content::Stored { stream, offset } => {
-                    if delivery.settle_when_read {
-                        settled.add(&delivery);
-                    }
-                    if let Some((envelope, payload)) = self.load(&mut read, stream, offset).await {
-                        resolved.push(Resolved { delivery, envelope, payload });
-                    } else {
-                        // Nobody can settle what nobody gets; it would come back for ever.
-                        settled.add(&delivery);
-                        self.metrics().unreadable.add(1);
-                        tracing::error!(
-                            stream,
-                            offset,
-                            queue = delivery.queue.0,
-                            "a stored message cannot be read"
-                        );
+                    match self.load(&mut read, stream, offset).await {
+                        Ok(Some((envelope, payload))) => {
+                            if delivery.settle_when_read {
+                                settled.add(&delivery);
+                            }
+                            resolved.push(Resolved { delivery, envelope, payload });
+                        }
+                        Ok(None) => {
+                            // Nobody can settle what nobody gets; it would come back for ever.
+                            settled.add(&delivery);
+                            let queue = delivery.queue.0;
+                            // One that is gone, or a message that was settled meanwhile, is no loss.
+                            let log = self.shared.logs.find(stream);
+                            if log.is_some_and(|log| offset >= log.start()) {
+                                self.metrics().unreadable.add(1);
+                                tracing::error!(
+                                    queue,
+                                    offset,
+                                    "a message that cannot be read leaves its queue"
+                                );
+                            }
+                        }
+                        Err(error) => {
+                            let queue = delivery.queue.0;
+                            tracing::error!(queue, offset, %error, "a message is not delivered now");
+                        }
                     }
                 }
             }
@@ -77,17 +93,16 @@ impl Broker {
         read: &mut (u64, VecDeque<LogEntry>),
         stream: u64,
         offset: u64,
-    ) -> Option<(Envelope, Payload)> {
+    ) -> Result<Option<(Envelope, Payload)>, ReadError> {
         let entry = match take(read, stream, offset) {
-            Some(entry) => entry,
+            Some(entry) => Some(entry),
             None => {
-                let log = self.shared.logs.find(stream)?;
-                let entries = log.read(offset, READ_BYTES).await.ok()?;
-                *read = (stream, entries.into());
-                take(read, stream, offset)?
+                let Some(log) = self.shared.logs.find(stream) else { return Ok(None) };
+                *read = (stream, log.read(offset, READ_BYTES).await?.into());
+                take(read, stream, offset)
             }
         };
-        self.one(entry, offset)
+        Ok(entry.and_then(|entry| self.one(entry, offset)))
     }
 
     /// The message at `offset`: the entry itself, or one of its batch.

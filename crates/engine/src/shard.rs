@@ -174,6 +174,17 @@ impl Shard {
         (partitions, queues)
     }
 
+    /// What its partitions know of their topics.
+    pub fn partition_specs(&self) -> Vec<(posthaste_model::PartitionId, crate::event::PartitionSpec)> {
+        self.durable.partitions.iter().map(|(id, p)| (*id, p.spec.clone())).collect()
+    }
+
+    /// What its durable queues know of their names; subscriptions left out.
+    pub fn queue_specs(&self) -> Vec<(QueueId, crate::event::QueueSpec)> {
+        let own = self.durable.queues.iter().filter(|(_, q)| q.spec.over.is_none());
+        own.map(|(id, q)| (*id, q.spec.clone())).collect()
+    }
+
     /// The last message on each subject, to build the view that readers search.
     pub fn retained(
         &self,

@@ -142,7 +142,7 @@ impl From<ReadError> for Failure {
     fn from(error: ReadError) -> Failure {
         match error {
             ReadError::Gone => Failure::not_found(error.to_string()),
-            ReadError::Damaged(_) | ReadError::Io(_) => {
+            ReadError::Io(_) => {
                 Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "unreadable", error.to_string())
             }
         }

@@ -33,6 +33,11 @@ fn process(out: &mut Exposition, call: &Call) {
     out.gauge("posthaste_no_space", "1 while publishers are refused because the disk is full.", no_space);
     let overloaded = u64::from(broker.overloaded());
     out.gauge("posthaste_overloaded", "1 while publishers are held back.", overloaded);
+    let (stretches, messages) = broker.damage_counts();
+    let help = "Damaged stretches of stored data that were met since the start; see /v1/status.";
+    out.gauge("posthaste_damaged_stretches", help, stretches);
+    let help = "Messages that are missing because of damage met since the start, at most.";
+    out.gauge("posthaste_lost_messages", help, messages);
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     if let Some(resident) = memory(&status, "VmRSS:") {
         out.gauge("process_resident_memory_bytes", "Resident memory in bytes.", resident);

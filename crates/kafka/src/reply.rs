@@ -72,8 +72,6 @@ pub fn append(refusal: Refusal) -> ErrorCode {
 /// The code for stored records that cannot be read.
 pub fn read(error: &ReadError) -> ErrorCode {
     match error {
-        // Fatal to a consumer: it has to be told to go on behind the damage.
-        ReadError::Damaged(_) => ErrorCode::CorruptMessage,
         ReadError::Gone => ErrorCode::UnknownTopicOrPartition,
         ReadError::Io(_) => ErrorCode::KafkaStorageError,
     }

@@ -1,10 +1,12 @@
 //! One broker that speaks Kafka, AMQP 0-9-1 and MQTT: the command line and the composition.
 #![forbid(unsafe_code)]
 
+mod check;
 mod client;
 mod configuration;
 mod listeners;
 mod permission;
+mod repair;
 mod serve;
 mod users;
 
@@ -43,6 +45,8 @@ enum Command {
     Namespace(Box<About<namespace::Command>>),
     /// Create, list, describe, alter and delete users
     User(Box<About<user::Command>>),
+    Check(check::Flags),
+    Repair(repair::Flags),
     /// Print a shell's completion script
     Completions(Completions),
 }
@@ -68,6 +72,8 @@ fn main() -> ExitCode {
         Some(Command::Group(about)) => about.run(group::run),
         Some(Command::Namespace(about)) => about.run(namespace::run),
         Some(Command::User(about)) => about.run(user::run),
+        Some(Command::Check(flags)) => flags.run(),
+        Some(Command::Repair(flags)) => flags.run(),
         Some(Command::Completions(wanted)) => {
             let mut script = Vec::new();
             clap_complete::generate(wanted.shell, &mut Cli::command(), "posthaste", &mut script);

@@ -299,6 +299,11 @@ impl Journal {
         self.owner.shared.submit(batch);
     }
 
+    /// Retires released files now, instead of when the journal's own thread comes to it.
+    pub fn retire_released(&self) {
+        self.owner.shared.tend_files();
+    }
+
     /// Reads a record, from memory if it is there, else from disk.
     pub fn read(&self, lsn: Lsn) -> Result<Stored, ReadError> {
         match self.read_cached(lsn) {

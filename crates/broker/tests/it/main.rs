@@ -2,6 +2,7 @@
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
 mod crossing;
+mod damage;
 mod disk_full;
 mod power_loss;
 mod queues;

@@ -1,6 +1,7 @@
 //! `/v1/status`: the broker in one page.
 
 use crate::call::{Answer, Call, Reply};
+use posthaste_engine::catalog::Action;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -26,6 +27,8 @@ struct Status {
     /// Publishers are held back because the engine has enough to do.
     overloaded: bool,
     damage: Damage,
+    /// What is damaged, as far as the caller may see whose it is; the first thousand stretches.
+    damaged: Vec<posthaste_broker::Damage>,
 }
 
 #[derive(Serialize)]
@@ -59,15 +62,21 @@ struct Journal {
     checkpoints: u64,
 }
 
-/// Since the start.
+/// Found since the start, which looks at everything that recovery needs.
 #[derive(Serialize)]
 struct Damage {
+    /// Stretches of files, and gaps in topics and queues.
+    stretches: u64,
+    /// Messages that are missing because of it, at most.
+    lost_messages: u64,
+    /// Deliveries that were left out because of it.
     unreadable_messages: u64,
 }
 
 pub async fn show(call: &Call) -> Answer {
     let broker = call.broker();
     let metrics = broker.metrics();
+    let (stretches, lost_messages) = broker.damage_counts();
     let listeners = PROTOCOLS.iter().filter_map(|p| broker.peers_address(p).map(|address| (*p, address)));
     Reply::json(&Status {
         version: env!("CARGO_PKG_VERSION"),
@@ -94,8 +103,17 @@ pub async fn show(call: &Call) -> Answer {
         }),
         no_space: broker.no_space(),
         overloaded: broker.overloaded(),
-        damage: Damage { unreadable_messages: metrics.unreadable.value() },
+        damage: Damage { stretches, lost_messages, unreadable_messages: metrics.unreadable.value() },
+        damaged: broker.damage().into_iter().filter(|damage| sees(call, damage)).collect(),
     })
+}
+
+fn sees(call: &Call, damage: &posthaste_broker::Damage) -> bool {
+    let Some(object) = &damage.object else { return true };
+    let client = call.client.in_namespace(object.namespace.clone());
+    [Action::Read, Action::Write, Action::Configure]
+        .into_iter()
+        .any(|action| client.may(action, object.resource, &object.name).is_ok())
 }
 
 fn objects(call: &Call) -> Objects {

@@ -123,3 +123,23 @@ async fn stopping_ends_streams_and_connections() {
     f.serving.await.unwrap();
     assert_eq!(f.broker.connections(), 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_refuses_publishers_and_serves_takers() {
+    let f = Fixture::new().await;
+    f.expect(201, "POST", "/v1/queues", Some(json!({"name": "q"}))).await;
+    f.expect(200, "POST", "/v1/queues/q/messages", Some(json!({"body": "before"}))).await;
+    // A reserve that no disk has room for.
+    let f = f.restart(Limits { reserve_bytes: u64::MAX, ..Limits::default() }).await;
+    let error = f.expect(507, "POST", "/v1/queues/q/messages", Some(json!({"body": "during"}))).await;
+    assert_eq!(error["error"]["code"], "no_space");
+    f.expect(507, "POST", "/v1/queues", Some(json!({"name": "r"}))).await;
+    f.expect(503, "GET", "/readyz", None).await;
+    assert_eq!(f.expect(200, "GET", "/v1/status", None).await["no_space"], true);
+    let taken = f.expect(200, "POST", "/v1/queues/q/get", Some(json!({"ack": "accept"}))).await;
+    assert_eq!(taken["messages"][0]["body"], "before");
+    let f = f.restart(Limits::default()).await;
+    f.expect(200, "POST", "/v1/queues/q/messages", Some(json!({"body": "after"}))).await;
+    let taken = f.expect(200, "POST", "/v1/queues/q/get", Some(json!({}))).await;
+    assert_eq!(taken["messages"][0]["body"], "after");
+}

@@ -20,7 +20,7 @@ pub struct Fixture {
     pub broker: Broker,
     pub address: SocketAddr,
     pub serving: JoinHandle<()>,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 /// Far longer than anything takes; so that a test that hangs fails.
@@ -32,7 +32,18 @@ impl Fixture {
     }
 
     pub async fn with_limits(limits: Limits) -> Fixture {
-        let directory = tempfile::tempdir().unwrap();
+        Fixture::on(tempfile::tempdir().unwrap(), limits).await
+    }
+
+    /// Stops the broker in an orderly way and starts it again on what it left.
+    pub async fn restart(self, limits: Limits) -> Fixture {
+        self.broker.announce_stop();
+        timeout(PATIENCE, self.serving).await.unwrap().unwrap();
+        tokio::task::block_in_place(|| self.broker.stop());
+        Fixture::on(self.directory, limits).await
+    }
+
+    async fn on(directory: tempfile::TempDir, limits: Limits) -> Fixture {
         let config = Config {
             data: directory.path().join("data"),
             limits: limits.clone(),
@@ -54,7 +65,7 @@ impl Fixture {
             next_connection: Arc::new(move || ids.next_connection()),
         };
         let serving = tokio::spawn(posthaste_http::serve(listener, broker.clone(), shared));
-        Fixture { broker, address, serving, _directory: directory }
+        Fixture { broker, address, serving, directory }
     }
 
     pub async fn connect(&self) -> Connection {

@@ -86,9 +86,14 @@ struct PartitionFetch {
     /// What is read, or why nothing is.
     source: Result<Source, ErrorCode>,
     entries: Vec<LogEntry>,
+    /// What follows them and cannot be read: the report is the broker's, the consumer goes on behind it.
+    lost: Option<(u64, u64)>,
     bytes: usize,
     max_bytes: usize,
 }
+
+/// About what a batch without records takes.
+const LOST_BYTES: usize = 61;
 
 struct Source {
     id: PartitionId,
@@ -250,6 +255,7 @@ impl PartitionFetch {
             index: wanted.partition,
             source: source(),
             entries: Vec::new(),
+            lost: None,
             bytes: 0,
             max_bytes: usize::try_from(wanted.partition_max_bytes).unwrap_or(0),
         }
@@ -260,7 +266,11 @@ impl PartitionFetch {
     async fn read(&mut self, room: usize, mut at_least_one: bool) -> (bool, bool) {
         let Ok(source) = &mut self.source else { return (true, false) };
         let mut room = room.min(self.max_bytes.saturating_sub(self.bytes));
-        while source.next < source.log.end() {
+        loop {
+            let end = source.log.end();
+            if source.next >= end {
+                break;
+            }
             if room == 0 && !at_least_one {
                 return (false, false);
             }
@@ -269,7 +279,13 @@ impl PartitionFetch {
                 None => source.log.read(source.next, room).await,
             };
             let entries = match read {
-                Ok(entries) if entries.is_empty() => break,
+                Ok(entries) if entries.is_empty() => {
+                    let from = self.lost.map_or(source.next, |(from, _)| from);
+                    self.lost = Some((from, end));
+                    self.bytes += LOST_BYTES;
+                    source.next = end;
+                    break;
+                }
                 Ok(entries) => entries,
                 // What was read before the fault is an answer; the next request meets it first.
                 Err(_) if !self.entries.is_empty() => return (false, false),
@@ -279,6 +295,10 @@ impl PartitionFetch {
                     return (true, true);
                 }
             };
+            // Behind what is lost a response begins anew.
+            if self.lost.is_some() {
+                return (false, false);
+            }
             for entry in entries {
                 let size = size_of(&entry);
                 if size > room && !at_least_one {
@@ -308,6 +328,9 @@ impl PartitionFetch {
             }
         };
         self.entries.into_iter().for_each(|entry| rendering.push(entry));
+        if let Some((from, to)) = self.lost {
+            rendering.pass(from, to);
+        }
         // Without transactions everything below the high watermark is stable.
         let high_watermark = signed(source.log.end());
         PartitionData {

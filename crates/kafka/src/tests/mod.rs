@@ -7,6 +7,7 @@ mod records;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -31,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// A broker on an empty directory.
 struct World {
     broker: Broker,
-    _directory: TempDir,
+    directory: Arc<TempDir>,
 }
 
 impl World {
@@ -40,7 +41,17 @@ impl World {
     }
 
     fn with_limits(limits: Limits) -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        Self::on(Arc::new(tempfile::tempdir().unwrap()), limits)
+    }
+
+    /// Stops the broker in an orderly way and starts it again on what it left.
+    fn restart(self, limits: Limits) -> Self {
+        let directory = self.directory.clone();
+        drop(self);
+        Self::on(directory, limits)
+    }
+
+    fn on(directory: Arc<TempDir>, limits: Limits) -> Self {
         let config = Config {
             data: directory.path().to_owned(),
             limits,
@@ -49,7 +60,7 @@ impl World {
             threads: Some(1),
         };
         let broker = tokio::task::block_in_place(|| Broker::open(config)).unwrap();
-        Self { broker, _directory: directory }
+        Self { broker, directory }
     }
 
     /// A connection from this machine.

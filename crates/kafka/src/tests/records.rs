@@ -438,3 +438,83 @@ async fn messages_of_other_protocols_are_records() {
     let records: Vec<_> = batches[1].records(0).unwrap().map(Result::unwrap).collect();
     assert!(records.into_iter().all(|record| headers(record) == ["content-type"]));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_refuses_producers_and_serves_consumers() {
+    let world = World::new();
+    let mut talk = world.connect();
+    talk.create_topic("t", 1, &[("retention.ms", "-1")]).await;
+    talk.produce("t", 0, batch(&["v0"])).await;
+    drop(talk);
+    // A reserve that no disk has room for.
+    let world = world.restart(Limits { reserve_bytes: u64::MAX, ..Limits::default() });
+    let mut talk = world.connect();
+    // Retriable: a producer tries again until its delivery.timeout.ms.
+    assert_eq!(talk.produce("t", 0, batch(&["no"])).await.error_code, ErrorCode::KafkaStorageError);
+    let partition = fetch_one(&mut talk, 12, &fetch("t", &[(0, 0)])).await;
+    assert_eq!(values(&records_of(&partition)), numbered(0..1));
+    drop(talk);
+    let world = world.restart(Limits::default());
+    let response = world.connect().produce("t", 0, batch(&["v1"])).await;
+    assert_eq!((response.error_code, response.base_offset), (ErrorCode::None, 1));
+}
+
+/// Inverts a bit of the only place in the journal that holds a text.
+fn rot(world: &World, text: &str) {
+    let mut rotten = 0;
+    for entry in std::fs::read_dir(world.directory.path().join("journal")).unwrap() {
+        use std::os::unix::fs::FileExt;
+        let file = std::fs::OpenOptions::new().read(true).write(true).open(entry.unwrap().path()).unwrap();
+        // What follows was never written to.
+        let mut start = vec![0; 64 << 10];
+        let read = file.read_at(&mut start, 0).unwrap();
+        if let Some(at) = start[..read].windows(text.len()).position(|window| window == text.as_bytes()) {
+            file.write_at(&[start[at] ^ 1], at as u64).unwrap();
+            rotten += 1;
+        }
+    }
+    assert_eq!(rotten, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_gets_past_damage_and_never_sees_it() {
+    // Nothing is served from memory.
+    let world = World::with_limits(Limits { recent_bytes_max: 1, ..Limits::default() });
+    let mut talk = world.connect();
+    talk.create_topic("t", 1, &[("retention.ms", "-1")]).await;
+    for value in ["first", "second", "third"] {
+        talk.produce("t", 0, batch(&[value])).await;
+    }
+    rot(&world, "second");
+    let partition = fetch_one(&mut talk, 12, &fetch("t", &[(0, 0)])).await;
+    let read = |partition: &PartitionData| {
+        let mut records = records_of(partition);
+        let mut next = -1;
+        while let Some(batch) = (!records.is_empty()).then(|| RecordBatch::split_from(&mut records).unwrap())
+        {
+            next = batch.header().base_offset + i64::from(batch.header().last_offset_delta) + 1;
+        }
+        (values(&records_of(partition)), next)
+    };
+    // Whatever a response ends with, the next one begins behind it.
+    let (mut seen, mut next) = read(&partition);
+    while next < 3 {
+        let partition = fetch_one(&mut talk, 12, &fetch("t", &[(0, next)])).await;
+        assert_eq!(partition.error_code, ErrorCode::None);
+        let (more, behind) = read(&partition);
+        assert!(behind > next);
+        seen.extend(more);
+        next = behind;
+    }
+    assert_eq!(seen, [(0, "first".to_owned()), (2, "third".to_owned())]);
+    // At the end there is nothing behind the damage yet: a batch without records leads past it.
+    rot(&world, "third");
+    let partition = fetch_one(&mut talk, 12, &fetch("t", &[(0, 2)])).await;
+    assert_eq!((partition.error_code, partition.high_watermark), (ErrorCode::None, 3));
+    assert_eq!(read(&partition), (Vec::new(), 3));
+    let told: Vec<_> = world.broker.damage().iter().map(|damage| (damage.from, damage.to)).collect();
+    assert_eq!(told, [(Some(1), Some(2)), (Some(2), Some(3))]);
+    talk.produce("t", 0, batch(&["fourth"])).await;
+    let partition = fetch_one(&mut talk, 12, &fetch("t", &[(0, 3)])).await;
+    assert_eq!(read(&partition), (vec![(3, "fourth".to_owned())], 4));
+}

@@ -1,6 +1,7 @@
 //! How connections end.
 
 use bytes::BytesMut;
+use posthaste_model::Limits;
 use posthaste_mqtt::wire::{Connect, Packet, QoS, ReasonCode, Will};
 
 use crate::support::*;
@@ -122,4 +123,36 @@ async fn a_connack_tells_what_is_offered() {
     let (_, connack) = server.connect_with(Connect::new(V5, "")).await;
     assert_ne!(connack.properties.assigned_client_identifier, Some(identifier));
     assert_eq!(connack.properties.response_information, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_refuses_publishers_and_goes_on_delivering() {
+    let server = Server::start().await;
+    let (mut reader, _) = server.lasting(V5, "reader").await;
+    reader.subscribe("a", 1).await;
+    reader.disconnect().await;
+    let mut writer = server.clean(V5, "writer").await;
+    assert_eq!(writer.publish("a", "before", QoS::AtLeastOnce).await, ReasonCode::Success);
+    // A reserve that no disk has room for.
+    let full = Limits { reserve_bytes: u64::MAX, ..Limits::default() };
+    let server = server.restart_with(full).await;
+    let mut writer = server.clean(V5, "writer").await;
+    assert_eq!(writer.publish("a", "during", QoS::AtLeastOnce).await, ReasonCode::QuotaExceeded);
+    // Version 3 cannot refuse a message. The client still has it, and sends it again.
+    let mut old = server.clean(V3, "old").await;
+    let mut publish = message("a", "during", QoS::AtLeastOnce);
+    publish.packet_identifier = Some(old.id());
+    old.send(Packet::Publish(publish)).await;
+    assert_eq!(old.next().await, None);
+    let (mut reader, present) = server.lasting(V5, "reader").await;
+    assert!(present);
+    let before = reader.message().await;
+    assert_eq!(before.payload, "before");
+    reader.acknowledge(&before).await;
+    reader.disconnect().await;
+    let server = server.restart().await;
+    let mut writer = server.clean(V5, "writer").await;
+    assert_eq!(writer.publish("a", "after", QoS::AtLeastOnce).await, ReasonCode::Success);
+    let (mut reader, _) = server.lasting(V5, "reader").await;
+    assert_eq!(reader.take(1).await, ["after"], "what was refused is nowhere");
 }

@@ -37,11 +37,10 @@ pub struct Server {
 
 impl Server {
     pub async fn start() -> Server {
-        Server::on(tempfile::tempdir().unwrap()).await
+        Server::on(tempfile::tempdir().unwrap(), Limits::default()).await
     }
 
-    async fn on(directory: tempfile::TempDir) -> Server {
-        let limits = Limits::default();
+    async fn on(directory: tempfile::TempDir, limits: Limits) -> Server {
         let config = Config {
             data: directory.path().join("data"),
             limits: limits.clone(),
@@ -69,10 +68,14 @@ impl Server {
 
     /// Stops the broker in an orderly way and starts it again on what it left.
     pub async fn restart(self) -> Server {
+        self.restart_with(Limits::default()).await
+    }
+
+    pub async fn restart_with(self, limits: Limits) -> Server {
         self.broker.announce_stop();
         tokio::time::timeout(PATIENCE, self.serving).await.unwrap().unwrap();
         tokio::task::block_in_place(|| self.broker.stop());
-        Server::on(self.directory).await
+        Server::on(self.directory, limits).await
     }
 
     pub fn settings(&self) -> Settings {

@@ -2,6 +2,7 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
+mod damage;
 mod messages;
 mod objects;
 mod serving;

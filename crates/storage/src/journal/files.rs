@@ -242,7 +242,11 @@ impl Shared {
         }
         let first = FIRST_READ_BYTES.min(usize::try_from(left).unwrap_or(usize::MAX));
         let mut bytes = vec![0; first];
-        let damaged = || ReadError::Damaged { lsn, file: file.number };
+        let damaged = || {
+            // It is set aside instead of being used again.
+            file.damaged.store(true, Ordering::Relaxed);
+            ReadError::Damaged { lsn, file: file.number }
+        };
         if file.file.read_at(position, &mut bytes)? < first {
             return Err(damaged());
         }

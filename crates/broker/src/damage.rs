@@ -1,0 +1,238 @@
+//! What had been durable and cannot be read: told in the log, the metrics and the status, each stretch once.
+
+use crate::log::Logs;
+use parking_lot::Mutex;
+use posthaste_engine::{Catalog, catalog::Resource};
+use posthaste_model::Name;
+use posthaste_storage::{
+    checkpoint::LostKeys,
+    data_dir::{CHECKPOINTS_DIR, JOURNAL_DIR, SEGMENTS_DIR},
+    journal,
+    segment::SegmentId,
+};
+use serde::Serialize;
+use std::{
+    fmt,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+/// A stretch of stored data that cannot be read, or messages that are known to be missing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Damage {
+    pub kind: DamageKind,
+    /// What is wrong, and what it means.
+    pub what: String,
+    /// The file, relative to the data directory.
+    pub file: Option<String>,
+    /// Where the stretch begins in the file, in bytes.
+    pub position: Option<u64>,
+    /// Its length in bytes.
+    pub bytes: Option<u64>,
+    /// Whose messages are missing.
+    pub object: Option<Object>,
+    /// The first offset that is missing.
+    pub from: Option<u64>,
+    /// The offset behind the last one that is missing.
+    pub to: Option<u64>,
+    /// How many messages are missing, at most.
+    pub messages: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DamageKind {
+    Checkpoint,
+    Journal,
+    /// Missing messages of a topic or queue.
+    Messages,
+    /// A topic or queue whose name was lost.
+    Name,
+    Segment,
+}
+
+/// A partition of a topic, or one priority of a queue. Shown as `topic NAMESPACE/NAME/PARTITION` or
+/// `queue NAMESPACE/NAME/PRIORITY`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Object {
+    pub resource: Resource,
+    pub namespace: Name,
+    pub name: Name,
+    /// Partition or priority.
+    pub part: u32,
+}
+
+impl fmt::Display for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = if self.resource == Resource::Topic { "topic" } else { "queue" };
+        write!(f, "{kind} {}/{}/{}", self.namespace, self.name, self.part)
+    }
+}
+
+impl Serialize for Object {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)?;
+        if let Some(object) = &self.object {
+            write!(f, "; {object}")?;
+        }
+        if let (Some(from), Some(to)) = (self.from, self.to) {
+            write!(f, ", offsets {from} to {}", to.saturating_sub(1))?;
+        }
+        if let Some(messages) = self.messages {
+            write!(f, ", up to {messages} messages")?;
+        }
+        if let Some(file) = &self.file {
+            write!(f, "; {file}")?;
+            if let (Some(position), Some(bytes)) = (self.position, self.bytes) {
+                write!(f, ", {bytes} bytes at byte {position}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Damage {
+    pub(crate) fn new(kind: DamageKind, what: impl Into<String>) -> Damage {
+        let what = what.into();
+        let (file, position, bytes, object, from, to, messages) = Default::default();
+        Damage { kind, what, file, position, bytes, object, from, to, messages }
+    }
+
+    pub(crate) fn of_journal(damage: &journal::Damage) -> Damage {
+        let mut told = Damage::new(DamageKind::Journal, damage.to_string());
+        told.file = damage.file.map(|file| format!("{JOURNAL_DIR}/{file:016x}.journal"));
+        told.position = damage.file.map(|_| damage.from.0.saturating_sub(damage.file_start.0));
+        told.bytes = Some(damage.to.0.saturating_sub(damage.from.0));
+        told
+    }
+
+    pub(crate) fn of_checkpoint(lost: &LostKeys) -> Damage {
+        let what = match lost.after.is_some() || lost.before.is_some() {
+            false => "damaged header of a checkpoint file; nothing is lost by it".to_owned(),
+            true => format!(
+                "damaged checkpoint, state lost from {} to {}: it is rebuilt from segments and journal where they \
+                 have it; what was settled since may come again",
+                state_at(lost.after.as_deref().unwrap_or_default()),
+                lost.before.as_deref().map_or_else(|| "the end".to_owned(), state_at),
+            ),
+        };
+        let mut told = Damage::new(DamageKind::Checkpoint, what);
+        told.file = Some(format!("{CHECKPOINTS_DIR}/{}", lost.file));
+        (told.position, told.bytes) = (Some(lost.position), Some(lost.bytes));
+        told
+    }
+
+    pub(crate) fn of_segment(segment: SegmentId, what: &str) -> Damage {
+        let mut told = Damage::new(DamageKind::Segment, what);
+        told.file = Some(format!("{SEGMENTS_DIR}/{segment}.segment"));
+        told
+    }
+
+    pub(crate) fn with_offsets(mut self, object: Option<Object>, from: u64, to: u64) -> Damage {
+        self.object = object;
+        (self.from, self.to, self.messages) = (Some(from), Some(to), Some(to.saturating_sub(from)));
+        self
+    }
+}
+
+/// What a checkpoint's key is of.
+fn state_at(key: &[u8]) -> String {
+    use crate::checkpoint::key;
+    match key.split_first() {
+        Some((&key::CATALOG, _)) => "the names and users".to_owned(),
+        Some((&key::SHARD, rest)) => match rest.first_chunk() {
+            Some(shard) => format!("shard {}", u16::from_be_bytes(*shard)),
+            None => "the shards".to_owned(),
+        },
+        Some((&key::STREAM, _)) => "the places of messages".to_owned(),
+        _ => "the beginning".to_owned(),
+    }
+}
+
+/// Whose messages a stream holds.
+pub(crate) fn object_of(catalog: &Catalog, stream: u64) -> Option<Object> {
+    let part = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
+    catalog.namespaces().find_map(|namespace| {
+        let topic = namespace.topics.values().find_map(|topic| {
+            let at = topic.partitions.iter().position(|partition| partition.id.0 == stream)?;
+            let (resource, namespace, name) = (Resource::Topic, topic.namespace.clone(), topic.name.clone());
+            Some(Object { resource, namespace, name, part: part(at) })
+        });
+        topic.or_else(|| {
+            namespace.queues.values().find_map(|queue| {
+                let at = queue.streams.iter().position(|lane| *lane == stream)?;
+                let (resource, namespace, name) =
+                    (Resource::Queue, queue.namespace.clone(), queue.name.clone());
+                Some(Object { resource, namespace, name, part: part(at) })
+            })
+        })
+    })
+}
+
+type Names = Box<dyn Fn(u64) -> Option<Object> + Send + Sync>;
+
+/// All damage that was met since the start.
+#[derive(Default)]
+pub(crate) struct Damages {
+    found: Mutex<Vec<Damage>>,
+    stretches: AtomicU64,
+    messages: AtomicU64,
+    names: OnceLock<Names>,
+}
+
+/// Kept to be shown; more is counted and logged.
+const SHOWN_MAX: usize = 1_000;
+
+impl Damages {
+    /// Tells whose streams are whose, from now on.
+    pub fn name_by(&self, names: Names) {
+        let _ = self.names.set(names);
+    }
+
+    /// Notes a stretch, unless it is known.
+    pub fn report(&self, damage: Damage) {
+        let mut found = self.found.lock();
+        if found.contains(&damage) {
+            return;
+        }
+        tracing::error!(%damage, "stored data is damaged");
+        self.stretches.fetch_add(1, Ordering::Relaxed);
+        self.messages.fetch_add(damage.messages.unwrap_or(0), Ordering::Relaxed);
+        if found.len() < SHOWN_MAX {
+            found.push(damage);
+        }
+    }
+
+    /// Notes that messages of a stream are missing.
+    pub fn missing(&self, stream: u64, from: u64, to: u64, damage: Damage) {
+        let object = self.names.get().and_then(|names| names(stream));
+        self.report(damage.with_offsets(object, from, to));
+    }
+
+    pub fn found(&self) -> Vec<Damage> {
+        self.found.lock().clone()
+    }
+
+    pub fn stretches(&self) -> u64 {
+        self.stretches.load(Ordering::Relaxed)
+    }
+
+    pub fn messages(&self) -> u64 {
+        self.messages.load(Ordering::Relaxed)
+    }
+}
+
+impl Logs {
+    /// What of the logs cannot be read.
+    pub(crate) fn damages(&self) -> &Arc<Damages> {
+        &self.damages
+    }
+}

@@ -1,0 +1,355 @@
+//! What recovery does about damage: it sees which messages are missing, rebuilds what segments and names still tell,
+//! and keeps what has lost its name.
+
+use crate::{
+    checkpoint::stream_key,
+    damage::{Damage, DamageKind, object_of},
+    open::{OpenError, Recovered},
+    record,
+    thread::{queue_spec, stream_of},
+};
+use posthaste_engine::{
+    Event,
+    catalog::{CatalogEvent, Durability, Partition, Queue, Topic, TopicConfig},
+    event::{PartitionSpec, QueueSpec},
+};
+use posthaste_model::{Name, PartitionId, QueueId, Timestamp};
+use posthaste_storage::{
+    checkpoint::{Loaded, LostKeys},
+    journal::{DamageKind as Stretch, RecoveryReport},
+    segment::{ReadError, Run, Segments},
+};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+/// What recovery notices on its way.
+#[derive(Default)]
+pub(crate) struct Followed {
+    /// By stream, the offset that comes next.
+    next: HashMap<u64, u64>,
+    /// Streams and the offsets that were passed over.
+    gaps: Vec<(u64, u64, u64)>,
+    /// Runs whose file is not there.
+    missing: Vec<Run>,
+    /// Something of the catalog may be lost.
+    names_hurt: bool,
+    damage: Vec<Damage>,
+}
+
+/// Read at a time.
+const READ_BYTES: usize = 1 << 20;
+const READ_ENTRIES: usize = 1_024;
+
+impl Recovered {
+    /// Takes a checkpoint, and looks at the segments that it names.
+    pub(crate) fn take(&mut self, loaded: &Loaded, segments: &Segments) -> Result<(), OpenError> {
+        self.meta = postcard::from_bytes(&loaded.meta).map_err(|e| OpenError::State(e.to_string()))?;
+        loaded.for_each(&mut |key, value| self.load(key, value))?;
+        if loaded.lost.is_empty() {
+            for text in &loaded.damaged {
+                let what = format!("{text}; what is needed was read elsewhere, nothing is lost");
+                self.followed.damage.push(Damage::new(DamageKind::Checkpoint, what));
+            }
+        } else {
+            self.followed.damage.extend(loaded.lost.iter().map(Damage::of_checkpoint));
+            self.followed.names_hurt = loaded.lost.iter().any(hurts_names);
+            self.rebuild(&loaded.lost, segments);
+        }
+        self.note_streams();
+        self.look_at_segments(segments)
+    }
+
+    /// Before an event is applied: what it tells of those that are not there.
+    pub(crate) fn follow(&mut self, shard: usize, event: &Event) {
+        match event {
+            Event::PartitionOpened { partition, .. } => {
+                self.followed.next.entry(partition.0).or_insert(0);
+            }
+            Event::PartitionClosed { partition } => {
+                self.followed.next.remove(&partition.0);
+            }
+            Event::QueueOpened { queue, spec } if spec.over.is_none() => self.opened(*queue, spec),
+            Event::QueueClosed { queue } => {
+                for lane in 0..=u8::MAX {
+                    if self.followed.next.remove(&stream_of(*queue, lane)).is_none() {
+                        break;
+                    }
+                }
+            }
+            Event::Appended { partition, offset, span, .. } => {
+                self.reopen_partition(shard, *partition);
+                self.followed.came(partition.0, *offset, offset + u64::from(*span));
+            }
+            Event::Trimmed { partition, start } => {
+                self.reopen_partition(shard, *partition);
+                // What was trimmed is no loss.
+                if let Some(next) = self.followed.next.get_mut(&partition.0) {
+                    *next = (*next).max(*start);
+                }
+            }
+            Event::Enqueued { queue, lane, offset, .. } => {
+                self.reopen_queue(shard, *queue);
+                self.followed.came(stream_of(*queue, *lane), *offset, offset + 1);
+            }
+            Event::Settled { queue, lane, ranges } => {
+                for (start, end) in ranges {
+                    self.followed.came(stream_of(*queue, *lane), *start, *end);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Before a change of names is applied: its namespace must be there.
+    pub(crate) fn follow_names(&mut self, event: &CatalogEvent) {
+        let namespace = match event {
+            CatalogEvent::TopicPut(topic) => &topic.namespace,
+            CatalogEvent::QueuePut(queue) => &queue.namespace,
+            CatalogEvent::ExchangePut(exchange) => &exchange.namespace,
+            _ => return,
+        };
+        if self.catalog.namespace(namespace).is_none() {
+            self.catalog.apply(&CatalogEvent::NamespaceCreated(namespace.clone()));
+        }
+    }
+
+    /// Ends the journal: everything that is known to be damaged or missing.
+    pub(crate) fn assess(&mut self, report: &RecoveryReport) -> Vec<Damage> {
+        let hurts = |kind| matches!(kind, Stretch::JoinedRecords | Stretch::Missing | Stretch::Records);
+        self.followed.names_hurt |= report
+            .quarantined
+            .iter()
+            .any(|d| hurts(d.kind) && d.shard.is_none_or(|shard| shard == record::CATALOG));
+        if self.followed.names_hurt {
+            self.name_orphans();
+        }
+        let mut damage = std::mem::take(&mut self.followed.damage);
+        damage.extend(report.quarantined.iter().map(Damage::of_journal));
+        let starts: HashMap<u64, u64> =
+            self.shards.iter().flat_map(|shard| shard.streams()).map(|s| (s.id, s.start)).collect();
+        for run in &self.followed.missing {
+            if let Some(start) = starts.get(&run.stream).filter(|start| **start < run.end) {
+                let object = object_of(&self.catalog, run.stream);
+                let told = Damage::of_segment(run.segment, "damaged segment");
+                damage.push(told.with_offsets(object, run.first.max(*start), run.end));
+            }
+        }
+        for (stream, from, to) in std::mem::take(&mut self.followed.gaps) {
+            // What was deleted or trimmed since is not missed. In a queue, what is missing counts as settled.
+            let object = object_of(&self.catalog, stream);
+            let is_log =
+                object.as_ref().is_none_or(|o| o.resource == posthaste_engine::catalog::Resource::Topic);
+            let start = starts.get(&stream).map(|start| if is_log { *start } else { 0 });
+            if let Some(start) = start.filter(|start| *start < to) {
+                let told = Damage::new(DamageKind::Messages, "messages lost with damaged journal records");
+                damage.push(told.with_offsets(object, from.max(start), to));
+            }
+        }
+        if self.problems > 0 {
+            let what = format!("{} stored entries could not be understood and were skipped", self.problems);
+            damage.push(Damage::new(DamageKind::Journal, what));
+        }
+        damage
+    }
+
+    fn note_streams(&mut self) {
+        for stream in self.shards.iter().flat_map(|shard| shard.streams()) {
+            self.followed.next.insert(stream.id, stream.next);
+        }
+    }
+
+    fn opened(&mut self, queue: QueueId, spec: &QueueSpec) {
+        for (lane, _) in (0..=u8::MAX).zip(&spec.streams) {
+            self.followed.next.entry(stream_of(queue, lane)).or_insert(0);
+        }
+    }
+
+    /// A partition whose opening was lost is as its topic says.
+    fn reopen_partition(&mut self, shard: usize, partition: PartitionId) {
+        if self.followed.next.contains_key(&partition.0) {
+            return;
+        }
+        let found = self.catalog.namespaces().flat_map(|n| n.topics.values()).find_map(|topic| {
+            let index = topic.partitions.iter().position(|p| p.id == partition)?;
+            Some(partition_spec(topic, index))
+        });
+        if let Some(spec) = found {
+            self.apply(shard, &Event::PartitionOpened { partition, spec });
+            self.followed.next.insert(partition.0, 0);
+        }
+    }
+
+    fn reopen_queue(&mut self, shard: usize, queue: QueueId) {
+        if self.followed.next.contains_key(&stream_of(queue, 0)) {
+            return;
+        }
+        if let Some(known) = self.catalog.queue_by_id(queue).cloned() {
+            let spec = queue_spec(&known);
+            self.opened(queue, &spec);
+            self.apply(shard, &Event::QueueOpened { queue, spec });
+        }
+    }
+
+    fn apply(&mut self, shard: usize, event: &Event) {
+        if let Some(shard) = self.shards.get_mut(shard) {
+            shard.replay(event);
+        }
+    }
+
+    /// Refuses segments of another version; notes those that are damaged or missing.
+    fn look_at_segments(&mut self, segments: &Segments) -> Result<(), OpenError> {
+        let named: BTreeSet<_> = self.runs.values().flatten().map(|run| run.segment).collect();
+        for id in named {
+            for fault in segments.verify_frame(id)? {
+                self.followed.damage.push(Damage::of_segment(id, fault));
+                if fault == "missing file" {
+                    let lost = self.runs.values().flatten().filter(|run| run.segment == id);
+                    self.followed.missing.extend(lost);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts together again what a damaged checkpoint lacks: places of messages from the segments' own footers, objects
+    /// from the catalog, and what they hold from the messages themselves.
+    fn rebuild(&mut self, lost: &[LostKeys], segments: &Segments) {
+        for (id, _) in segments.list() {
+            for run in segments.runs(id).unwrap_or_default() {
+                if lost.iter().any(|lost| lost.covers(&stream_key(run.stream))) {
+                    let known = self.runs.entry(run.stream).or_default();
+                    if known.iter().all(|other| other.end <= run.first || run.end <= other.first) {
+                        known.push(run);
+                        known.sort_by_key(|run| run.first);
+                        self.pending.insert(stream_key(run.stream), postcard::to_allocvec(known).ok());
+                    }
+                }
+            }
+        }
+        self.note_streams();
+        let catalog = self.catalog.clone();
+        for namespace in catalog.namespaces() {
+            for partition in namespace.topics.values().flat_map(|topic| &topic.partitions) {
+                self.reopen_partition(usize::from(partition.shard.0), partition.id);
+            }
+            for queue in namespace.queues.values().filter(|queue| queue.durable) {
+                self.reopen_queue(usize::from(queue.shard.0), queue.id);
+            }
+        }
+        let mut holders: BTreeMap<u64, (usize, u64)> = BTreeMap::new();
+        for (index, shard) in self.shards.iter().enumerate() {
+            holders.extend(shard.streams().into_iter().map(|stream| (stream.id, (index, stream.next))));
+        }
+        for (stream, (shard, next)) in holders {
+            for run in self.runs.get(&stream).cloned().unwrap_or_default() {
+                self.replay_run(segments, &run, shard, next);
+            }
+        }
+    }
+
+    /// Segments keep entries as the journal had them.
+    fn replay_run(&mut self, segments: &Segments, run: &Run, shard: usize, next: u64) {
+        let mut from = next.max(run.first);
+        while from < run.end {
+            match segments.read(run, from, READ_BYTES, READ_ENTRIES) {
+                Ok(entries) if entries.is_empty() => return,
+                Ok(entries) => {
+                    for entry in entries {
+                        from = entry.offset.saturating_add(u64::from(entry.span.max(1)));
+                        if let Ok((event, _)) = record::decode(&entry.head) {
+                            self.apply(shard, &event);
+                        }
+                    }
+                }
+                Err(ReadError::Damaged { resume, .. }) => from = resume.max(from + 1),
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// What no catalog entry names any more gets one, instead of being taken for deleted.
+    fn name_orphans(&mut self) {
+        let specs: Vec<_> =
+            self.shards.iter().map(|s| (s.id(), s.partition_specs(), s.queue_specs())).collect();
+        let mut topics: BTreeMap<u64, Vec<(u32, Partition)>> = BTreeMap::new();
+        for (shard, partitions, queues) in specs {
+            let known = |id: PartitionId| object_of(&self.catalog, id.0).is_some();
+            for (id, spec) in partitions.into_iter().filter(|(id, _)| !known(*id)) {
+                topics.entry(spec.topic.0).or_default().push((spec.index, Partition { id, shard }));
+            }
+            for (id, spec) in queues.into_iter().filter(|(_, spec)| spec.durable) {
+                if self.catalog.queue_by_id(id).is_none() {
+                    self.name_queue(id, shard, spec);
+                }
+            }
+        }
+        for (id, mut partitions) in topics {
+            partitions.sort_unstable_by_key(|(index, _)| *index);
+            self.name_topic(posthaste_model::TopicId(id), partitions.into_iter().map(|(_, p)| p));
+        }
+    }
+
+    fn name_topic(&mut self, id: posthaste_model::TopicId, partitions: impl Iterator<Item = Partition>) {
+        let mut topic = match self.catalog.topic_by_id(id) {
+            Some(known) => (**known).clone(),
+            None => Topic {
+                id,
+                namespace: Name::constant(crate::open::DEFAULT_NAMESPACE),
+                name: recovered_name("topic", id.0),
+                partitions: Vec::new(),
+                config: TopicConfig::default(),
+                created: Timestamp(0),
+            },
+        };
+        topic.partitions.extend(partitions);
+        let (namespace, name) = (topic.namespace.clone(), topic.name.clone());
+        self.put(
+            CatalogEvent::TopicPut(topic),
+            format!("a topic's name was lost; it is {namespace}/{name} now"),
+        );
+    }
+
+    fn name_queue(&mut self, id: QueueId, shard: posthaste_model::ShardId, spec: QueueSpec) {
+        let taken =
+            self.catalog.namespace(&spec.namespace).is_some_and(|n| n.queues.contains_key(&spec.name));
+        let name = if taken { recovered_name("queue", id.0) } else { spec.name };
+        let QueueSpec { namespace, streams, config, durable, auto_delete, .. } = spec;
+        let what =
+            format!("a queue's entry in the catalog was lost; it is {namespace}/{name}, without bindings");
+        let created = Timestamp(0);
+        let exclusive = None;
+        let queue =
+            Queue { id, namespace, name, shard, streams, config, durable, exclusive, auto_delete, created };
+        self.put(CatalogEvent::QueuePut(queue), what);
+    }
+
+    fn put(&mut self, event: CatalogEvent, what: String) {
+        self.follow_names(&event);
+        self.catalog.apply(&event);
+        self.followed.damage.push(Damage::new(DamageKind::Name, what));
+    }
+}
+
+impl Followed {
+    /// Offsets from `from` to `to` are there, or were.
+    fn came(&mut self, stream: u64, from: u64, to: u64) {
+        let Some(next) = self.next.get_mut(&stream) else { return };
+        if from > *next {
+            self.gaps.push((stream, *next, from));
+        }
+        *next = (*next).max(to);
+    }
+}
+
+fn hurts_names(lost: &LostKeys) -> bool {
+    let first = lost.after.as_ref().map(|after| after.first().copied().unwrap_or_default());
+    first.is_some_and(|first| first <= crate::checkpoint::key::CATALOG)
+}
+
+fn partition_spec(topic: &Topic, index: usize) -> PartitionSpec {
+    let sync = topic.config.durability == Durability::Fsync;
+    PartitionSpec { topic: topic.id, index: u32::try_from(index).unwrap_or(u32::MAX), sync }
+}
+
+fn recovered_name(kind: &str, id: u64) -> Name {
+    Name::new(&format!("recovered.{kind}.{id}")).unwrap_or(Name::constant("recovered"))
+}

@@ -1,0 +1,280 @@
+//! Damage below what was durable: told, passed over, never delivered, and gone after a repair.
+
+use crate::support::*;
+use posthaste_broker::{
+    AppendBatch, Broker, Check, Client, Config, Damage, DamageKind, Formats, QueueDeclaration, check, repair,
+    storage::{
+        Random,
+        disk::{Disk, SimDisk},
+    },
+};
+use posthaste_engine::{
+    catalog::TopicConfig,
+    command::{Mode, Outcome},
+};
+use posthaste_model::{Limits, Timestamp};
+use std::sync::Arc;
+
+/// Messages in the topic and in the queue.
+const MESSAGES: u64 = 120;
+const CASES: u64 = 60;
+
+fn config(checkpoint_every: u64) -> Config {
+    let limits = Limits { journal_bytes_between_checkpoints: checkpoint_every, ..Limits::default() };
+    Config {
+        data: "data".into(),
+        limits,
+        formats: Formats::new([]),
+        advertised: Default::default(),
+        threads: Some(2),
+    }
+}
+
+fn open_on(disk: &SimDisk, checkpoint_every: u64) -> Broker {
+    let fatal = Box::new(|why: String| panic!("{why}"));
+    let opened = Broker::open_on(Arc::new(disk.clone()), config(checkpoint_every), fatal);
+    opened.unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn body(id: u64) -> Vec<u8> {
+    [&id.to_le_bytes()[..], &vec![7; (id * 37 % 900) as usize]].concat()
+}
+
+fn number_in(body: &[u8]) -> u64 {
+    let id = u64::from_le_bytes(body[..8].try_into().unwrap());
+    assert_eq!(body, self::body(id), "a body was changed");
+    id
+}
+
+/// Fills a topic of one partition and a queue, the first two thirds in segments if there are to be checkpoints.
+async fn fill(broker: &Broker, with_checkpoint: bool) {
+    let client = client_of(broker).await;
+    let declaration = QueueDeclaration { durable: true, ..QueueDeclaration::default() };
+    let queue = client.create_queue(&name("work"), declaration).await.unwrap();
+    client.create_topic(&name("log"), 1, TopicConfig::default()).await.unwrap();
+    let partition = client.topic("log").unwrap().partitions[0];
+    for id in 0..MESSAGES {
+        let (envelope, payload) = message("work", &body(id));
+        let mut batch = client.batch();
+        batch.enqueue(&queue, envelope, payload.clone());
+        batch.append(partition, AppendBatch { span: 1, timestamp: Timestamp(1), sequence: None, payload });
+        assert!(submit(batch).await.refused.is_empty());
+        let checkpoints = if with_checkpoint { id / (MESSAGES / 3) } else { 0 };
+        while broker.metrics().checkpoints.value() < checkpoints {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// What the topic shows, with its offsets.
+async fn read_log(client: &Client) -> Vec<(u64, u64)> {
+    let Ok(topic) = client.topic("log") else { return Vec::new() };
+    let log = client.log(topic.partitions[0].id).unwrap();
+    let (mut found, mut next) = (Vec::new(), log.start());
+    while next < log.end() {
+        let entries = log.read(next, 10_000).await.unwrap();
+        let Some(last) = entries.last() else { break };
+        next = last.offset + 1;
+        found.extend(entries.iter().map(|entry| (entry.offset, number_in(&entry.payload.body))));
+    }
+    found
+}
+
+/// Takes everything from the queue, until nothing is left in it.
+async fn drain(broker: &Broker, client: &Client) -> Vec<u64> {
+    let Ok(queue) = client.queue("work") else { return Vec::new() };
+    let mut found = Vec::new();
+    loop {
+        let consumer = broker.next_consumer();
+        let (deliveries, _) = client.pull(&queue, consumer, 50, Mode::Lease).await.unwrap();
+        if deliveries.is_empty() {
+            return found;
+        }
+        let got = broker.resolve(deliveries).await;
+        let positions = got.iter().map(|r| (r.delivery.lane, r.delivery.position)).collect();
+        found.extend(got.iter().map(|r| number_in(&r.payload.body)));
+        client.settle_durably(queue.id, consumer, positions, Outcome::Accept).await.unwrap();
+    }
+}
+
+fn files(disk: &SimDisk) -> Vec<(String, u64)> {
+    let mut files = Vec::new();
+    for dir in ["journal", "segments", "checkpoints"] {
+        let listed = disk.list(dir).unwrap().into_iter();
+        files.extend(listed.map(|entry| (format!("{dir}/{}", entry.name), entry.bytes)));
+    }
+    files
+}
+
+fn read_file(disk: &SimDisk, path: &str) -> Vec<u8> {
+    let file = disk.open(path).unwrap();
+    let mut bytes = vec![0; disk.written_bytes(path) as usize];
+    file.read_at(0, &mut bytes).unwrap();
+    bytes
+}
+
+/// The position of a message's body in a file, if it is there.
+fn position_of(disk: &SimDisk, path: &str, id: u64) -> Option<u64> {
+    let (bytes, body) = (read_file(disk, path), body(id));
+    bytes.windows(body.len()).position(|window| window == body).map(|at| at as u64)
+}
+
+fn checked(disk: &SimDisk) -> Check {
+    check(Arc::new(disk.clone()), "data").unwrap()
+}
+
+fn stop(broker: Broker) {
+    tokio::task::block_in_place(|| broker.stop());
+}
+
+/// A message of the journal, of which everything else is readable.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_journal_record_is_named_and_passed_over() {
+    let disk = SimDisk::new(1);
+    let broker = tokio::task::block_in_place(|| open_on(&disk, u64::MAX));
+    fill(&broker, false).await;
+    stop(broker);
+    assert!(checked(&disk).is_clean());
+    let journal = files(&disk).into_iter().map(|(name, _)| name).filter(|name| name.starts_with("journal"));
+    let (file, at) =
+        journal.filter_map(|file| Some((file.clone(), position_of(&disk, &file, 55)?))).next().unwrap();
+    assert!(disk.flip_bit(&file, (at + 3) * 8));
+
+    let seen = checked(&disk);
+    let missing: Vec<&Damage> = seen.damage.iter().filter(|d| d.kind == DamageKind::Messages).collect();
+    assert!(!missing.is_empty(), "{:?}", seen.damage);
+    assert!(missing.iter().all(|d| (d.from, d.to, d.messages) == (Some(55), Some(56), Some(1))));
+    let stretch = seen.damage.iter().find(|d| d.kind == DamageKind::Journal).unwrap();
+    assert_eq!(stretch.file.as_deref(), Some(&file[..]));
+    let (from, bytes) = (stretch.position.unwrap(), stretch.bytes.unwrap());
+    assert!((from..from + bytes).contains(&at), "{stretch}");
+
+    let broker = tokio::task::block_in_place(|| open_on(&disk, u64::MAX));
+    let client = client_of(&broker).await;
+    assert!(broker.damage_counts().0 >= 2 && broker.damage_counts().1 >= 1);
+    assert!(
+        broker.damage().iter().any(|d| d
+            .object
+            .as_ref()
+            .is_some_and(|o| o.name.as_str() == "log" || o.name.as_str() == "work"))
+    );
+    let log = read_log(&client).await;
+    let expect: Vec<_> = (0..MESSAGES).filter(|id| *id != 55).map(|id| (id, id)).collect();
+    let queue = drain(&broker, &client).await;
+    // Both records hold the body, or one refers to the other's.
+    assert!(log.len() as u64 >= MESSAGES - 1 && expect.iter().all(|entry| log.contains(entry)));
+    assert!(queue.len() as u64 >= MESSAGES - 1 && queue.is_sorted());
+    assert!(log.len() + queue.len() < 2 * MESSAGES as usize);
+    stop(broker);
+}
+
+/// Damage that comes while the broker runs: a segment's bit flips under its readers.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_segment_that_rots_under_a_running_broker_costs_one_message() {
+    let disk = SimDisk::new(1);
+    let broker = tokio::task::block_in_place(|| open_on(&disk, 20_000));
+    fill(&broker, true).await;
+    let segments: Vec<_> = files(&disk).into_iter().filter(|(name, _)| name.ends_with(".segment")).collect();
+    // The body is there once for the topic and once for the queue.
+    let mut flipped = 0;
+    for (file, _) in &segments {
+        let (bytes, wanted) = (read_file(&disk, file), body(10));
+        for at in (0..bytes.len() - wanted.len()).filter(|at| bytes[*at..].starts_with(&wanted)) {
+            assert!(disk.flip_bit(file, (at as u64 + 5) * 8));
+            flipped += 1;
+        }
+    }
+    assert_eq!(flipped, 2);
+    let client = client_of(&broker).await;
+    let expect: Vec<u64> = (0..MESSAGES).filter(|id| *id != 10).collect();
+    assert_eq!(read_log(&client).await, expect.iter().map(|id| (*id, *id)).collect::<Vec<_>>());
+    assert_eq!(drain(&broker, &client).await, expect);
+    assert_eq!(client.queue_state("work").await.unwrap().leased, 0, "nothing is in the way");
+    assert_eq!(broker.metrics().unreadable.value(), 1);
+    let told: Vec<String> = broker.damage().iter().map(|damage| damage.to_string()).collect();
+    for object in ["topic default/log/0", "queue default/work/0"] {
+        let of = told.iter().filter(|text| text.contains(object)).collect::<Vec<_>>();
+        assert!(of.len() == 1 && of[0].contains("offsets 10 to 10, up to 1 messages"), "{told:?}");
+    }
+    stop(broker);
+}
+
+/// What was damaged, and where, for messages of failed cases.
+fn harm(disk: &SimDisk, random: &mut Random) -> String {
+    let mut files = files(disk);
+    files.retain(|(name, _)| disk.written_bytes(name) > 0);
+    let (name, bytes) = files[random.below(files.len() as u64) as usize].clone();
+    // Most of a journal file is zeros that nobody reads.
+    let used = disk.written_bytes(&name);
+    if random.below(4) == 0 {
+        let to = random.below(used.max(1));
+        assert!(disk.truncate(&name, to));
+        return format!("{name} cut from {bytes} to {to} bytes");
+    }
+    let bit = random.below(used.max(1) * 8);
+    assert!(disk.flip_bit(&name, bit));
+    format!("{name} bit {bit}")
+}
+
+/// Whole brokers on damaged directories: what is shown is what was published, what is not shown was reported, and a
+/// repair leaves a directory that is clean and shows the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn random_damage_is_told_and_never_shown() {
+    let mut templates = Vec::new();
+    for checkpoint_every in [u64::MAX, 20_000, 20_000, 20_000] {
+        let disk = SimDisk::new(templates.len() as u64);
+        let broker = tokio::task::block_in_place(|| open_on(&disk, checkpoint_every));
+        fill(&broker, checkpoint_every < u64::MAX).await;
+        stop(broker);
+        templates.push(disk);
+    }
+    for seed in 0..CASES {
+        let disk = templates[seed as usize % templates.len()].copy(seed);
+        let mut random = Random::new(seed);
+        let what = harm(&disk, &mut random);
+        let context = format!("seed {seed}, {what}");
+
+        let found = match check(Arc::new(disk.clone()), "data") {
+            Ok(found) => found,
+            Err(error) => panic!("{context}: {error}"),
+        };
+        let opened = tokio::task::block_in_place(|| {
+            Broker::open_on(Arc::new(disk.clone()), config(u64::MAX), Box::new(|why| panic!("{why}")))
+        });
+        let broker = opened.unwrap_or_else(|error| panic!("{context}: {error}"));
+        let client = client_of(&broker).await;
+        let log = read_log(&client).await;
+        let told = broker.damage();
+        assert!(log.iter().all(|(offset, id)| offset == id), "{context}");
+        let lost: Vec<u64> = (0..MESSAGES).filter(|id| !log.contains(&(*id, *id))).collect();
+        let covered = |id: &u64| {
+            told.iter().any(|d| d.from.is_some_and(|from| from <= *id) && d.to.is_some_and(|to| *id < to))
+        };
+        // A cut of the journal's end looks like a tail that was never acknowledged, unless something knows better.
+        let is_end = |id: &u64| (*id..MESSAGES).all(|later| lost.contains(&later));
+        let named = told.iter().any(|d| matches!(d.kind, DamageKind::Journal | DamageKind::Checkpoint));
+        for id in &lost {
+            assert!(
+                covered(id) || (is_end(id) && (named || what.starts_with("journal"))),
+                "{context}: {id} {told:?}"
+            );
+        }
+        assert!(lost.is_empty() || !found.is_clean() || is_end(&lost[0]), "{context}");
+        stop(broker);
+
+        let repaired = tokio::task::block_in_place(|| repair(Arc::new(disk.clone()), config(u64::MAX)));
+        let repaired = repaired.unwrap_or_else(|error| panic!("{context}: {error}"));
+        assert!(repaired.after.is_clean(), "{context}: {:?}", repaired.after.damage);
+        assert!(checked(&disk).is_clean() && checked(&disk).set_aside.is_empty(), "{context}");
+        if let Some(quarantine) = &repaired.quarantine {
+            assert!(disk.list(quarantine).unwrap().iter().any(|entry| entry.name == "report.json"));
+        }
+        let broker = tokio::task::block_in_place(|| open_on(&disk, u64::MAX));
+        let client = client_of(&broker).await;
+        assert_eq!(read_log(&client).await, log, "{context}");
+        assert_eq!(broker.damage(), [], "{context}");
+        let queue = drain(&broker, &client).await;
+        assert!(queue.is_sorted() && queue.len() >= log.len().saturating_sub(60), "{context}: {queue:?}");
+        stop(broker);
+    }
+}
