@@ -9,3 +9,4 @@ mod queues;
 mod restart;
 mod support;
 mod topics;
+mod upgrade;
