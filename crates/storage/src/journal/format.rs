@@ -76,9 +76,8 @@ impl FileHeader {
         let mut used = [0; FILE_HEADER_USED];
         used[..8].copy_from_slice(&FILE_MAGIC);
         used[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
-        for (index, field) in
-            [self.nonce, self.start, self.previous_end, self.previous_start].iter().enumerate()
-        {
+        let fields = [self.nonce, self.start, self.previous_end, self.previous_start, self.bytes];
+        for (index, field) in fields.iter().enumerate() {
             used[16 + index * 8..24 + index * 8].copy_from_slice(&field.to_le_bytes());
         }
         let crc = file_header_crc(&used);
