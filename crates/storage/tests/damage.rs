@@ -243,9 +243,9 @@ fn a_thousand_damaged_directories() {
         let mut random = Random::new(seed);
         let kind = (seed % 3) as usize;
         let (disk, dir) = match kind {
-            0 => (journal_disk.copy(seed), "journal"),
-            1 => (segment_disk.copy(seed), "segments"),
-            _ => (checkpoint_disk.copy(seed), "checkpoints"),
+            0 => (journal_disk.copy(), "journal"),
+            1 => (segment_disk.copy(), "segments"),
+            _ => (checkpoint_disk.copy(), "checkpoints"),
         };
         let (what, _) = harm(&disk, dir, &mut random);
         let context = format!("seed {seed}: {what}");

@@ -229,7 +229,7 @@ async fn random_damage_is_told_and_never_shown() {
         templates.push(disk);
     }
     for seed in 0..CASES {
-        let disk = templates[seed as usize % templates.len()].copy(seed);
+        let disk = templates[seed as usize % templates.len()].copy();
         let mut random = Random::new(seed);
         let what = harm(&disk, &mut random);
         let context = format!("seed {seed}, {what}");

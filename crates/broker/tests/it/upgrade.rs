@@ -121,7 +121,7 @@ fn unpack(packed: &[u8]) -> SimDisk {
         pieces.iter().for_each(|(at, piece)| file.write_at(*at, &[IoSlice::new(piece)]).unwrap());
         file.sync_data().unwrap();
     }
-    disk.copy(1)
+    disk.copy()
 }
 
 /// Something of every kind.

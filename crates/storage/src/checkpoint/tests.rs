@@ -198,3 +198,42 @@ fn another_version_is_refused() {
     file.write_at(0, &[std::io::IoSlice::new(&bytes)]).unwrap();
     assert!(matches!(open(&disk), Err(CheckpointError::Version { found: 9, supported: FORMAT_VERSION, .. })));
 }
+
+#[test]
+fn a_delta_of_another_version_is_refused() {
+    let disk = SimDisk::new(1);
+    let (mut checkpoints, _) = open(&disk).unwrap();
+    checkpoints.write(b"1", &mut std::iter::once((b"a".to_vec(), Some(b"b".to_vec())))).unwrap();
+    let delta = disk.list("checkpoints").unwrap().into_iter().find(|f| f.name.ends_with(".delta")).unwrap();
+    let file = disk.open(&format!("checkpoints/{}", delta.name)).unwrap();
+    let mut header = [0; 32];
+    file.read_at(0, &mut header).unwrap();
+    header[8] = 9;
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&header[..12]), &header[16..]);
+    header[12..16].copy_from_slice(&crc.to_le_bytes());
+    file.write_at(0, &[std::io::IoSlice::new(&header)]).unwrap();
+    assert!(matches!(open(&disk), Err(CheckpointError::Version { found: 9, .. })));
+}
+
+#[test]
+fn a_failed_sync_leaves_the_generation_before_and_the_next_write_begins_anew() {
+    for syncs_before in 0..2 {
+        let disk = SimDisk::new(1);
+        let (mut checkpoints, _) = open(&disk).unwrap();
+        let change = |key: &[u8]| std::iter::once((key.to_vec(), Some(b"value".to_vec())));
+        checkpoints.write(b"1", &mut change(b"a")).unwrap();
+        match syncs_before {
+            0 => disk.fail_next_sync(),
+            // The file of the second generation is whole, its manifest is not.
+            _ => disk.cut_power_after(6),
+        }
+        assert!(checkpoints.write(b"2", &mut change(b"b")).is_err());
+        if syncs_before == 0 {
+            checkpoints.write(b"3", &mut change(b"c")).unwrap();
+        }
+        disk.crash();
+        let loaded = open(&disk).unwrap().1.unwrap();
+        assert_eq!(loaded.meta, if syncs_before == 0 { b"3" } else { b"1" });
+        assert!(contents(&loaded).contains_key(&b"a"[..]) && loaded.damaged.is_empty());
+    }
+}

@@ -91,22 +91,6 @@ impl SimDisk {
         true
     }
 
-    /// Another disk that holds what this one does now, all of it durable.
-    pub fn copy(&self, seed: u64) -> SimDisk {
-        let state = self.state.lock();
-        let mut copy = State::new(seed);
-        for (path, inode) in &state.names {
-            let Some(inode) = state.inodes.get(inode) else { continue };
-            let number = copy.next_inode;
-            copy.next_inode += 1;
-            copy.names.insert(path.clone(), number);
-            copy.inodes.insert(number, inode.settled());
-        }
-        copy.durable_names.clone_from(&copy.names);
-        copy.dirs.clone_from(&state.dirs);
-        SimDisk { state: Arc::new(Mutex::new(copy)) }
-    }
-
     /// How far a file was ever written to, in bytes, to a whole sector.
     pub fn written_bytes(&self, path: &str) -> u64 {
         let mut state = self.state.lock();
@@ -399,17 +383,6 @@ impl Default for SectorHistory {
 }
 
 impl Inode {
-    fn settled(&self) -> Inode {
-        let sectors = self.sectors.iter();
-        let settled = |now: &Sector| SectorHistory { now: now.clone(), older: Vec::new() };
-        Inode {
-            size: self.size,
-            durable_size: self.size,
-            sectors: sectors.map(|(sector, history)| (*sector, settled(&history.now))).collect(),
-            dirty: BTreeSet::new(),
-        }
-    }
-
     fn read(&self, position: u64, buffer: &mut [u8]) -> usize {
         let left = self.size.saturating_sub(position);
         let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());

@@ -148,3 +148,46 @@ fn a_full_disk_fails_the_writer_and_leaves_nothing() {
     assert!(matches!(&error, WriteError::Io { error, .. } if error.kind() == io::ErrorKind::StorageFull));
     assert_eq!(disk.used_bytes(), 0);
 }
+
+#[test]
+fn a_failed_sync_fails_the_writer_and_the_next_one_begins_anew() {
+    let disk = SimDisk::new(1);
+    let before = segments(&disk);
+    let mut writer = before.writer(SegmentId(1));
+    writer.append(1, 0, 1, 0, b"", b"body");
+    disk.fail_next_sync();
+    assert!(matches!(writer.finish(), Err(WriteError::Io { .. })));
+    assert_eq!((before.list(), segments(&disk).list()), (Vec::new(), Vec::new()));
+    let runs = write(&before, SegmentId(1), 5);
+    disk.crash();
+    assert_eq!(segments(&disk).read(&runs[0], 0, usize::MAX / 2, 9).unwrap().len(), 5);
+}
+
+#[test]
+fn another_version_is_refused() {
+    let disk = SimDisk::new(1);
+    let runs = write(&segments(&disk), SegmentId(1), 5);
+    let file = disk.open("segments/0000000000000001.segment").unwrap();
+    let mut header = format::encode_header(SegmentId(1));
+    header[8] = 9;
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&1_u64.to_le_bytes()), &header[..12]);
+    header[12..16].copy_from_slice(&crc.to_le_bytes());
+    file.write_at(0, &[std::io::IoSlice::new(&header)]).unwrap();
+    let segments = segments(&disk);
+    for refused in [segments.read(&runs[0], 0, 1, 1).err(), segments.verify_frame(SegmentId(1)).err()] {
+        assert!(matches!(refused, Some(ReadError::Version { found: 9, .. })), "{refused:?}");
+    }
+}
+
+#[test]
+fn a_damaged_segment_is_set_aside_instead_of_removed() {
+    let disk = SimDisk::new(1);
+    let segments = segments(&disk);
+    let runs = write(&segments, SegmentId(1), 5);
+    assert!(disk.flip_bit("segments/0000000000000001.segment", 8 * (runs[0].position + 60)));
+    assert_eq!(segments.verify(&runs[0]).unwrap().lost, [(100, offset_of(1))]);
+    segments.remove(SegmentId(1));
+    assert_eq!(segments.list(), []);
+    let names: Vec<_> = disk.list("segments").unwrap().into_iter().map(|entry| entry.name).collect();
+    assert_eq!(names, ["0000000000000001.damaged"]);
+}
