@@ -11,7 +11,9 @@ use crate::{
     topology,
 };
 use anyhow::{Context, Result, bail};
-use posthaste_broker::{Broker, Config, Formats, stepped::World};
+use posthaste_broker::{
+    Broker, Config, Formats, OpenError, stepped::World, storage::checkpoint::CheckpointError,
+};
 use posthaste_engine::planted;
 use posthaste_model::Limits;
 use posthaste_mqtt::wire::{ProtocolVersion, QoS};
@@ -72,7 +74,11 @@ pub fn run(settings: Settings) -> Report {
     let mut run = Run::new(settings);
     let (outcome, panics) = panics::caught(|| run.all());
     if let Some(Err(error)) = outcome {
-        run.shore.history.borrow_mut().wrong(format!("{error:#}"));
+        let mut history = run.shore.history.borrow_mut();
+        // With both generations of its names and positions damaged, the broker refuses to start and says so.
+        let refused =
+            matches!(error.downcast_ref(), Some(OpenError::Checkpoint(CheckpointError::Damaged(_))));
+        if refused { history.broken(format!("{error:#}")) } else { history.wrong(format!("{error:#}")) }
     }
     for panic in panics {
         run.shore.history.borrow_mut().wrong(format!("a panic: {panic}"));
@@ -335,8 +341,10 @@ impl Run {
                 bail!("the broker still delivers after {} s", DRAINING.as_secs());
             }
         }
-        let ends = scheduler.alongside(topology::ends(broker.clone())).await??;
-        self.shore.history.borrow_mut().finish(&ends);
+        match scheduler.alongside(topology::ends(broker.clone())).await? {
+            Ok(ends) => self.shore.history.borrow_mut().finish(&ends),
+            Err(error) => self.shore.history.borrow_mut().broken(format!("{error:#}")),
+        }
         scheduler.settle_down().await?;
         let live = scheduler.stepper.digest();
         for ignores_checkpoints in [false, true] {

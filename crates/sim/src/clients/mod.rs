@@ -23,6 +23,9 @@ use tokio::{
     time::sleep,
 };
 
+/// Connections in a row that may break before a client gives up, where it may.
+const FAILURES_MAX: u32 = 20;
+
 /// Hands a server's end of a connection to the broker.
 pub type Accept = Box<dyn Fn(DuplexStream)>;
 
@@ -112,15 +115,18 @@ pub async fn persist<F: Future<Output = io::Result<bool>>>(
     name: &str,
     mut work: impl FnMut() -> F,
 ) {
+    let mut failures = 0;
     loop {
         match work().await {
             Ok(true) => return,
-            Ok(false) => {}
+            Ok(false) => failures = 0,
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                 shore.history.borrow_mut().broken(format!("{name}: {error}"));
                 return;
             }
-            Err(_) => {}
+            // With changed bits the client's user may be gone, and what it needs.
+            Err(_) if failures > FAILURES_MAX && shore.history.borrow().forgives_loss => return,
+            Err(_) => failures += 1,
         }
         shore.pause(20).await;
         sleep(Duration::from_millis(1)).await;
