@@ -168,6 +168,44 @@ async fn a_damaged_journal_record_is_named_and_passed_over() {
     stop(broker);
 }
 
+/// The last message of its topic, behind which others follow in the journal: nothing of its own tells of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_offset_of_a_lost_last_message_is_not_given_out_again() {
+    let disk = SimDisk::new(1);
+    let broker = tokio::task::block_in_place(|| open_on(&disk, u64::MAX));
+    fill(&broker, false).await;
+    let client = client_of(&broker).await;
+    let partition = client.topic("log").unwrap().partitions[0];
+    let append = async |client: &Client, id: u64| {
+        let (_, payload) = message("log", &body(id));
+        let mut batch = client.batch();
+        batch.append(partition, AppendBatch { span: 1, timestamp: Timestamp(1), sequence: None, payload });
+        assert!(submit(batch).await.refused.is_empty());
+    };
+    append(&client, MESSAGES).await;
+    assert!(publish(&client, None, "work", &body(MESSAGES + 1)).await.refused.is_empty());
+    stop(broker);
+    drop(client);
+    let journal = files(&disk).into_iter().map(|(name, _)| name).filter(|name| name.starts_with("journal"));
+    let found = journal.filter_map(|file| Some((file.clone(), position_of(&disk, &file, MESSAGES)?)));
+    let (file, at) = found.collect::<Vec<_>>().pop().unwrap();
+    assert!(disk.flip_bit(&file, (at + 3) * 8));
+    for start in 0..3u64 {
+        let broker = tokio::task::block_in_place(|| open_on(&disk, u64::MAX));
+        let told = broker.damage();
+        let missing: Vec<_> = told.iter().filter(|d| d.kind == DamageKind::Messages).collect();
+        assert!(missing.len() == 1 && missing[0].to_string().contains("topic default/log/0"), "{told:?}");
+        assert_eq!((missing[0].from, missing[0].to), (Some(MESSAGES), Some(MESSAGES + 1)));
+        let client = client_of(&broker).await;
+        assert_eq!(client.log(partition.id).unwrap().end(), MESSAGES + 1 + start);
+        append(&client, MESSAGES + 1 + start).await;
+        let log = read_log(&client).await;
+        assert_eq!(log.last(), Some(&(MESSAGES + 1 + start, MESSAGES + 1 + start)));
+        assert!(log.iter().all(|(offset, id)| offset == id && *id != MESSAGES));
+        stop(broker);
+    }
+}
+
 /// Damage that comes while the broker runs: a segment's bit flips under its readers.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_segment_that_rots_under_a_running_broker_costs_one_message() {
