@@ -12,6 +12,7 @@ use posthaste_storage::{
 };
 use serde::Serialize;
 use std::{
+    collections::HashSet,
     fmt,
     sync::{
         Arc, OnceLock,
@@ -179,10 +180,17 @@ pub(crate) fn object_of(catalog: &Catalog, stream: u64) -> Option<Object> {
 
 type Names = Box<dyn Fn(u64) -> Option<Object> + Send + Sync>;
 
+#[derive(Default)]
+struct Found {
+    shown: Vec<Damage>,
+    /// Checksums of all that was told, so that it is told once.
+    told: HashSet<u32>,
+}
+
 /// All damage that was met since the start.
 #[derive(Default)]
 pub(crate) struct Damages {
-    found: Mutex<Vec<Damage>>,
+    found: Mutex<Found>,
     stretches: AtomicU64,
     messages: AtomicU64,
     names: OnceLock<Names>,
@@ -200,14 +208,14 @@ impl Damages {
     /// Notes a stretch, unless it is known.
     pub fn report(&self, damage: Damage) {
         let mut found = self.found.lock();
-        if found.contains(&damage) {
+        if !found.told.insert(crc32c::crc32c(damage.to_string().as_bytes())) {
             return;
         }
         tracing::error!(%damage, "stored data is damaged");
         self.stretches.fetch_add(1, Ordering::Relaxed);
         self.messages.fetch_add(damage.messages.unwrap_or(0), Ordering::Relaxed);
-        if found.len() < SHOWN_MAX {
-            found.push(damage);
+        if found.shown.len() < SHOWN_MAX {
+            found.shown.push(damage);
         }
     }
 
@@ -218,7 +226,7 @@ impl Damages {
     }
 
     pub fn found(&self) -> Vec<Damage> {
-        self.found.lock().clone()
+        self.found.lock().shown.clone()
     }
 
     pub fn stretches(&self) -> u64 {

@@ -53,6 +53,11 @@ impl World {
         World { broker, data: Some(data) }
     }
 
+    /// Where the broker keeps its data.
+    pub fn folder(&self) -> &std::path::Path {
+        self.data.as_ref().unwrap().path()
+    }
+
     pub fn connect(&self) -> Client {
         self.connect_from("127.0.0.1:40000")
     }

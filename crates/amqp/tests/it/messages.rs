@@ -560,3 +560,45 @@ async fn a_full_disk_blocks_publishers_and_nobody_else() {
     assert!(!careless.session.wants_input());
     assert!(careless.session.deadline().is_some(), "it is looked again whether there is room");
 }
+
+/// Inverts a bit wherever a file of the journal holds a text.
+fn rot(world: &World, text: &str) {
+    use std::os::unix::fs::FileExt;
+    let mut rotten = 0;
+    for entry in std::fs::read_dir(world.folder().join("journal")).unwrap() {
+        let file = std::fs::OpenOptions::new().read(true).write(true).open(entry.unwrap().path()).unwrap();
+        // What follows was never written to.
+        let mut start = vec![0; 64 << 10];
+        let read = file.read_at(&mut start, 0).unwrap();
+        if let Some(at) = start[..read].windows(text.len()).position(|window| window == text.as_bytes()) {
+            file.write_at(&[start[at] ^ 1], at as u64).unwrap();
+            rotten += 1;
+        }
+    }
+    assert_eq!(rotten, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damaged_messages_are_passed_over_and_take_nobodys_prefetch() {
+    // Nothing is served from memory.
+    let world = World::with(Limits { recent_bytes_max: 1, ..Limits::default() });
+    let mut client = world.open().await;
+    client.declare(durable("q")).await;
+    client.confirm_select(1).await;
+    let all = ["first", "second", "third", "fourth", "fifth", "sixth"];
+    for (body, tag) in all.iter().zip(1..) {
+        publish(&mut client, "q", &[body]).await;
+        told(&mut client, tag..=tag).await;
+    }
+    ["second", "fourth", "fifth"].iter().for_each(|text| rot(&world, text));
+    client.call(1, &basic::Qos { prefetch_count: 1, ..Default::default() }).await;
+    client.consume(1, consume("q", "c")).await;
+    for expect in ["first", "third", "sixth"] {
+        let delivery = client.delivery().await;
+        assert_eq!(delivery.body(), expect);
+        client.send(1, &basic::Ack { delivery_tag: delivery.tag(), multiple: false }).await;
+    }
+    nothing_more(&mut client).await;
+    assert_eq!(world.broker.metrics().unreadable.value(), 3);
+    assert_eq!(world.broker.damage_counts(), (3, 3));
+}
