@@ -10,10 +10,10 @@ use crate::{
 };
 use posthaste_engine::{
     Event,
-    catalog::{CatalogEvent, Durability, Partition, Queue, Topic, TopicConfig},
+    catalog::{CatalogEvent, Durability, Partition, Queue, QueueConfig, Topic, TopicConfig},
     event::{PartitionSpec, QueueSpec},
 };
-use posthaste_model::{Name, PartitionId, QueueId, Timestamp};
+use posthaste_model::{Name, PartitionId, QueueId, Timestamp, TopicId};
 use posthaste_storage::{
     checkpoint::{Loaded, LostKeys},
     journal::{DamageKind as Stretch, RecoveryReport},
@@ -235,6 +235,9 @@ impl Recovered {
                 self.reopen_queue(usize::from(queue.shard.0), queue.id);
             }
         }
+        if lost.iter().any(hurts_shards) {
+            self.adopt_unheld(segments);
+        }
         let mut holders: BTreeMap<u64, (usize, u64)> = BTreeMap::new();
         for (index, shard) in self.shards.iter().enumerate() {
             holders.extend(shard.streams().into_iter().map(|stream| (stream.id, (index, stream.next))));
@@ -243,6 +246,48 @@ impl Recovered {
             for run in self.runs.get(&stream).cloned().unwrap_or_default() {
                 self.replay_run(segments, &run, shard, next);
             }
+        }
+    }
+
+    /// Messages whose topic or queue is lost with its name make up another one, which gets a name like all that have
+    /// none: better a topic too many than messages too few.
+    fn adopt_unheld(&mut self, segments: &Segments) {
+        let held: BTreeSet<u64> =
+            self.shards.iter().flat_map(|shard| shard.streams()).map(|stream| stream.id).collect();
+        let unheld: Vec<Run> = self
+            .runs
+            .iter()
+            .filter(|(id, _)| !held.contains(id))
+            .flat_map(|(_, runs)| runs.first().copied())
+            .collect();
+        let mut lanes: BTreeMap<QueueId, u8> = BTreeMap::new();
+        for run in unheld {
+            match first_event(segments, &run) {
+                Some(Event::Appended { partition, .. }) => {
+                    // Ids are given out once, whatever they are of.
+                    let spec = PartitionSpec { topic: TopicId(partition.0), index: 0, sync: true };
+                    let shard = usize::from(self.catalog.place(partition.0).0);
+                    self.apply(shard, &Event::PartitionOpened { partition, spec });
+                }
+                Some(Event::Enqueued { queue, lane, .. }) => {
+                    let highest = lanes.entry(queue).or_default();
+                    *highest = (*highest).max(lane);
+                }
+                _ => {}
+            }
+        }
+        for (queue, highest) in lanes {
+            let spec = QueueSpec {
+                namespace: Name::constant(crate::open::DEFAULT_NAMESPACE),
+                name: recovered_name("queue", queue.0),
+                streams: (0..=highest).map(|lane| stream_of(queue, lane)).collect(),
+                config: QueueConfig { priorities: highest, ..QueueConfig::default() },
+                durable: true,
+                auto_delete: false,
+                over: None,
+            };
+            let shard = usize::from(self.catalog.place(queue.0).0);
+            self.apply(shard, &Event::QueueOpened { queue, spec });
         }
     }
 
@@ -284,11 +329,11 @@ impl Recovered {
         }
         for (id, mut partitions) in topics {
             partitions.sort_unstable_by_key(|(index, _)| *index);
-            self.name_topic(posthaste_model::TopicId(id), partitions.into_iter().map(|(_, p)| p));
+            self.name_topic(TopicId(id), partitions.into_iter().map(|(_, p)| p));
         }
     }
 
-    fn name_topic(&mut self, id: posthaste_model::TopicId, partitions: impl Iterator<Item = Partition>) {
+    fn name_topic(&mut self, id: TopicId, partitions: impl Iterator<Item = Partition>) {
         let mut topic = match self.catalog.topic_by_id(id) {
             Some(known) => (**known).clone(),
             None => Topic {
@@ -338,6 +383,26 @@ impl Followed {
         }
         *next = (*next).max(to);
     }
+}
+
+/// The first event of a run that can be read.
+fn first_event(segments: &Segments, run: &Run) -> Option<Event> {
+    let mut from = run.first;
+    while from < run.end {
+        match segments.read(run, from, 1, 1) {
+            Ok(entries) => return record::decode(&entries.first()?.head).ok().map(|(event, _)| event),
+            Err(ReadError::Damaged { resume, .. }) => from = resume.max(from + 1),
+            Err(_) => return None,
+        }
+    }
+    None
+}
+
+fn hurts_shards(lost: &LostKeys) -> bool {
+    let first = |key: &Vec<u8>| key.first().copied().unwrap_or_default();
+    let shards = crate::checkpoint::key::SHARD;
+    lost.after.as_ref().is_some_and(|after| first(after) <= shards)
+        && lost.before.as_ref().is_none_or(|before| first(before) >= shards)
 }
 
 fn hurts_names(lost: &LostKeys) -> bool {

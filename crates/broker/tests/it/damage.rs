@@ -82,7 +82,9 @@ async fn read_log(client: &Client) -> Vec<(u64, u64)> {
 
 /// Takes everything from the queue, until nothing is left in it.
 async fn drain(broker: &Broker, client: &Client) -> Vec<u64> {
-    let Ok(queue) = client.queue("work") else { return Vec::new() };
+    let catalog = broker.catalog();
+    let queues = catalog.namespaces().flat_map(|namespace| namespace.queues.values());
+    let Some(queue) = queues.into_iter().next().cloned() else { return Vec::new() };
     let mut found = Vec::new();
     loop {
         let consumer = broker.next_consumer();
@@ -234,6 +236,34 @@ async fn a_segment_that_rots_under_a_running_broker_costs_one_message() {
         let of = told.iter().filter(|text| text.contains(object)).collect::<Vec<_>>();
         assert!(of.len() == 1 && of[0].contains("offsets 10 to 10, up to 1 messages"), "{told:?}");
     }
+    stop(broker);
+}
+
+/// All state lies in the only checkpoint, which is unreadable; what is left are segments.
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_outlive_all_that_was_known_of_them() {
+    let disk = SimDisk::new(1);
+    let broker = tokio::task::block_in_place(|| open_on(&disk, 60_000));
+    fill(&broker, false).await;
+    while broker.metrics().checkpoints.value() == 0 {
+        tokio::task::yield_now().await;
+    }
+    stop(broker);
+    let checkpoint = files(&disk).into_iter().find(|(file, _)| file.ends_with(".delta")).unwrap().0;
+    // The first block's checksum.
+    assert!(disk.flip_bit(&checkpoint, 33 * 8));
+    let broker = tokio::task::block_in_place(|| open_on(&disk, u64::MAX));
+    let client = client_of(&broker).await;
+    let told: Vec<String> = broker.damage().iter().map(|damage| damage.to_string()).collect();
+    let names = [
+        "a topic's name was lost; it is default/recovered.topic.",
+        "a queue's entry in the catalog was lost",
+    ];
+    for expect in names {
+        assert!(told.iter().any(|text| text.contains(expect)), "{told:?}");
+    }
+    assert_eq!(read_log(&client).await, (0..MESSAGES).map(|id| (id, id)).collect::<Vec<_>>());
+    assert_eq!(drain(&broker, &client).await, (0..MESSAGES).collect::<Vec<_>>());
     stop(broker);
 }
 
