@@ -1,7 +1,7 @@
 //! Starting a broker: recovery, then threads.
 
 use crate::{
-    Broker, Config, authentication,
+    Broker, Config, Error, authentication,
     broker::{Chore, Parts, Shared},
     checkpoint::{Checkpointer, Meta, key},
     client::Client,
@@ -158,7 +158,8 @@ impl Assembled {
         let storage = Storage { journal: journal.clone(), segments };
         recovered.logs.attach(storage.clone());
 
-        let first_start = recovered.catalog.namespace(DEFAULT_NAMESPACE).is_none();
+        let first_start =
+            recovered.catalog.namespace(DEFAULT_NAMESPACE).is_none() || recovered.lost_all_users();
         let (outboxes, outbox_entries): (Vec<_>, Vec<_>) =
             (0..shards).map(|_| async_mpsc::unbounded_channel()).unzip();
         let (chores, chore_list) = async_mpsc::unbounded_channel();
@@ -304,7 +305,11 @@ impl Broker {
     async fn create_defaults(&self) {
         let client = Client::system(self.clone(), Name::constant(DEFAULT_NAMESPACE));
         let created = async {
-            client.create_namespace(&Name::constant(DEFAULT_NAMESPACE)).await.map_err(|e| e.to_string())?;
+            match client.create_namespace(&Name::constant(DEFAULT_NAMESPACE)).await {
+                // Only the users were lost.
+                Ok(()) | Err(Error::Exists) => {}
+                Err(error) => return Err(error.to_string()),
+            }
             client.put_user(authentication::guest()).await.map_err(|e| e.to_string())
         };
         if let Err(error) = created.await {

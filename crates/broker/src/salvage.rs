@@ -38,6 +38,8 @@ pub(crate) struct Followed {
 /// Read at a time.
 const READ_BYTES: usize = 1 << 20;
 const READ_ENTRIES: usize = 1_024;
+/// A head that claims to cover more than its record's bytes or this is not heeded.
+const LOST_SPAN_MAX: u64 = 65_536;
 
 impl Recovered {
     /// Takes a checkpoint, and looks at the segments that it names.
@@ -122,6 +124,7 @@ impl Recovered {
         if self.followed.names_hurt {
             self.name_orphans();
         }
+        report.quarantined.iter().for_each(|lost| self.heed(lost));
         let mut damage = std::mem::take(&mut self.followed.damage);
         damage.extend(report.quarantined.iter().map(Damage::of_journal));
         let starts: HashMap<u64, u64> =
@@ -149,6 +152,38 @@ impl Recovered {
             damage.push(Damage::new(DamageKind::Journal, what));
         }
         damage
+    }
+
+    /// Somebody has to be let in, to put names and users right.
+    pub(crate) fn lost_all_users(&self) -> bool {
+        self.followed.names_hurt && self.catalog.users().next().is_none()
+    }
+
+    /// The last messages of a stream are missed by none that follow. What a lost record's head says, though it is not
+    /// verified, tells of them, and keeps their offsets from being given out again.
+    fn heed(&mut self, lost: &posthaste_storage::journal::Damage) {
+        let (Some(head), Some(shard)) = (&lost.head, lost.shard) else { return };
+        let Ok((event, _)) = record::decode(head) else { return };
+        let (stream, offset, span) = match &event {
+            Event::Appended { partition, offset, span, .. } => (partition.0, *offset, *span),
+            Event::Enqueued { queue, lane, offset, .. } => (stream_of(*queue, *lane), *offset, 1),
+            _ => return,
+        };
+        let bytes = lost.to.0.saturating_sub(lost.from.0);
+        let end = offset.saturating_add(u64::from(span));
+        let next = self.followed.next.get(&stream).copied();
+        let Some(next) = next.filter(|next| *next < end && end - next <= bytes.max(LOST_SPAN_MAX)) else {
+            return;
+        };
+        let skip = match event {
+            Event::Enqueued { queue, lane, .. } => {
+                Event::Settled { queue, lane, ranges: smallvec::smallvec![(next, end)] }
+            }
+            other => other,
+        };
+        self.apply(usize::from(shard), &skip);
+        self.followed.gaps.push((stream, next, end));
+        self.followed.next.insert(stream, end);
     }
 
     fn note_streams(&mut self) {

@@ -50,6 +50,8 @@ pub struct Damage {
     pub kind: DamageKind,
     /// The shard that the damaged record names, if that much can be read; it is not verified.
     pub shard: Option<u16>,
+    /// The damaged record's head, if it is in its place; it is not verified.
+    pub head: Option<Vec<u8>>,
 }
 
 /// What a damaged stretch was.
@@ -70,7 +72,7 @@ pub enum DamageKind {
 impl Damage {
     fn missing(from: u64, to: u64, file: Option<u64>) -> Damage {
         let kind = DamageKind::Missing;
-        Damage { from: Lsn(from), to: Lsn(to), file, file_start: Lsn(from), kind, shard: None }
+        Damage { from: Lsn(from), to: Lsn(to), file, file_start: Lsn(from), kind, shard: None, head: None }
     }
 }
 
@@ -401,6 +403,7 @@ impl FoundFile {
             file_start: Lsn(self.start),
             kind: DamageKind::FileHeader,
             shard: None,
+            head: None,
         }
     }
 

@@ -172,10 +172,16 @@ impl<'a> FileScan<'a> {
                 self.report_joined(first, lsn, report);
                 group.clear();
                 let next = self.next_record(payload, from, at + STEP as usize);
-                let shard = RecordHeader::decode(&payload[at..])
-                    .filter(|header| header.lsn == lsn && header.nonce == self.nonce)
-                    .map(|header| header.shard);
+                let header = RecordHeader::decode(&payload[at..])
+                    .filter(|header| header.lsn == lsn && header.nonce == self.nonce);
+                let shard = header.map(|header| header.shard);
                 self.report(lsn, from + next as u64, DamageKind::Records, shard, report);
+                if let Some(damage) = report.quarantined.last_mut() {
+                    let head_end = |header: RecordHeader| RECORD_HEADER_BYTES + header.head_len as usize;
+                    let lost = payload.get(at..next).unwrap_or_default();
+                    let head = header.and_then(|header| lost.get(RECORD_HEADER_BYTES..head_end(header)));
+                    damage.head = head.map(<[u8]>::to_vec);
+                }
                 self.broken = true;
                 at = next;
                 continue;
@@ -349,6 +355,7 @@ impl<'a> FileScan<'a> {
             file_start: Lsn(self.extent.start),
             kind,
             shard,
+            head: None,
         });
     }
 }
