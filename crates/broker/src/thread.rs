@@ -696,6 +696,7 @@ fn context<'a>(shared: &'a Shared, state: &State) -> Context<'a> {
     Context {
         now: shared.now(),
         batch: state.number,
+        durable: state.synced,
         no_space: state.no_space(shared.limits.reserve_bytes),
         no_memory: state.transient_bytes >= shared.limits.transient_bytes_max,
         limits: &shared.limits,

@@ -64,8 +64,14 @@ impl Bench {
 
     fn with<R>(&mut self, act: impl FnOnce(&mut Shard, &Context, &mut Output) -> R) -> R {
         let limits = &self.limits;
-        let ctx =
-            Context { now: Timestamp(1_000), batch: self.batch, no_space: false, no_memory: false, limits };
+        let ctx = Context {
+            now: Timestamp(1_000),
+            batch: self.batch,
+            durable: self.batch.saturating_sub(4),
+            no_space: false,
+            no_memory: false,
+            limits,
+        };
         act(&mut self.shard, &ctx, &mut self.out)
     }
 

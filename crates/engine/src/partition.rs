@@ -122,6 +122,12 @@ pub(crate) fn append(
     }
     let offset = known.next;
     volatile.partitions.insert(append.partition, ctx.batch);
+    for reader in &known.readers {
+        let lanes = volatile.queues.get_mut(reader).map(|queue| &mut queue.lanes);
+        for lane in lanes.into_iter().flatten() {
+            lane.came_in(offset, ctx.batch, ctx.durable);
+        }
+    }
     let Append { partition, span, timestamp, sequence: producer, envelope, payload } = append;
     let span = span.max(1);
     step.event(Event::Appended { partition, offset, span, timestamp, producer, envelope, payload }, sync);

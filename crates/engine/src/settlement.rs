@@ -141,6 +141,8 @@ pub(crate) struct LiveLane {
     pub transient_delayed: BTreeSet<Position>,
     /// What came since the last round of deliveries, by ascending offset, for consumers that keep up.
     recent: VecDeque<(u64, Envelope, Payload)>,
+    /// Of what came lately: from which offset on messages are in which batch.
+    batches: VecDeque<(u64, u64)>,
     next_minor: (u64, u64),
 }
 
@@ -153,6 +155,22 @@ impl LiveLane {
             seen: Position { offset: durable.next, minor: 0 },
             ..LiveLane::default()
         }
+    }
+
+    /// Notes which batch a durable message is in. Up to `durable`, batches need not be known any more.
+    pub fn came_in(&mut self, offset: u64, batch: u64, durable: u64) {
+        while self.batches.front().is_some_and(|(_, batch)| *batch <= durable) {
+            self.batches.pop_front();
+        }
+        if self.batches.back().is_none_or(|(_, last)| *last < batch) {
+            self.batches.push_back((offset, batch));
+        }
+    }
+
+    /// The batch that a message has to wait for; 0 for none.
+    pub fn batch_of(&self, offset: u64) -> u64 {
+        let behind = self.batches.partition_point(|(from, _)| *from <= offset);
+        behind.checked_sub(1).and_then(|at| self.batches.get(at)).map_or(0, |(_, batch)| *batch)
     }
 
     /// Keeps a durable message at hand until the next round of deliveries is over.

@@ -19,6 +19,8 @@ pub struct Context<'a> {
     pub now: Timestamp,
     /// The number of the journal batch that the step's events will be in.
     pub batch: u64,
+    /// The last batch whose events survive a power cut, and with it all before.
+    pub durable: u64,
     /// The disk is nearly full: only what frees space is taken.
     pub no_space: bool,
     /// Memory for messages without durability is used up.

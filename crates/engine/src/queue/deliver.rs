@@ -60,6 +60,7 @@ impl Work<'_> {
         let single_active = self.queue.spec.config.single_active;
         let mut handed = Handed::default();
         let mut settled = Vec::new();
+        let mut batch = 0;
         let takes = self.live.consumers.takes(single_active);
         if takes == 0 {
             return self.end_round();
@@ -70,6 +71,7 @@ impl Work<'_> {
             let Some(next) = self.next_message() else { break };
             let Some(delivery) = self.hand_out(next, consumer, mode) else { continue };
             self.live.consumers.served(consumer);
+            batch = batch.max(self.batch_of(next));
             if delivery.settled && next.position.is_durable() {
                 settled.push((next.lane, next.position.offset));
             }
@@ -80,7 +82,7 @@ impl Work<'_> {
             return;
         }
         // What is settled by being handed out need not be safe for that.
-        let gate = self.gate();
+        let gate = self.live.delivery_gate(batch, self.sync());
         self.settle_offsets(settled);
         self.mark_delivered();
         for (consumer, mut deliveries) in handed.lists {
@@ -89,6 +91,11 @@ impl Work<'_> {
             }
             self.step.effect(gate, Effect::Deliver { consumer, deliveries });
         }
+    }
+
+    fn batch_of(&self, next: Next) -> u64 {
+        let lane = self.live.lanes.get(usize::from(next.lane)).filter(|_| next.position.is_durable());
+        lane.map_or(0, |lane| lane.batch_of(next.position.offset))
     }
 
     /// What came before is no longer new.

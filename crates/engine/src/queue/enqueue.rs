@@ -7,7 +7,7 @@ use crate::{
     effect::{Gate, Refusal},
     event::Event,
     settlement::{Position, TransientMessage},
-    shard::Published,
+    shard::{Context, Published},
     volatile::Timer,
 };
 use posthaste_model::{Envelope, Payload, Timestamp};
@@ -53,8 +53,10 @@ impl Work<'_> {
             return Err(Refusal::NoSpace);
         }
         let taken = self.live.consumers.takes(self.queue.spec.config.single_active) > 0;
+        let Context { batch, durable: durable_batch, .. } = *self.ctx;
         let (durable, live) = self.lane(lane).ok_or(Refusal::Gone)?;
         let offset = durable.next;
+        live.came_in(offset, batch, durable_batch);
         if taken {
             live.remember(offset, envelope.clone(), payload.clone());
         }

@@ -18,6 +18,8 @@ pub(crate) struct LiveQueue {
     pub consumers: Consumers,
     /// The batch with the last change of the durable state.
     pub changed: u64,
+    /// The batch that the last delivery waits for, at first the queue's own: none that comes later may leave earlier.
+    pub delivered: u64,
     /// The batch with the last change of its definition or of what a session remembers: always synced.
     pub session_changed: u64,
     pub transient_bytes: u64,
@@ -33,11 +35,14 @@ impl LiveQueue {
 
     /// What a reply about this queue waits for.
     pub fn gate(&self, sync: bool) -> Gate {
-        match (self.changed, sync) {
-            (0, _) => Gate::Open,
-            (batch, true) => Gate::Synced(batch),
-            (batch, false) => Gate::Written(batch),
-        }
+        gate_of(self.changed, sync)
+    }
+
+    /// What deliveries of messages wait for of which the latest is in `batch`: not for messages that came since,
+    /// so that a backlog is handed out at its own pace.
+    pub fn delivery_gate(&mut self, batch: u64, sync: bool) -> Gate {
+        self.delivered = self.delivered.max(batch);
+        gate_of(self.delivered, sync)
     }
 
     /// What a reply about its definition or its session waits for.
@@ -54,6 +59,14 @@ impl LiveQueue {
     pub fn held(&self, queue: &DurableQueue) -> u64 {
         let lanes = self.lanes.iter().zip(&queue.lanes);
         lanes.map(|(live, durable)| durable.live() + live.transient.len() as u64).sum()
+    }
+}
+
+fn gate_of(batch: u64, sync: bool) -> Gate {
+    match (batch, sync) {
+        (0, _) => Gate::Open,
+        (batch, true) => Gate::Synced(batch),
+        (batch, false) => Gate::Written(batch),
     }
 }
 

@@ -54,7 +54,7 @@ fn add(
     volatile.add_queue(id, &queue, true);
     let Some(live) = volatile.queues.get_mut(&id) else { return };
     if spec.durable {
-        (live.changed, live.session_changed) = (ctx.batch, ctx.batch);
+        (live.changed, live.session_changed, live.delivered) = (ctx.batch, ctx.batch, ctx.batch);
         live.arm_unused(&spec, id, ctx, &mut volatile.common);
         step.event(Event::QueueOpened { queue: id, spec }, true);
     } else {
@@ -74,7 +74,7 @@ fn change(
     if let Some(own) = &mut live.own {
         own.spec = spec;
     } else if durable.queues.get(&id).is_none_or(|known| known.spec != spec) {
-        (live.changed, live.session_changed) = (ctx.batch, ctx.batch);
+        (live.changed, live.session_changed, live.delivered) = (ctx.batch, ctx.batch, ctx.batch);
         step.event(Event::QueueOpened { queue: id, spec }, true);
     }
 }

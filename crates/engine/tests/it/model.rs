@@ -126,8 +126,10 @@ fn number_of(payload: &Payload) -> u64 {
 
 impl Model {
     fn new(seed: u64) -> Model {
+        let mut world = World::new();
+        world.lag = 3;
         let mut model = Model {
-            world: World::new(),
+            world,
             random: Random(seed),
             queues: BTreeMap::new(),
             next: 1,
@@ -421,7 +423,7 @@ impl Model {
         assert_eq!(message.lane, d.lane);
         assert!(message.position.is_none_or(|p| p == d.position));
         message.position = Some(d.position);
-        if message.durable && message.batch > 0 {
+        if message.durable && message.batch > self.world.durable() {
             assert!(
                 matches!(gate, Gate::Synced(batch) if batch >= message.batch),
                 "{gate:?} for {message:?}"

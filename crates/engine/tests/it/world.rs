@@ -8,6 +8,8 @@ pub struct World {
     pub shard: Shard,
     pub now: i64,
     pub batch: u64,
+    /// How many batches what is known to be durable is behind.
+    pub lag: u64,
     pub no_space: bool,
     pub limits: Limits,
     /// Everything that was journalled.
@@ -22,6 +24,7 @@ impl World {
             shard: Shard::new(ShardId(0)),
             now: 1_000,
             batch: 1,
+            lag: u64::MAX,
             no_space: false,
             limits: Limits::default(),
             journal: Vec::new(),
@@ -30,11 +33,16 @@ impl World {
         }
     }
 
+    pub fn durable(&self) -> u64 {
+        self.batch.saturating_sub(self.lag)
+    }
+
     /// Does something in the current batch, and journals what comes of it.
     pub fn act<R>(&mut self, act: impl FnOnce(&mut Shard, &Context, &mut Output) -> R) -> (R, Output) {
         let ctx = Context {
             now: Timestamp(self.now),
             batch: self.batch,
+            durable: self.durable(),
             no_space: self.no_space,
             no_memory: false,
             limits: &self.limits,
