@@ -93,7 +93,10 @@ impl Checkpointer {
         let made = self.checkpoint().await;
         match &made {
             Ok(()) => self.shared.metrics.checkpoints.add(1),
-            Err(error) => tracing::error!(%error, "a checkpoint failed; the journal is kept"),
+            Err(error) => {
+                self.shared.metrics.checkpoint_failures.add(1);
+                tracing::error!(%error, "a checkpoint failed; the journal is kept, and it is tried again");
+            }
         }
         made.is_ok()
     }

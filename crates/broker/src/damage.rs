@@ -1,9 +1,12 @@
 //! What had been durable and cannot be read: told in the log, the metrics and the status, each stretch once.
 
-use crate::log::Logs;
+use crate::{log::Logs, record, thread::stream_of};
 use parking_lot::Mutex;
-use posthaste_engine::{Catalog, catalog::Resource};
-use posthaste_model::Name;
+use posthaste_engine::{
+    Catalog, Event,
+    catalog::{CatalogEvent, Resource},
+};
+use posthaste_model::{Name, QueueId};
 use posthaste_storage::{
     checkpoint::LostKeys,
     data_dir::{CHECKPOINTS_DIR, JOURNAL_DIR, SEGMENTS_DIR},
@@ -107,11 +110,15 @@ impl Damage {
         Damage { kind, what, file, position, bytes, object, from, to, messages }
     }
 
-    pub(crate) fn of_journal(damage: &journal::Damage) -> Damage {
+    pub(crate) fn of_journal(damage: &journal::Damage, catalog: &Catalog) -> Damage {
         let mut told = Damage::new(DamageKind::Journal, damage.to_string());
         told.file = damage.file.map(|file| format!("{JOURNAL_DIR}/{file:016x}.journal"));
         told.position = damage.file.map(|_| damage.from.0.saturating_sub(damage.file_start.0));
         told.bytes = Some(damage.to.0.saturating_sub(damage.from.0));
+        if let Some((what, stream)) = damage.head.as_ref().and_then(|head| contents(damage.shard, head)) {
+            told.what += &format!("; by its head, {what}");
+            told.object = stream.and_then(|stream| object_of(catalog, stream));
+        }
         told
     }
 
@@ -141,6 +148,60 @@ impl Damage {
         self.object = object;
         (self.from, self.to, self.messages) = (Some(from), Some(to), Some(to.saturating_sub(from)));
         self
+    }
+}
+
+/// What a record was, and of which stream. Heads of damaged records are not verified.
+fn contents(shard: Option<u16>, head: &[u8]) -> Option<(String, Option<u64>)> {
+    if shard == Some(record::CATALOG) {
+        return Some((change_of_names(&postcard::from_bytes(head).ok()?), None));
+    }
+    let (event, _) = record::decode(head).ok()?;
+    let of_queue = |what: &str, queue: QueueId, lane| (what.to_owned(), Some(stream_of(queue, lane)));
+    Some(match event {
+        Event::PartitionOpened { partition, .. } => {
+            ("the making of a partition".to_owned(), Some(partition.0))
+        }
+        Event::PartitionClosed { partition } => ("the end of a partition".to_owned(), Some(partition.0)),
+        Event::Appended { partition, offset, span, .. } => {
+            (format!("{span} records at offset {offset}"), Some(partition.0))
+        }
+        Event::Trimmed { partition, start } => (format!("a trim to offset {start}"), Some(partition.0)),
+        Event::QueueOpened { queue, .. } => of_queue("the making or settings of a queue", queue, 0),
+        Event::QueueClosed { queue } => of_queue("the end of a queue", queue, 0),
+        Event::Enqueued { queue, lane, offset, .. } => {
+            of_queue(&format!("the message at offset {offset}"), queue, lane)
+        }
+        Event::Settled { queue, lane, .. } => {
+            of_queue("settlements: what was settled comes again", queue, lane)
+        }
+        Event::DeadLettered { queue, lane, .. } => of_queue("a dead-lettering", queue, lane),
+        Event::OffsetsCommitted { group, .. } => (format!("offsets committed by group {group}"), None),
+        Event::RetainedSet { envelope, .. } => {
+            (format!("the retained message on {:?}", envelope.subject.to_dotted()), None)
+        }
+        Event::Relayed { envelope, .. } => {
+            (format!("a message on its way to {:?}", envelope.subject.to_dotted()), None)
+        }
+        _ => return None,
+    })
+}
+
+fn change_of_names(event: &CatalogEvent) -> String {
+    match event {
+        CatalogEvent::NamespaceCreated(name) => format!("the making of namespace {name}"),
+        CatalogEvent::TopicPut(topic) => format!("the making or settings of topic {}", topic.name),
+        CatalogEvent::QueuePut(queue) => format!("the making or settings of queue {}", queue.name),
+        CatalogEvent::ExchangePut(exchange) => format!("the making of exchange {}", exchange.name),
+        CatalogEvent::Bound { exchange, .. } => format!("a binding of exchange {exchange}"),
+        CatalogEvent::UserPut(user) => format!("the making or settings of user {}", user.name),
+        CatalogEvent::NamespaceDeleted(name) => format!("the end of namespace {name}"),
+        CatalogEvent::TopicDeleted { name, .. } => format!("the end of topic {name}"),
+        CatalogEvent::QueueDeleted { name, .. } => format!("the end of queue {name}"),
+        CatalogEvent::ExchangeDeleted { name, .. } => format!("the end of exchange {name}"),
+        CatalogEvent::Unbound { exchange, .. } => format!("the end of a binding of exchange {exchange}"),
+        CatalogEvent::UserDeleted(name) => format!("the end of user {name}"),
+        CatalogEvent::IdsReserved(_) => "a reservation of ids".to_owned(),
     }
 }
 

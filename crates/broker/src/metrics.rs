@@ -38,5 +38,7 @@ pub struct Metrics {
     /// Stored messages that could not be read any more.
     pub unreadable: Counter,
     pub checkpoints: Counter,
+    /// Checkpoints that could not be made; the journal keeps what they were to move.
+    pub checkpoint_failures: Counter,
     pub authentication_failures: Counter,
 }

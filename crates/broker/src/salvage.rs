@@ -126,7 +126,7 @@ impl Recovered {
         }
         report.quarantined.iter().for_each(|lost| self.heed(lost));
         let mut damage = std::mem::take(&mut self.followed.damage);
-        damage.extend(report.quarantined.iter().map(Damage::of_journal));
+        damage.extend(report.quarantined.iter().map(|lost| Damage::of_journal(lost, &self.catalog)));
         let starts: HashMap<u64, u64> =
             self.shards.iter().flat_map(|shard| shard.streams()).map(|s| (s.id, s.start)).collect();
         for run in &self.followed.missing {

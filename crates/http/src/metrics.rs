@@ -67,6 +67,11 @@ fn counters(out: &mut Exposition, call: &Call) {
         ("unroutable", "Publishes that had nowhere to go.", m.unroutable.value()),
         ("unreadable", "Stored messages that could not be read.", m.unreadable.value()),
         ("checkpoints", "Checkpoints made.", m.checkpoints.value()),
+        (
+            "checkpoint_failures",
+            "Checkpoints that could not be made; the journal is kept.",
+            m.checkpoint_failures.value(),
+        ),
         ("authentication_failures", "Logins that were refused.", m.authentication_failures.value()),
     ] {
         out.counter(&format!("posthaste_{name}_total"), help, value);

@@ -153,6 +153,10 @@ async fn a_damaged_journal_record_is_named_and_passed_over() {
     assert_eq!(stretch.file.as_deref(), Some(&file[..]));
     let (from, bytes) = (stretch.position.unwrap(), stretch.bytes.unwrap());
     assert!((from..from + bytes).contains(&at), "{stretch}");
+    let named = stretch.to_string();
+    assert!(
+        named.contains("offset 55") && (named.contains("default/work/0") || named.contains("default/log/0"))
+    );
 
     let broker = tokio::task::block_in_place(|| open_on(&disk, u64::MAX));
     let client = client_of(&broker).await;
