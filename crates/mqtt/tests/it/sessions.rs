@@ -1,5 +1,6 @@
 //! Sessions over connections and restarts.
 
+use posthaste_model::Limits;
 use posthaste_mqtt::wire::{Ack, Packet, QoS, ReasonCode, Will};
 
 use crate::support::*;
@@ -241,4 +242,42 @@ async fn a_delayed_will_comes_after_a_restart_too() {
     back.disconnect().await;
     watcher.silence().await;
     assert_eq!(server.mqtt.counters().wills.value(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damaged_messages_are_passed_over() {
+    use std::os::unix::fs::FileExt;
+    // Nothing is served from memory.
+    let limits = Limits { recent_bytes_max: 1, ..Limits::default() };
+    let server = Server::start().await.restart_with(limits).await;
+    let (mut reader, _) = server.lasting(V5, "reader").await;
+    reader.subscribe("a", 1).await;
+    reader.disconnect().await;
+    let mut writer = server.clean(V5, "writer").await;
+    for text in ["first", "second", "third"] {
+        assert_eq!(writer.publish("a", text, QoS::AtLeastOnce).await, ReasonCode::Success);
+    }
+    let mut rotten = 0;
+    for entry in std::fs::read_dir(server.folder().join("journal")).unwrap() {
+        let file = std::fs::OpenOptions::new().read(true).write(true).open(entry.unwrap().path()).unwrap();
+        // What follows was never written to.
+        let mut start = vec![0; 64 << 10];
+        let read = file.read_at(&mut start, 0).unwrap();
+        if let Some(at) = start[..read].windows(6).position(|window| window == b"second") {
+            file.write_at(b"S", at as u64).unwrap();
+            rotten += 1;
+        }
+    }
+    assert_eq!(rotten, 1);
+    let mut connect = lasting(V5, "reader");
+    connect.properties.receive_maximum = std::num::NonZeroU16::MIN;
+    let (mut reader, _) = server.connect_with(connect).await;
+    for expect in ["first", "third"] {
+        let publish = reader.message().await;
+        assert_eq!(publish.payload, expect);
+        reader.acknowledge(&publish).await;
+    }
+    reader.silence().await;
+    assert_eq!(server.broker.damage_counts(), (1, 1));
+    assert_eq!(server.admin.queue_state("mqtt-subscription-reader").await.unwrap().ready, 0);
 }

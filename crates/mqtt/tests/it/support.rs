@@ -78,6 +78,11 @@ impl Server {
         Server::on(self.directory, limits).await
     }
 
+    /// Where the broker keeps its data.
+    pub fn folder(&self) -> std::path::PathBuf {
+        self.directory.path().join("data")
+    }
+
     pub fn settings(&self) -> Settings {
         Settings::new(self.broker.limits())
     }
