@@ -11,7 +11,7 @@ use posthaste_storage::{
     data_dir,
     disk::Disk,
     journal::{Journal, Lsn, RecordRef, RecoveryReport},
-    segment::{DiskSegments, RunCheck, Segments},
+    segment::{DiskSegments, ReadError, RunCheck, Segments},
 };
 use serde::Serialize;
 use std::{
@@ -149,7 +149,16 @@ fn check_segments(check: &mut Check, recovered: &Recovered, segments: &Segments)
     let mut needed = BTreeSet::new();
     for run in runs {
         needed.insert(run.segment);
-        let RunCheck { entries, lost, index_damaged } = segments.verify(&run)?;
+        let RunCheck { entries, lost, index_damaged } = match segments.verify(&run) {
+            Err(ReadError::Io { error, .. }) => {
+                let what = format!("a segment cannot be read: {error}");
+                let object = object_of(&recovered.catalog, run.stream);
+                let told = Damage::of_segment(run.segment, &what);
+                check.damage.push(told.with_offsets(object, run.first, run.end));
+                continue;
+            }
+            outcome => outcome?,
+        };
         check.segments.entries += entries;
         if index_damaged {
             let what = "damaged index; reading is slower, nothing is lost";

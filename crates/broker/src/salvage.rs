@@ -234,7 +234,16 @@ impl Recovered {
     fn look_at_segments(&mut self, segments: &Segments) -> Result<(), OpenError> {
         let named: BTreeSet<_> = self.runs.values().flatten().map(|run| run.segment).collect();
         for id in named {
-            for fault in segments.verify_frame(id)? {
+            let faults = match segments.verify_frame(id) {
+                // A sector that cannot be read costs what lies in it, not the whole broker.
+                Err(ReadError::Io { error, .. }) => {
+                    let what = format!("a segment cannot be read: {error}");
+                    self.followed.damage.push(Damage::of_segment(id, &what));
+                    continue;
+                }
+                outcome => outcome?,
+            };
+            for fault in faults {
                 self.followed.damage.push(Damage::of_segment(id, fault));
                 if fault == "missing file" {
                     let lost = self.runs.values().flatten().filter(|run| run.segment == id);
