@@ -231,9 +231,7 @@ impl Durable {
                 self.with_queue(*queue, |q| {
                     stream = q.spec.streams.get(usize::from(*lane)).copied().unwrap_or_default();
                     if let Some(lane) = q.lanes.get_mut(usize::from(*lane)) {
-                        lane.delayed.remove(offset);
-                        lane.expiring.remove(offset);
-                        lane.moving.insert(*offset, *number);
+                        lane.moves(*offset, *number);
                     }
                 });
                 let (queue, lane, offset, reason) = (*queue, *lane, *offset, *reason);

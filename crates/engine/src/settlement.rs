@@ -67,6 +67,19 @@ impl DurableLane {
         }
     }
 
+    /// Puts a message on its way to another place, by the number of its outbox entry.
+    pub fn moves(&mut self, offset: u64, number: u64) {
+        // With damaged storage it may not be known that it came, or known that it left.
+        if offset >= self.next {
+            self.add(offset, None, None);
+        }
+        if !self.is_settled(offset) {
+            self.delayed.remove(&offset);
+            self.expiring.remove(&offset);
+            self.moving.insert(offset, number);
+        }
+    }
+
     /// Settles `start..end`.
     pub fn settle(&mut self, start: u64, end: u64) {
         let start = start.max(self.floor);
@@ -344,6 +357,16 @@ mod tests {
         assert_eq!((lane.floor, lane.live()), (7, 3));
         lane.settle(0, 10);
         assert_eq!((lane.floor, lane.live(), lane.settled.ranges_len()), (10, 0, 0));
+    }
+
+    #[test]
+    fn events_whose_predecessors_were_lost_leave_sound_counts() {
+        let mut lane = DurableLane::default();
+        lane.moves(5, 1);
+        assert_eq!((lane.next, lane.floor, lane.live()), (6, 5, 0));
+        lane.settle(0, 6);
+        lane.moves(3, 2);
+        assert_eq!((lane.live(), lane.moving.len()), (0, 0));
     }
 
     #[test]
