@@ -9,7 +9,10 @@ use std::sync::mpsc;
 use bytes::Bytes;
 
 use crate::disk::Disk;
-use crate::journal::{Batch, Drive, Journal, JournalConfig, JournalHome, Lsn, RecoveryReport, StepOutcome};
+use crate::journal::{
+    Batch, Completion, Drive, Journal, JournalConfig, JournalHome, Lsn, RecordRef, RecoveryReport,
+    StepOutcome,
+};
 use crate::segment::{SegmentId, SegmentStore, Segments};
 
 /// Checks a disk; `make` gives an empty one each time.
@@ -22,10 +25,29 @@ pub fn disk(mut make: impl FnMut() -> Arc<dyn Disk>) {
 /// Checks a journal home; `make` gives an empty one each time.
 pub fn journal_home(mut make: impl FnMut() -> Arc<dyn JournalHome>) {
     home_files_behave(&*make());
+    journal(|| opener(make()));
+    released_files_are_used_again(make());
+}
+
+/// Opens the same journal again and again.
+pub type OpenJournal =
+    Box<dyn Fn(JournalConfig, Lsn, &mut Replay<'_>, Completed) -> (Journal, RecoveryReport)>;
+
+type Replay<'a> = dyn FnMut(Lsn, RecordRef<'_>) + 'a;
+type Completed = Box<dyn FnMut(Completion) + Send>;
+
+/// Checks a journal; `make` gives the opener of an empty one each time.
+pub fn journal(mut make: impl FnMut() -> OpenJournal) {
     a_closed_journal_replays_everything(make());
     a_left_journal_replays_everything(make());
-    released_files_are_used_again(make());
+    released_records_are_not_needed(make());
     a_large_batch_gets_a_file_of_its_own(make());
+}
+
+fn opener(home: Arc<dyn JournalHome>) -> OpenJournal {
+    Box::new(move |config, from, replay, completed| {
+        Journal::open_home(home.clone(), config, from, replay, completed).unwrap()
+    })
 }
 
 /// Checks a segment store; `make` gives an empty one each time.
@@ -125,12 +147,12 @@ struct Driven {
     report: RecoveryReport,
     replayed: Vec<Record>,
     written: Vec<Record>,
-    completions: mpsc::Receiver<crate::journal::Completion>,
+    completions: mpsc::Receiver<Completion>,
     number: u64,
 }
 
 impl Driven {
-    fn open(home: &Arc<dyn JournalHome>, from: Lsn) -> Driven {
+    fn open(open: &OpenJournal, from: Lsn) -> Driven {
         let (sender, completions) = mpsc::channel();
         let mut replayed = Vec::new();
         let config = JournalConfig {
@@ -141,16 +163,14 @@ impl Driven {
             drive: Drive::Steps,
             ..JournalConfig::default()
         };
-        let (journal, report) = Journal::open_home(
-            home.clone(),
+        let (journal, report) = open(
             config,
             from,
             &mut |lsn, record| {
                 replayed.push((lsn.0, record.shard, record.head.to_vec(), record.body.to_vec()))
             },
             Box::new(move |completion| sender.send(completion).unwrap_or_default()),
-        )
-        .unwrap();
+        );
         Driven { journal, report, replayed, written: Vec::new(), completions, number: 0 }
     }
 
@@ -161,7 +181,8 @@ impl Driven {
             batch.push(9, false, &Bytes::from(body.clone()), |buffer| buffer.extend_from_slice(&head));
         batch.require_sync();
         self.journal.submit(batch);
-        assert_eq!(self.journal.step(), StepOutcome::Committed);
+        // A journal that cannot be stepped has a writer thread of its own.
+        assert!(matches!(self.journal.step(), StepOutcome::Committed | StepOutcome::Idle));
         let completion = self.completions.recv().unwrap();
         assert!(completion.synced && completion.number == self.number);
         assert!(self.journal.durable() > completion.base);
@@ -174,26 +195,26 @@ impl Driven {
     }
 }
 
-fn a_closed_journal_replays_everything(home: Arc<dyn JournalHome>) {
-    let mut first = Driven::open(&home, Lsn(0));
+fn a_closed_journal_replays_everything(open: OpenJournal) {
+    let mut first = Driven::open(&open, Lsn(0));
     assert_eq!(first.replayed, []);
     for body_bytes in 0..200 {
         first.write(body_bytes * 13);
     }
     first.journal.close().unwrap();
-    let second = Driven::open(&home, Lsn(0));
+    let second = Driven::open(&open, Lsn(0));
     assert!(second.report.clean_shutdown && second.report.quarantined.is_empty());
     assert!(second.replayed == first.written);
     let middle = Lsn(first.written[100].0);
-    let third = Driven::open(&home, middle);
+    let third = Driven::open(&open, middle);
     assert!(!third.report.clean_shutdown);
     assert!(third.replayed == first.written[100..]);
 }
 
-fn a_left_journal_replays_everything(home: Arc<dyn JournalHome>) {
+fn a_left_journal_replays_everything(open: OpenJournal) {
     let mut written = Vec::new();
     for life in 0..10 {
-        let mut driven = Driven::open(&home, Lsn(0));
+        let mut driven = Driven::open(&open, Lsn(0));
         assert!(driven.replayed == written, "life {life}");
         assert!(!driven.report.clean_shutdown && driven.report.quarantined.is_empty());
         for body_bytes in 0..life * 10 {
@@ -203,8 +224,23 @@ fn a_left_journal_replays_everything(home: Arc<dyn JournalHome>) {
     }
 }
 
+fn released_records_are_not_needed(open: OpenJournal) {
+    let mut driven = Driven::open(&open, Lsn(0));
+    for life in 0..4 {
+        let lsns: Vec<Lsn> = (0..20).map(|_| driven.write(1000)).collect();
+        driven.journal.release(lsns[10]);
+        let kept = driven.written.split_off(driven.written.len() - 10);
+        drop(driven);
+        driven = Driven::open(&open, lsns[10]);
+        assert!(driven.report.quarantined.is_empty(), "life {life}: {:?}", driven.report);
+        assert!(driven.replayed == kept, "life {life}");
+        driven.written = kept;
+    }
+}
+
 fn released_files_are_used_again(home: Arc<dyn JournalHome>) {
-    let mut driven = Driven::open(&home, Lsn(0));
+    let open = opener(home.clone());
+    let mut driven = Driven::open(&open, Lsn(0));
     for round in 0..2000 {
         let lsn = driven.write(1000);
         driven.journal.step();
@@ -220,18 +256,18 @@ fn released_files_are_used_again(home: Arc<dyn JournalHome>) {
     let from = Lsn(driven.written[0].0);
     let written = std::mem::take(&mut driven.written);
     drop(driven);
-    let again = Driven::open(&home, from);
+    let again = Driven::open(&open, from);
     assert!(again.report.quarantined.is_empty() && again.replayed == written);
 }
 
-fn a_large_batch_gets_a_file_of_its_own(home: Arc<dyn JournalHome>) {
-    let mut driven = Driven::open(&home, Lsn(0));
+fn a_large_batch_gets_a_file_of_its_own(open: OpenJournal) {
+    let mut driven = Driven::open(&open, Lsn(0));
     for body_bytes in [10, 300_000, 10, 200_000, 70_000, 10] {
         driven.write(body_bytes);
     }
     let written = std::mem::take(&mut driven.written);
     drop(driven);
-    assert!(Driven::open(&home, Lsn(0)).replayed == written);
+    assert!(Driven::open(&open, Lsn(0)).replayed == written);
 }
 
 fn store_behaves(store: &dyn SegmentStore) {

@@ -13,6 +13,7 @@ mod batch;
 mod files;
 pub mod format;
 mod home;
+mod object;
 mod recovery;
 mod ring;
 mod scan;
@@ -40,6 +41,7 @@ pub use stats::CommitStats;
 pub(crate) use recovery::scan_bytes;
 
 use crate::disk::Disk;
+use crate::object::ObjectDisk;
 use files::Shared;
 use writer::{Step, Writer};
 
@@ -274,9 +276,10 @@ impl Journal {
         let mut owner = Owner { shared, threads: Mutex::new(Vec::new()), stepped: None };
         match drive {
             Drive::Steps => owner.stepped = Some(Mutex::new(writer)),
-            Drive::Threads => owner
-                .spawn(writer)
-                .map_err(|error| OpenError::Io { action: "start the journal's threads".to_owned(), error })?,
+            Drive::Threads => {
+                let mut writer = writer;
+                owner.spawn(move || writer.run()).map_err(no_threads)?;
+            }
         }
         Ok((Journal { owner: Arc::new(owner) }, report))
     }
@@ -291,6 +294,28 @@ impl Journal {
         let home = DiskHome::open(disk, dir)
             .map_err(|error| OpenError::Io { action: format!("open the directory {dir}"), error })?;
         recovery::inspect(&home, from, replay)
+    }
+
+    /// As [`Journal::open`], in a bucket: a batch is durable once it and all before it are there as objects.
+    /// Fences every earlier opener: what it put before is replayed, and it puts nothing more. There are
+    /// always threads, whatever [`JournalConfig::drive`] says, and one sync mode: everything is durable when
+    /// it completes.
+    pub fn open_bucket(
+        disk: &ObjectDisk,
+        mut config: JournalConfig,
+        from: Lsn,
+        replay: &mut dyn FnMut(Lsn, RecordRef<'_>),
+        completed: Box<dyn FnMut(Completion) + Send>,
+    ) -> Result<(Journal, RecoveryReport), OpenError> {
+        // Released objects are removed, never used again.
+        (config.spare_files, config.drive) = (0, Drive::Threads);
+        let fatal = config.fatal.take();
+        let home = Arc::new(object::ObjectHome::new(disk.cache().clone(), disk.epoch()));
+        let (shared, start, report) = object::recover(&home, config, from, replay)?;
+        let mut writer = object::ObjectWriter::new(shared.clone(), home, start, completed, fatal);
+        let mut owner = Owner { shared, threads: Mutex::new(Vec::new()), stepped: None };
+        owner.spawn(move || writer.run()).map_err(no_threads)?;
+        Ok((Journal { owner: Arc::new(owner) }, report))
     }
 
     /// Hands a batch to the writer; never waits for the disk. After a failure or [`Journal::close`] the
@@ -396,14 +421,14 @@ impl fmt::Debug for Journal {
 }
 
 impl Owner {
-    fn spawn(&mut self, mut writer: Writer) -> io::Result<()> {
+    fn spawn(&mut self, write: impl FnOnce() + Send + 'static) -> io::Result<()> {
         let shared = self.shared.clone();
         let files = thread::Builder::new().name("journal-files".to_owned());
         self.threads.get_mut().push(files.spawn(move || shared.tend_files_until_stopped())?);
         let threads = thread::Builder::new().name("journal-writer".to_owned());
         let run = move || {
             let _guard = AbortOnPanic;
-            writer.run();
+            write();
         };
         self.threads.get_mut().push(threads.spawn(run)?);
         Ok(())
@@ -420,6 +445,10 @@ impl Owner {
             self.shared.stop_tending();
         }
     }
+}
+
+fn no_threads(error: io::Error) -> OpenError {
+    OpenError::Io { action: "start the journal's threads".to_owned(), error }
 }
 
 /// A panic of the writer is a defect: whatever waits for a completion would wait for ever.

@@ -10,6 +10,7 @@ pub mod data_dir;
 pub mod disk;
 pub mod fuzz;
 pub mod journal;
+pub mod object;
 
 mod random;
 pub mod segment;

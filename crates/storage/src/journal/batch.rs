@@ -165,6 +165,17 @@ impl PlacedBatch {
         part(&self.buffer[at..]);
     }
 
+    /// Appends the bytes in the order in which they lie in the journal, without a copy.
+    pub fn chunks(&self, chunks: &mut Vec<Bytes>) {
+        let mut at = 0;
+        for large in &self.large {
+            chunks.push(self.buffer.slice(at..large.buffer_at));
+            chunks.push(large.body.clone());
+            at = large.buffer_at;
+        }
+        chunks.push(self.buffer.slice(at..));
+    }
+
     /// The record at `lsn`, without a copy; `None` if no record starts there.
     pub fn record(&self, lsn: u64) -> Option<(RecordHeader, Bytes, Bytes)> {
         let distance = lsn.checked_sub(self.base).filter(|distance| *distance < self.bytes)?;

@@ -60,6 +60,9 @@ pub(super) struct Shared {
     pub arrived: Condvar,
     pub spares: Mutex<Spares>,
     pub spares_changed: Condvar,
+    /// Start of the newest file known to be durable, which is never released, where files become durable out
+    /// of order; else no limit.
+    pub newest_durable: AtomicU64,
     released: AtomicU64,
     queued_bytes: AtomicU64,
     obtainable: AtomicU64,
@@ -102,6 +105,22 @@ pub(super) struct Spares {
     stopped: bool,
 }
 
+impl Inbox {
+    /// Takes batches of up to `limit` bytes, at least one if there is one.
+    pub fn take(&mut self, limit: u64) -> Vec<Batch> {
+        let mut batches = Vec::new();
+        let mut bytes = 0;
+        while let Some(next) = self.batches.front() {
+            if !batches.is_empty() && bytes + next.bytes() > limit {
+                break;
+            }
+            bytes += next.bytes();
+            batches.extend(self.batches.pop_front());
+        }
+        batches
+    }
+}
+
 impl Shared {
     pub fn new(
         home: Arc<dyn JournalHome>,
@@ -133,6 +152,7 @@ impl Shared {
             arrived: Condvar::new(),
             spares: Mutex::new(spares),
             spares_changed: Condvar::new(),
+            newest_durable: AtomicU64::new(u64::MAX),
             released: AtomicU64::new(0),
             queued_bytes: AtomicU64::new(0),
             obtainable: AtomicU64::new(0),
@@ -157,6 +177,11 @@ impl Shared {
 
     pub fn has_failed(&self) -> bool {
         self.inbox.lock().life == Life::Failed
+    }
+
+    /// Whether nothing is written any more.
+    pub fn has_ended(&self) -> bool {
+        !matches!(self.inbox.lock().life, Life::Open | Life::Closing)
     }
 
     pub fn begin_close(&self) {
@@ -204,8 +229,10 @@ impl Shared {
         self.released.fetch_max(below.0, Ordering::Relaxed);
         let mut files = self.files.write();
         let keep_from = files.len().saturating_sub(1);
-        let count =
-            files[..keep_from].iter().take_while(|file| file.end.load(Ordering::Acquire) <= below.0).count();
+        let newest = self.newest_durable.load(Ordering::Acquire);
+        let unneeded =
+            |file: &&Arc<JournalFile>| file.end.load(Ordering::Acquire) <= below.0 && file.start < newest;
+        let count = files[..keep_from].iter().take_while(unneeded).count();
         let retiring: Vec<_> = files.drain(..count).collect();
         drop(files);
         if !retiring.is_empty() {
@@ -280,7 +307,7 @@ impl Shared {
         files.get(behind.checked_sub(1)?).cloned()
     }
 
-    /// The work of the thread that keeps the next file ready.
+    /// The work of the thread that keeps the next file ready, and removes what was released.
     pub fn tend_files_until_stopped(&self) {
         let mut taken = 0;
         loop {
@@ -379,6 +406,9 @@ impl Shared {
     }
 
     fn prepare(&self) {
+        if !self.home.makes_files_ahead() {
+            return;
+        }
         let mut spares = self.spares.lock();
         let bytes = spares.wanted_bytes.unwrap_or(0).max(self.config.file_bytes);
         if spares.stopped || spares.ready.iter().any(|spare| spare.file.bytes() >= bytes) {

@@ -1,4 +1,4 @@
-//! Where a journal's files live. A directory is the first home; an object store is to be the second.
+//! Where a journal's files live. A directory is the first home, a bucket (`super::object`) the second.
 
 use std::io::{self, IoSlice};
 use std::sync::Arc;
@@ -24,6 +24,11 @@ pub trait JournalHome: Send + Sync {
 
     /// Bytes that new files could take; a hint.
     fn free_bytes(&self) -> Option<u64>;
+
+    /// Whether files are made before their contents are known.
+    fn makes_files_ahead(&self) -> bool {
+        true
+    }
 }
 
 /// A journal file. Its size never changes.

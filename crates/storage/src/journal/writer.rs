@@ -97,7 +97,7 @@ impl Writer {
     pub fn step(&mut self) -> Step {
         let mut batches = std::mem::take(&mut self.held);
         if batches.is_empty() {
-            self.take_from_inbox(&mut batches);
+            batches = self.shared.inbox.lock().take(self.shared.config.frame_bytes);
         }
         if batches.is_empty() {
             return Step::Idle;
@@ -131,18 +131,6 @@ impl Writer {
         });
         if outcome.is_ok() {
             self.shared.turn(Life::Closed);
-        }
-    }
-
-    fn take_from_inbox(&mut self, batches: &mut Vec<Batch>) {
-        let mut inbox = self.shared.inbox.lock();
-        let mut bytes = 0;
-        while let Some(next) = inbox.batches.front() {
-            if !batches.is_empty() && bytes + next.bytes() > self.shared.config.frame_bytes {
-                break;
-            }
-            bytes += next.bytes();
-            batches.extend(inbox.batches.pop_front());
         }
     }
 
@@ -359,13 +347,18 @@ impl Writer {
              written last may not be on disk. Nothing acknowledged is lost; check the disk and start again",
             self.file.number, self.end
         );
-        match self.fatal.take() {
-            Some(fatal) => fatal(message),
-            None => {
-                eprintln!("posthaste: {message}");
-                std::process::abort();
-            }
-        }
+        stop_for(self.fatal.take(), message);
         Halt::Failed
+    }
+}
+
+/// Tells the hook why the journal cannot go on; without one, the process ends.
+pub(super) fn stop_for(fatal: Option<Box<dyn FnOnce(String) + Send + Sync>>, message: String) {
+    match fatal {
+        Some(fatal) => fatal(message),
+        None => {
+            eprintln!("posthaste: {message}");
+            std::process::abort();
+        }
     }
 }

@@ -1,0 +1,309 @@
+//! Opening the journal of a bucket: fences every earlier epoch, replays what lies before the fences.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+
+use bytes::Bytes;
+use futures_util::future::try_join_all;
+
+use super::super::files::{JournalFile, Shared};
+use super::super::format::{
+    FILE_HEADER_BYTES, FORMAT_VERSION, FRAME_HEADER_BYTES, FileHeader, FileHeaderState, FrameHeader,
+};
+use super::super::recovery::{Damage, DamageKind, RecoveryReport, Replay};
+use super::super::scan::{Extent, FileScan, Snapshot, first_frame};
+use super::super::{JournalConfig, Lsn, OpenError};
+use super::writer::Start;
+use super::{Identity, ObjectHome, key_of, number_of, place_of_key};
+use crate::Random;
+use crate::object::{Bucket, Put};
+
+/// Objects fetched at once.
+const FETCHED_AT_ONCE: usize = 16;
+/// Bytes fetched at once, if that is fewer objects.
+const FETCHED_BYTES: u64 = 64 << 20;
+const START_ALIGN: u64 = 4096;
+
+/// An epoch's objects as they are listed.
+#[derive(Clone, Default)]
+struct Epoch {
+    /// Sizes of journal files by number.
+    files: BTreeMap<u64, u64>,
+    fence: Option<u64>,
+}
+
+/// A journal file that counts.
+struct Found {
+    epoch: u64,
+    sequence: u64,
+    bytes: u64,
+}
+
+/// What an object's first block says.
+struct Head {
+    start: u64,
+    /// LSN of the epoch's first object.
+    first: u64,
+    /// What was durable when it was put.
+    durable: u64,
+}
+
+/// Fences, replays, and says where to go on.
+pub(in crate::journal) fn recover(
+    home: &Arc<ObjectHome>,
+    config: JournalConfig,
+    from: Lsn,
+    replay: &mut Replay<'_>,
+) -> Result<(Arc<Shared>, Start, RecoveryReport), OpenError> {
+    let failed = |action: &str| {
+        let action = format!("{action} in {}", home.bucket().name());
+        move |error| OpenError::Io { action, error }
+    };
+    let (bucket, current) = (home.bucket().clone(), home.epoch);
+    let found = home.bucket().wait(async move { fence_all(&bucket, current, from.0).await });
+    let found = found.map_err(failed("fence earlier journals"))?;
+    let mut recovery = Recovery {
+        home,
+        from: from.0,
+        expected: from.0,
+        end: from.0,
+        frame_sequence: 0,
+        files: Vec::new(),
+        report: RecoveryReport::default(),
+    };
+    let mut rest = &found[..];
+    while !rest.is_empty() {
+        let mut bytes = 0;
+        let fits = |found: &&Found| {
+            bytes += found.bytes;
+            bytes <= FETCHED_BYTES
+        };
+        let count = rest.iter().take(FETCHED_AT_ONCE).take_while(fits).count().max(1);
+        let (now, later) = rest.split_at(count);
+        let contents = recovery.fetch(now).map_err(failed("read the journal"))?;
+        for (found, bytes) in now.iter().zip(contents) {
+            // Gone since it was listed: released by the writer before. If not, the next file tells.
+            if let Some(bytes) = bytes {
+                recovery.file(found, bytes, replay)?;
+            }
+        }
+        rest = later;
+    }
+    let Recovery { end, frame_sequence, files, mut report, .. } = recovery;
+    report.end = Lsn(end);
+    // The opener before this one may have left without a word.
+    report.clean_shutdown &= found.last().is_some_and(|last| last.epoch + 1 == home.epoch);
+    // Above all that an earlier writer can have given out: it had at most so much under way.
+    let start = end.saturating_add(config.file_bytes.saturating_mul(4)).next_multiple_of(START_ALIGN);
+    let nonces = Random::new(config.nonce_seed ^ Random::new(start).next_u64());
+    let shared = Shared::new(home.clone(), config, files, Vec::new(), 0);
+    let start =
+        Start { lsn: start, previous_end: end, frame_sequence: frame_sequence.wrapping_add(1), nonces };
+    Ok((Arc::new(shared), start, report))
+}
+
+struct Recovery<'a> {
+    home: &'a Arc<ObjectHome>,
+    from: u64,
+    /// Where the next file's content should begin.
+    expected: u64,
+    end: u64,
+    frame_sequence: u64,
+    files: Vec<Arc<JournalFile>>,
+    report: RecoveryReport,
+}
+
+impl Recovery<'_> {
+    fn fetch(&self, found: &[Found]) -> io::Result<Vec<Option<Bytes>>> {
+        let bucket = self.home.bucket().clone();
+        let keys: Vec<String> = found.iter().map(|found| key_of(found.epoch, found.sequence)).collect();
+        self.home.bucket().wait(async move {
+            let fetch = async |key: &String| match bucket.get(key).await {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+                outcome => outcome.map(Some),
+            };
+            try_join_all(keys.iter().map(fetch)).await
+        })
+    }
+
+    fn file(&mut self, found: &Found, bytes: Bytes, replay: &mut Replay<'_>) -> Result<(), OpenError> {
+        let number = number_of(found.epoch, found.sequence);
+        let key = key_of(found.epoch, found.sequence);
+        let failed = |error| OpenError::Io { action: format!("read journal object {key}"), error };
+        let size = bytes.len() as u64;
+        let content = Snapshot(bytes.to_vec());
+        let header = FileHeader::decode(bytes.get(..FILE_HEADER_BYTES as usize).unwrap_or_default());
+        let (nonce, start, previous_end) = match header {
+            FileHeaderState::Valid(header) => (header.nonce, header.start, Some(header.previous_end)),
+            FileHeaderState::OtherVersion(found) => {
+                return Err(OpenError::Version { file: number, found, supported: FORMAT_VERSION });
+            }
+            FileHeaderState::Blank | FileHeaderState::Damaged => {
+                match first_frame(&content).map_err(failed)? {
+                    Some((position, frame)) => (frame.nonce, frame.lsn - position, None),
+                    None => (0, self.expected, None),
+                }
+            }
+        };
+        let before = self.report.quarantined.len();
+        let missing_to = previous_end.unwrap_or(start);
+        if self.expected < missing_to {
+            let damage = Damage {
+                from: Lsn(self.expected),
+                to: Lsn(missing_to),
+                file: None,
+                kind: DamageKind::Missing,
+                shard: None,
+            };
+            self.report.quarantined.push(damage);
+        }
+        let extent = Extent { start, limit: start + size, proven: start + size, exact: true };
+        if extent.limit > self.from {
+            if previous_end.is_none() {
+                self.report.quarantined.push(Damage {
+                    from: Lsn(start),
+                    to: Lsn(start + FILE_HEADER_BYTES),
+                    file: Some(number),
+                    kind: DamageKind::FileHeader,
+                    shard: None,
+                });
+            }
+            let scan = FileScan::new(&content, number, nonce, extent, Lsn(self.from));
+            let end = scan.run(replay, &mut self.report).map_err(failed)?;
+            self.frame_sequence = self.frame_sequence.max(end.sequence);
+            self.report.clean_shutdown = end.clean;
+        }
+        let damaged = self.report.quarantined.len() > before;
+        self.expected = self.expected.max(extent.limit);
+        self.end = self.end.max(extent.limit);
+        self.files.push(Arc::new(JournalFile {
+            number,
+            file: Arc::new(self.home.file(&key, size)),
+            nonce,
+            start,
+            end: AtomicU64::new(extent.limit),
+            damaged: AtomicBool::new(damaged),
+        }));
+        Ok(())
+    }
+}
+
+/// Ends every epoch before `current`, and returns the files that count, in order.
+async fn fence_all(bucket: &Bucket, current: u64, from: u64) -> io::Result<Vec<Found>> {
+    let mut epochs = list(bucket).await?;
+    let mut found = Vec::new();
+    for number in 1..current {
+        let epoch = epochs.remove(&number).unwrap_or_default();
+        let ended = fence(bucket, current, number, epoch, from).await?;
+        let end = ended.fence.unwrap_or(0);
+        let files = ended.files.range(..end);
+        found.extend(files.map(|(sequence, bytes)| Found {
+            epoch: number,
+            sequence: *sequence,
+            bytes: *bytes,
+        }));
+    }
+    Ok(found)
+}
+
+async fn list(bucket: &Bucket) -> io::Result<BTreeMap<u64, Epoch>> {
+    let mut epochs: BTreeMap<u64, Epoch> = BTreeMap::new();
+    for (key, bytes) in bucket.list("journal").await? {
+        let Some((number, sequence)) = place_of_key(&key) else { continue };
+        let epoch = epochs.entry(number).or_default();
+        if bytes < FILE_HEADER_BYTES {
+            epoch.fence = Some(sequence);
+        } else {
+            epoch.files.insert(sequence, bytes);
+        }
+    }
+    Ok(epochs)
+}
+
+/// Puts the fence of an epoch, unless it has one.
+async fn fence(bucket: &Bucket, by: u64, number: u64, mut epoch: Epoch, from: u64) -> io::Result<Epoch> {
+    while epoch.fence.is_none() {
+        let sequence = match first_free(bucket, number, &epoch, from).await {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // Its writer has released something since it was listed.
+                epoch = list(bucket).await?.remove(&number).unwrap_or_default();
+                continue;
+            }
+            outcome => outcome?,
+        };
+        let body = Bytes::from(format!("{{\"fence\":{number},\"by\":{by:020}}}"));
+        let put = bucket.put_new(&key_of(number, sequence), &[body.clone()], &body, || true).await?;
+        if put == Put::Done {
+            epoch.fence = Some(sequence);
+        } else {
+            // Its writer still runs and was quicker, or somebody else fences it too.
+            epoch = list(bucket).await?.remove(&number).unwrap_or_default();
+        }
+    }
+    Ok(epoch)
+}
+
+/// The number of the first object that the epoch's writer cannot have acknowledged.
+///
+/// Released objects are gone, but never the newest of those that were acknowledged; released ones end at or
+/// below `from`. So a gap below `from` is what was released, and a gap above it is where the acknowledged part
+/// ends, unless a later object says that more had been durable: then something was lost, and the fence goes
+/// behind it.
+async fn first_free(bucket: &Bucket, number: u64, epoch: &Epoch, from: u64) -> io::Result<u64> {
+    let mut next = 0;
+    // Unknown until an object is looked at.
+    let mut reached = None;
+    let files: Vec<(u64, u64)> = epoch.files.iter().map(|(sequence, bytes)| (*sequence, *bytes)).collect();
+    let mut index = 0;
+    while let Some((sequence, bytes)) = files.get(index).copied() {
+        if sequence != next {
+            let start = head(bucket, number, sequence).await?.map(|head| head.start);
+            // Starting at or below what a checkpoint needs: what is missing before it was released.
+            let released = start.is_some_and(|start| start <= from);
+            if !released && !proven(bucket, number, &files[index..], reached).await? {
+                break;
+            }
+            reached = start;
+        } else if reached.is_none() {
+            reached = head(bucket, number, sequence).await?.map(|head| head.start);
+        }
+        // Sizes add up to the next gap.
+        reached = reached.map(|reached| reached + bytes);
+        next = sequence + 1;
+        index += 1;
+    }
+    Ok(next)
+}
+
+/// Whether one of these objects says that something from `reached`, or else from the epoch's start on, had
+/// been durable.
+async fn proven(
+    bucket: &Bucket,
+    number: u64,
+    files: &[(u64, u64)],
+    reached: Option<u64>,
+) -> io::Result<bool> {
+    for (sequence, _) in files {
+        let head = head(bucket, number, *sequence).await?;
+        if head.is_some_and(|head| head.durable > reached.unwrap_or(head.first)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// What an object says of itself; `None` if it is damaged.
+async fn head(bucket: &Bucket, number: u64, sequence: u64) -> io::Result<Option<Head>> {
+    let length = FILE_HEADER_BYTES + FRAME_HEADER_BYTES as u64;
+    let bytes = bucket.get_range(&key_of(number, sequence), 0..length).await?;
+    let FileHeaderState::Valid(header) = FileHeader::decode(&bytes) else { return Ok(None) };
+    let identity = Identity::decode(&bytes).filter(|id| id.epoch == number && id.sequence == sequence);
+    let frame = bytes.get(FILE_HEADER_BYTES as usize..).and_then(FrameHeader::decode);
+    Ok(identity.map(|identity| Head {
+        start: header.start,
+        first: identity.first,
+        durable: frame.map_or(0, |frame| frame.durable),
+    }))
+}

@@ -1,0 +1,98 @@
+//! Whether a store honours put-if-absent: asked at each start, since everything rests on it.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use object_store::Error;
+
+use super::{Bucket, OpenError};
+
+/// Puts that race for one key.
+const RACERS: usize = 32;
+/// Races: a store that checks and then acts may win one by luck.
+const RACES: usize = 3;
+
+static PROBES: AtomicU64 = AtomicU64::new(0);
+
+pub(super) fn probe(bucket: &Bucket) -> Result<(), OpenError> {
+    let nonce = format!(
+        "{:x}-{:x}-{:x}",
+        std::process::id(),
+        PROBES.fetch_add(1, Ordering::Relaxed),
+        std::time::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_nanos())
+    );
+    let dir = format!("probe/{nonce}");
+    let (own, name) = (bucket.clone(), bucket.name().to_owned());
+    let verdict = bucket.wait(async move {
+        let verdict = ask(&own, &dir).await;
+        let keys = (0..=RACES).map(|race| format!("{dir}/{race}")).collect::<Vec<_>>();
+        for key in keys {
+            // What stays behind is a few bytes under a key that nobody uses again.
+            let _ = own.delete(&key).await;
+        }
+        verdict
+    });
+    match verdict {
+        Ok(None) => Ok(()),
+        Ok(Some(reason)) => Err(OpenError::Unsafe { name, reason }),
+        Err(error) => Err(OpenError::Io { action: "use", name, error }),
+    }
+}
+
+/// What the store did wrong, if anything.
+async fn ask(bucket: &Bucket, dir: &str) -> io::Result<Option<String>> {
+    let key = format!("{dir}/0");
+    let put = bucket.put_new(&key, &[Bytes::from_static(b"first")], b"first", || false).await;
+    put.map_err(|error| io::Error::new(error.kind(), format!("a first object cannot be put: {error}")))?;
+    match bucket.try_put_new(&key, &[Bytes::from_static(b"second")]).await {
+        Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => {}
+        Ok(()) => return Ok(Some("it let a second put replace the first".to_owned())),
+        Err(Error::NotImplemented { .. }) => return Ok(Some("it does not know it".to_owned())),
+        Err(error) => return Err(super::io_error(error)),
+    }
+    if bucket.get(&key).await? != b"first"[..] {
+        return Ok(Some("a put that it refused changed the object".to_owned()));
+    }
+    for race in 1..=RACES {
+        if let Some(reason) = race_for(bucket, &format!("{dir}/{race}")).await? {
+            return Ok(Some(reason));
+        }
+    }
+    Ok(None)
+}
+
+async fn race_for(bucket: &Bucket, key: &str) -> io::Result<Option<String>> {
+    let key: Arc<str> = key.into();
+    let racers = (0..RACERS).map(|racer| {
+        let (bucket, key) = (bucket.clone(), key.clone());
+        let body = Bytes::from(format!("racer {racer:02}"));
+        let put = tokio::spawn(async move { bucket.try_put_new(&key, &[body]).await });
+        async move { put.await.map(|outcome| (racer, outcome)) }
+    });
+    let mut winners = Vec::new();
+    let mut unsure = false;
+    for outcome in join_all(racers).await {
+        match outcome.map_err(io::Error::other)? {
+            (racer, Ok(())) => winners.push(racer),
+            (_, Err(Error::AlreadyExists { .. } | Error::Precondition { .. })) => {}
+            // A lost answer is no breach, but the winner may be among these.
+            (_, Err(_)) => unsure = true,
+        }
+    }
+    let held = match bucket.get(&key).await {
+        Err(error) if error.kind() == io::ErrorKind::NotFound && winners.is_empty() => return Ok(None),
+        outcome => outcome?,
+    };
+    Ok(match winners[..] {
+        [winner] if held != format!("racer {winner:02}").as_bytes() => {
+            Some(format!("of {RACERS} racing puts, one was told that it won and another's content was kept"))
+        }
+        [_] => None,
+        [] if unsure => None,
+        [] => Some(format!("of {RACERS} racing puts for a new key none won")),
+        _ => Some(format!("of {RACERS} racing puts for one key {} were told that they won", winners.len())),
+    })
+}

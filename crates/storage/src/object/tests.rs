@@ -1,0 +1,263 @@
+use std::collections::BTreeMap;
+use std::io::IoSlice;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use super::faults::{FaultStore, Rates};
+use super::*;
+use crate::conformance;
+use crate::data_dir::DataDir;
+use crate::disk::{Disk, DiskFile};
+use crate::journal::{Batch, Completion, Journal, JournalConfig, Lsn, RecoveryReport};
+use crate::segment::DiskSegments;
+
+const FAULTS: Rates = Rates { refused: 4, answer_lost: 6, own_success: 6, slow: 60 };
+
+static NONCES: AtomicU64 = AtomicU64::new(1);
+
+fn bucket_on(store: Arc<dyn ObjectStore>) -> Bucket {
+    Bucket::on(store, "some/prefix", "memory").unwrap()
+}
+
+fn claim(bucket: &Bucket) -> ObjectDisk {
+    ObjectDisk::open(bucket.clone(), NONCES.fetch_add(1, Ordering::Relaxed)).unwrap()
+}
+
+fn stores() -> Vec<(&'static str, Arc<dyn ObjectStore>)> {
+    let faults = FaultStore::new(Arc::new(InMemory::new()), FAULTS, 7);
+    vec![("memory", Arc::new(InMemory::new())), ("faults", Arc::new(faults))]
+}
+
+fn fresh(store: &str) -> Arc<dyn ObjectStore> {
+    stores().into_iter().find(|(name, _)| *name == store).unwrap().1
+}
+
+#[test]
+fn a_bucket_is_a_disk_to_files_that_are_synced() {
+    for store in ["memory", "faults"] {
+        conformance::disk(|| Arc::new(claim(&bucket_on(fresh(store)))));
+    }
+}
+
+#[test]
+fn a_bucket_is_a_segment_store() {
+    for store in ["memory", "faults"] {
+        conformance::segment_store(|| {
+            let disk: Arc<dyn Disk> = Arc::new(claim(&bucket_on(fresh(store))));
+            Arc::new(DiskSegments::open(disk, "segments").unwrap())
+        });
+    }
+}
+
+#[test]
+fn a_bucket_holds_a_journal() {
+    for store in ["memory", "faults"] {
+        conformance::journal(|| {
+            let bucket = bucket_on(fresh(store));
+            Box::new(move |config, from, replay, completed| {
+                let config = JournalConfig { nonce_seed: NONCES.fetch_add(1, Ordering::Relaxed), ..config };
+                Journal::open_bucket(&claim(&bucket), config, from, replay, completed).unwrap()
+            })
+        });
+    }
+}
+
+#[test]
+fn large_files_are_sent_in_parts() {
+    let bucket = bucket_on(Arc::new(InMemory::new()));
+    let disk = claim(&bucket);
+    let mut random = crate::Random::new(1);
+    let content: Vec<u8> = (0..(30 << 20) / 8).flat_map(|_| random.next_u64().to_le_bytes()).collect();
+    let file = disk.create("large").unwrap();
+    for (index, part) in content.chunks(1_000_003).enumerate() {
+        file.write_at(index as u64 * 1_000_003, &[IoSlice::new(part)]).unwrap();
+    }
+    file.sync_data().unwrap();
+    disk.sync_dir(".").unwrap();
+    let again = claim(&bucket).open("large").unwrap();
+    let mut read = vec![0; content.len() + 1];
+    assert_eq!(again.read_at(0, &mut read).unwrap(), content.len());
+    assert!(read[..content.len()] == content);
+}
+
+#[test]
+fn who_opens_last_owns_the_names() {
+    let bucket = bucket_on(Arc::new(InMemory::new()));
+    let write = |file: &dyn DiskFile, text: &str| {
+        file.write_at(0, &[IoSlice::new(text.as_bytes())]).unwrap();
+        file.sync_data().unwrap();
+    };
+    let first = claim(&bucket);
+    write(&*first.create("name").unwrap(), "first");
+    first.sync_dir(".").unwrap();
+    let second = claim(&bucket);
+    assert!(second.epoch() > first.epoch());
+    first.remove("name").unwrap();
+    write(&*first.create("other").unwrap(), "late");
+    assert!(first.sync_dir(".").is_err() && first.sync_dir(".").is_err());
+    let mut read = [0; 5];
+    assert_eq!(second.open("name").unwrap().read_at(0, &mut read).unwrap(), 5);
+    assert_eq!(&read, b"first");
+    let third = claim(&bucket);
+    assert!(third.open("other").is_err() && third.open("name").is_ok());
+}
+
+#[test]
+fn identity_stays_and_the_epoch_counts_starts() {
+    let bucket = bucket_on(fresh("faults"));
+    for epoch in 1..4 {
+        let data = DataDir::open_on(Arc::new(claim(&bucket)), "bucket", [epoch; 16]).unwrap();
+        assert_eq!((data.cluster_id(), data.epoch()), (&*"01".repeat(16), u64::from(epoch)));
+    }
+}
+
+#[test]
+fn what_is_not_ours_is_refused() {
+    let store = Arc::new(InMemory::new());
+    let bucket = bucket_on(store);
+    let own = bucket.clone();
+    bucket.wait(async move { own.put("letter.txt", Bytes::from_static(b"dear")).await }).unwrap();
+    let refused = ObjectDisk::open(bucket, 1).err().unwrap();
+    assert!(matches!(&refused, OpenError::Foreign { found, .. } if found == "letter.txt"), "{refused}");
+}
+
+#[test]
+fn a_store_that_ignores_conditions_is_refused() {
+    for (name, store) in stores() {
+        bucket_on(store).probe().unwrap_or_else(|error| panic!("{name}: {error}"));
+    }
+    let liar = FaultStore::new(Arc::new(InMemory::new()), Rates::default(), 1);
+    liar.ignores_conditions.store(true, Ordering::Relaxed);
+    let refused = bucket_on(Arc::new(liar)).probe().unwrap_err();
+    assert!(
+        matches!(refused, OpenError::Unsafe { .. }) && refused.to_string().contains("memory"),
+        "{refused}"
+    );
+}
+
+/// A journal, and what it was told of.
+struct Life {
+    journal: Journal,
+    report: RecoveryReport,
+    /// Numbers replayed, with their LSNs, in order.
+    replayed: Vec<(u64, u64)>,
+    completions: mpsc::Receiver<Completion>,
+    failed: mpsc::Receiver<String>,
+}
+
+impl Life {
+    fn open(bucket: &Bucket, from: Lsn) -> Life {
+        let (sender, completions) = mpsc::channel();
+        let (fatal, failed) = mpsc::channel();
+        let config = JournalConfig {
+            ring_bytes: 0,
+            nonce_seed: NONCES.fetch_add(1, Ordering::Relaxed),
+            fatal: Some(Box::new(move |reason| fatal.send(reason).unwrap_or_default())),
+            ..JournalConfig::default()
+        };
+        let mut replayed = Vec::new();
+        let (journal, report) = Journal::open_bucket(
+            &claim(bucket),
+            config,
+            from,
+            &mut |lsn, record| {
+                let number = u64::from_le_bytes(record.head.try_into().unwrap());
+                assert!(record.body == body(number));
+                replayed.push((number, lsn.0));
+            },
+            Box::new(move |completion| sender.send(completion).unwrap_or_default()),
+        )
+        .unwrap();
+        Life { journal, report, replayed, completions, failed }
+    }
+
+    fn submit(&self, number: u64) {
+        let mut batch = Batch::new(0, number);
+        batch.push(3, false, &Bytes::from(body(number)), |head| head.extend(number.to_le_bytes()));
+        batch.require_sync();
+        self.journal.submit(batch);
+    }
+}
+
+fn body(number: u64) -> Vec<u8> {
+    vec![number as u8; (number.wrapping_mul(37) % 6000) as usize]
+}
+
+/// Random lives over a failing store: each is left in the middle of its work, or overlaps with the next, which
+/// takes over. Whatever was acknowledged is there in order afterwards, and nothing else than what was submitted.
+fn run(seed: u64) {
+    let store = Arc::new(InMemory::new());
+    let bucket = bucket_on(Arc::new(FaultStore::new(store, FAULTS, seed)));
+    let mut random = crate::Random::new(seed);
+    let mut acknowledged: BTreeMap<u64, u64> = BTreeMap::new();
+    let mut next = 0;
+    let mut from = Lsn(0);
+    let mut old: Option<Life> = None;
+    for life in 0..6 {
+        let current = Life::open(&bucket, from);
+        if let Some(old) = old.take() {
+            // It may have been told of more until it was fenced, and of nothing since.
+            acknowledged.extend(old.completions.try_iter().map(|c| (c.number, c.base.0)));
+            old.submit(u64::MAX);
+            assert!(old.failed.recv_timeout(Duration::from_secs(60)).is_ok(), "seed {seed}: not fenced");
+            assert!(old.completions.try_iter().next().is_none(), "seed {seed}: acknowledged after the fence");
+        }
+        assert!(current.report.quarantined.is_empty(), "seed {seed}: {:?}", current.report);
+        let expected: Vec<_> = acknowledged.iter().filter(|(_, lsn)| **lsn >= from.0).collect();
+        let replayed: BTreeMap<u64, u64> = current.replayed.iter().copied().collect();
+        assert!(current.replayed.is_sorted() && replayed.len() == current.replayed.len());
+        for (number, lsn) in expected {
+            assert_eq!(
+                replayed.get(number),
+                Some(lsn),
+                "seed {seed}, life {life}: {number} was acknowledged"
+            );
+        }
+        assert!(replayed.keys().all(|number| *number < next), "seed {seed}: invented");
+        acknowledged.extend(replayed);
+        let count = random.below(60);
+        for _ in 0..count {
+            current.submit(next);
+            next += 1;
+        }
+        for _ in 0..random.below(count + 1) {
+            let completion = current.completions.recv_timeout(Duration::from_secs(60)).unwrap();
+            acknowledged.insert(completion.number, completion.base.0);
+        }
+        if let Some((_, lsn)) = acknowledged.iter().nth(random.below(acknowledged.len() as u64) as usize) {
+            from = from.max(Lsn(*lsn));
+            current.journal.release(from);
+        }
+        if random.chance(1, 2) {
+            old = Some(current);
+        }
+    }
+}
+
+#[test]
+fn acknowledged_records_survive_failures_and_takeovers() {
+    for seed in 0..40 {
+        run(seed);
+    }
+}
+
+#[test]
+fn publishers_wait_while_the_store_is_away() {
+    let store = Arc::new(FaultStore::new(Arc::new(InMemory::new()), Rates::default(), 1));
+    let bucket = bucket_on(store.clone());
+    let life = Life::open(&bucket, Lsn(0));
+    let room = life.journal.room();
+    store.away.store(true, Ordering::Relaxed);
+    (0..50).for_each(|number| life.submit(number));
+    let waiting: u64 = room - life.journal.room();
+    assert!(waiting >= (0..50).map(|number| body(number).len() as u64).sum());
+    assert!(life.completions.try_recv().is_err());
+    store.away.store(false, Ordering::Relaxed);
+    for number in 0..50 {
+        assert_eq!(life.completions.recv_timeout(Duration::from_secs(60)).unwrap().number, number);
+    }
+    assert_eq!(life.journal.room(), room);
+    life.journal.close().unwrap();
+    assert!(Life::open(&bucket, Lsn(0)).report.clean_shutdown);
+}
