@@ -36,7 +36,8 @@ use tokio::sync::{mpsc as async_mpsc, oneshot, watch};
 
 /// What a broker is started with.
 pub struct Config {
-    /// The data directory; made if it is not there.
+    /// The data directory, made if it is not there; or the address of a bucket: `s3://BUCKET/PREFIX`, or
+    /// `file:///DIRECTORY` for one in a directory.
     pub data: PathBuf,
     pub limits: Limits,
     /// The formats of all adapters.

@@ -25,6 +25,7 @@ use posthaste_storage::{
     data_dir,
     disk::Disk,
     journal::{self, Completion, Drive, Journal, JournalConfig, Lsn, RecordRef, RecoveryReport},
+    object::{self, Bucket, ObjectDisk},
     segment::{self, DiskSegments, Run, Segments},
 };
 use std::{
@@ -48,6 +49,8 @@ pub enum OpenError {
     Io(#[from] std::io::Error),
     #[error(transparent)]
     Journal(#[from] journal::OpenError),
+    #[error(transparent)]
+    Object(#[from] object::OpenError),
     #[error(transparent)]
     Segment(#[from] segment::ReadError),
     #[error("{0}")]
@@ -81,6 +84,8 @@ pub(crate) struct Environment {
     pub work: Work,
     pub drive: Drive,
     pub fatal: Option<Fatal>,
+    /// Where the journal is, if not in the data directory.
+    pub bucket: Option<ObjectDisk>,
     /// All of the journal is replayed, as if there were no checkpoint.
     pub ignores_checkpoints: bool,
     /// Nothing of the journal is released.
@@ -95,6 +100,7 @@ impl Environment {
             work: Work::Elsewhere,
             drive: Drive::Threads,
             fatal: None,
+            bucket: None,
             ignores_checkpoints: false,
             keeps_journal: false,
         }
@@ -123,7 +129,7 @@ struct Tasks {
 
 impl Assembled {
     pub fn new(data: DataDir, config: Config, environment: Environment) -> Result<Assembled, OpenError> {
-        let Environment { random, clock, work, drive, fatal, ignores_checkpoints, keeps_journal } =
+        let Environment { random, clock, work, drive, fatal, bucket, ignores_checkpoints, keeps_journal } =
             environment;
         let shards = data.shards();
         let segments = Segments::open(Arc::new(DiskSegments::open(data.disk(), data_dir::SEGMENTS_DIR)?))?;
@@ -142,14 +148,19 @@ impl Assembled {
             ring_bytes: config.limits.recent_bytes_max,
             fatal,
             drive,
-            nonce_seed: u64::from_le_bytes(random.first_chunk().copied().unwrap_or_default()),
+            nonce_seed: nonce(&random),
             ..JournalConfig::default()
         };
         let from = recovered.meta.replay_from;
         let completed = completions(inboxes.clone());
         let mut replay = |lsn: Lsn, record: RecordRef<'_>| recovered.replay(lsn, record);
-        let (journal, report) =
-            Journal::open(data.disk(), data_dir::JOURNAL_DIR, journal_config, from, &mut replay, completed)?;
+        let (journal, report) = match &bucket {
+            Some(bucket) => Journal::open_bucket(bucket, journal_config, from, &mut replay, completed)?,
+            None => {
+                let (disk, dir) = (data.disk(), data_dir::JOURNAL_DIR);
+                Journal::open(disk, dir, journal_config, from, &mut replay, completed)?
+            }
+        };
         for damage in recovered.assess(&report) {
             recovered.logs.damages().report(damage);
         }
@@ -286,12 +297,21 @@ fn engine_threads(
 }
 
 impl Broker {
-    /// Recovers what the data directory holds and starts. Must be called on a tokio runtime, off its async tasks or
+    /// Recovers what the data directory, or the bucket, holds and starts. A broker that still runs on the bucket
+    /// is stopped by that. Must be called on a tokio runtime, off its async tasks or
     /// in `block_in_place`, since recovery reads for as long as it takes.
     pub fn open(config: Config) -> Result<Broker, OpenError> {
         let random = random()?;
-        let data = DataDir::open(&config.data, random)?;
-        Assembled::new(data, config, Environment::new(random))?.start()
+        let (data, bucket) = match config.data.to_str().filter(|data| object::is_address(data)) {
+            Some(address) => {
+                let bucket = Bucket::open(address)?;
+                bucket.probe()?;
+                let disk = ObjectDisk::open(bucket, nonce(&random))?;
+                (DataDir::open_on(Arc::new(disk.clone()), address, random)?, Some(disk))
+            }
+            None => (DataDir::open(&config.data, random)?, None),
+        };
+        Assembled::new(data, config, Environment { bucket, ..Environment::new(random) })?.start()
     }
 
     /// As [`Broker::open`], on another disk: one that fails on purpose, for tests. `fatal` is told when the journal
@@ -350,6 +370,10 @@ fn random() -> Result<[u8; 16], OpenError> {
     let mut random = [0u8; 16];
     getrandom::fill(&mut random).map_err(|e| OpenError::State(format!("no randomness: {e}")))?;
     Ok(random)
+}
+
+fn nonce(random: &[u8; 16]) -> u64 {
+    u64::from_le_bytes(random.first_chunk().copied().unwrap_or_default())
 }
 
 /// Half the cores, at least one.

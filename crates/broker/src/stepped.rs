@@ -61,6 +61,7 @@ impl Broker {
             work: Work::Here,
             drive: Drive::Steps,
             fatal: Some(world.fatal),
+            bucket: None,
             ignores_checkpoints: world.ignores_checkpoints,
             keeps_journal: world.keeps_journal,
         };

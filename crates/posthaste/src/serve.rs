@@ -29,7 +29,7 @@ const STOP: Duration = Duration::from_secs(8);
 
 #[derive(Args)]
 pub struct Flags {
-    /// The data directory; made if it is not there [default: ./posthaste-data]
+    /// The data directory, made if it is not there, or a bucket, s3://BUCKET/PREFIX [default: ./posthaste-data]
     #[arg(long, value_name = "DIR", env = "POSTHASTE_DATA")]
     data: Option<PathBuf>,
     /// The configuration file, TOML

@@ -3,14 +3,21 @@ use posthaste_broker::{Error, QueueDeclaration};
 use posthaste_engine::command::{Mode, Outcome};
 use posthaste_model::Limits;
 
+fn limits() -> Limits {
+    Limits { journal_bytes_between_checkpoints: 2 << 20, recent_bytes_max: 1 << 20, ..Limits::default() }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn holes_and_ends_of_queues_survive_checkpoints_and_restarts() {
-    let limits = || Limits {
-        journal_bytes_between_checkpoints: 2 << 20,
-        recent_bytes_max: 1 << 20,
-        ..Limits::default()
-    };
-    let mut f = Fixture::with_limits(limits()).await;
+    holes_and_ends_survive(Fixture::with_limits(limits()).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn holes_and_ends_of_queues_survive_in_a_bucket() {
+    holes_and_ends_survive(Fixture::in_bucket(limits()).await).await;
+}
+
+async fn holes_and_ends_survive(mut f: Fixture) {
     let declaration = QueueDeclaration { durable: true, ..QueueDeclaration::default() };
     let queue = f.client.create_queue(&name("work"), declaration).await.unwrap();
     let mut expect: Vec<u64> = Vec::new();

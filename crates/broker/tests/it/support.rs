@@ -6,11 +6,17 @@ use posthaste_broker::{
 };
 use posthaste_engine::{Delivery, catalog::NoHeaders};
 use posthaste_model::{ConsumerId, Envelope, Limits, Message, Name, Payload, Subject};
-use std::{net::IpAddr, path::Path, sync::Arc};
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 use tokio::sync::{mpsc, oneshot};
 
 pub struct Fixture {
     pub directory: tempfile::TempDir,
+    /// A path below the directory, or the address of a bucket there.
+    pub data: PathBuf,
     pub broker: Broker,
     pub client: Client,
 }
@@ -39,9 +45,21 @@ impl Fixture {
 
     pub async fn with_limits(limits: Limits) -> Fixture {
         let directory = tempfile::tempdir().unwrap();
-        let broker = open(&directory.path().join("data"), limits);
+        let data = directory.path().join("data");
+        Fixture::on(directory, data, limits).await
+    }
+
+    /// As [`Fixture::with_limits`], on a bucket that is a directory.
+    pub async fn in_bucket(limits: Limits) -> Fixture {
+        let directory = tempfile::tempdir().unwrap();
+        let address = format!("file://{}/bucket", directory.path().display());
+        Fixture::on(directory, address.into(), limits).await
+    }
+
+    async fn on(directory: tempfile::TempDir, data: PathBuf, limits: Limits) -> Fixture {
+        let broker = open(&data, limits);
         let client = client_of(&broker).await;
-        Fixture { directory, broker, client }
+        Fixture { directory, data, broker, client }
     }
 
     /// Stops the broker in an orderly way and starts it again on what it left.
@@ -51,9 +69,7 @@ impl Fixture {
 
     pub async fn restart_with(self, limits: Limits) -> Fixture {
         tokio::task::block_in_place(|| self.broker.stop());
-        let broker = open(&self.directory.path().join("data"), limits);
-        let client = client_of(&broker).await;
-        Fixture { directory: self.directory, broker, client }
+        Fixture::on(self.directory, self.data, limits).await
     }
 }
 

@@ -70,7 +70,7 @@ pub enum DamageKind {
 }
 
 impl Damage {
-    fn missing(from: u64, to: u64, file: Option<u64>) -> Damage {
+    pub(super) fn missing(from: u64, to: u64, file: Option<u64>) -> Damage {
         let kind = DamageKind::Missing;
         Damage { from: Lsn(from), to: Lsn(to), file, file_start: Lsn(from), kind, shard: None, head: None }
     }

@@ -150,25 +150,16 @@ impl Recovery<'_> {
         let before = self.report.quarantined.len();
         let missing_to = previous_end.unwrap_or(start);
         if self.expected < missing_to {
-            let damage = Damage {
-                from: Lsn(self.expected),
-                to: Lsn(missing_to),
-                file: None,
-                kind: DamageKind::Missing,
-                shard: None,
-            };
+            let damage = Damage::missing(self.expected, missing_to, None);
             self.report.quarantined.push(damage);
         }
         let extent = Extent { start, limit: start + size, proven: start + size, exact: true };
         if extent.limit > self.from {
             if previous_end.is_none() {
-                self.report.quarantined.push(Damage {
-                    from: Lsn(start),
-                    to: Lsn(start + FILE_HEADER_BYTES),
-                    file: Some(number),
-                    kind: DamageKind::FileHeader,
-                    shard: None,
-                });
+                let kind = DamageKind::FileHeader;
+                let to = start + FILE_HEADER_BYTES;
+                let damage = Damage { kind, ..Damage::missing(start, to, Some(number)) };
+                self.report.quarantined.push(damage);
             }
             let scan = FileScan::new(&content, number, nonce, extent, Lsn(self.from));
             let end = scan.run(replay, &mut self.report).map_err(failed)?;
@@ -234,7 +225,7 @@ async fn fence(bucket: &Bucket, by: u64, number: u64, mut epoch: Epoch, from: u6
             outcome => outcome?,
         };
         let body = Bytes::from(format!("{{\"fence\":{number},\"by\":{by:020}}}"));
-        let put = bucket.put_new(&key_of(number, sequence), &[body.clone()], &body, || true).await?;
+        let put = bucket.put_new(&key_of(number, sequence), std::slice::from_ref(&body), &body, || true).await?;
         if put == Put::Done {
             epoch.fence = Some(sequence);
         } else {
