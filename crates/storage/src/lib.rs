@@ -1,7 +1,7 @@
 //! The storage layer: a journal that acknowledges, segments that keep, checkpoints that shorten recovery.
 //!
 //! It knows stream ids, offsets and bytes, and nothing of what they mean. Disk, randomness and limits are
-//! passed in; nothing here looks at a network, and only the journal's writer thread looks at a clock.
+//! passed in; only `object` looks at a network, and only it and the writer threads of the journal look at a clock.
 #![forbid(unsafe_code)]
 
 pub mod checkpoint;

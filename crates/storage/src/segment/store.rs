@@ -1,4 +1,4 @@
-//! Where segments live. A directory is the first store; a bucket is to be the second.
+//! Where segments live. A directory, or through `crate::object::ObjectDisk` a bucket.
 
 use std::io::{self, IoSlice};
 use std::sync::Arc;

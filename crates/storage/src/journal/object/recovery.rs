@@ -225,7 +225,8 @@ async fn fence(bucket: &Bucket, by: u64, number: u64, mut epoch: Epoch, from: u6
             outcome => outcome?,
         };
         let body = Bytes::from(format!("{{\"fence\":{number},\"by\":{by:020}}}"));
-        let put = bucket.put_new(&key_of(number, sequence), std::slice::from_ref(&body), &body, || true).await?;
+        let put =
+            bucket.put_new(&key_of(number, sequence), std::slice::from_ref(&body), &body, || true).await?;
         if put == Put::Done {
             epoch.fence = Some(sequence);
         } else {
