@@ -88,8 +88,8 @@ pub enum OpenError {
     /// The store does not keep the promise that everything rests on.
     #[error(
         "{name} does not honour put-if-absent ({reason}), so two brokers could overwrite each other's \
-         messages; use a store that supports conditional writes (If-None-Match), such as Amazon S3, Google \
-         Cloud Storage or SeaweedFS, or a local directory"
+         messages; use a store that supports conditional writes (If-None-Match), such as Amazon S3, or a \
+         local directory"
     )]
     Unsafe {
         /// The bucket and prefix.
