@@ -106,6 +106,9 @@ where
         // One timer for everything. It is set anew only for something earlier, so that a busy connection, whose
         // deadlines only ever move away, does not touch it.
         let mut alarm = pin!(sleep_until(Instant::now() + FAR));
+        // Whether it has yet to be heard. That it has elapsed does not tell: it does so at once when it is set to a
+        // moment that has passed.
+        let mut armed = false;
         loop {
             let now = Instant::now();
             let writing = self.writing.is_wanted();
@@ -119,9 +122,10 @@ where
             let too_slow = writing.then_some(self.progress + slow);
             let next = [deadline, too_slow, self.idle_from].into_iter().flatten().min();
             if let Some(next) = next
-                && (next < alarm.deadline() || alarm.is_elapsed())
+                && (next < alarm.deadline() || !armed)
             {
                 alarm.as_mut().reset(next);
+                armed = true;
             }
             self.input.reserve(if reading { self.read_bytes } else { 0 });
             let taking = roomy && self.mailbox_open;
@@ -151,7 +155,8 @@ where
                     }
                     Err(error) => return failed(&error),
                 },
-                () = alarm.as_mut(), if !alarm.is_elapsed() => {
+                () = alarm.as_mut(), if armed => {
+                    armed = false;
                     let now = Instant::now();
                     if too_slow.is_some_and(|at| at <= now) {
                         let error = format!("the peer took nothing for {} ms", limits.slow_reader_ms_max);

@@ -1,6 +1,7 @@
 //! Sessions over real sockets, as a peer meets them.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod alarm;
 mod support;
 mod tls;
 

@@ -1,0 +1,73 @@
+//! The deadline of a session that is busy while it passes.
+
+use bytes::BytesMut;
+use posthaste_model::{ConnectionId, Limits};
+use posthaste_net::{Close, Closed, Mailbox, Output, Peer, Protocol, Session, Shared, serve_stream};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, duplex},
+    sync::watch,
+    time::{Instant, sleep},
+};
+
+const EVERY: Duration = Duration::from_millis(500);
+
+/// Says something after every half second, like a heartbeat; input keeps it busy for longer than that.
+struct Beating(Instant);
+
+struct Heart;
+
+impl Protocol for Heart {
+    type Session = Beating;
+    const NAME: &'static str = "heart";
+
+    fn open(&self, _: Peer, _: Mailbox<()>) -> Beating {
+        Beating(Instant::now() + EVERY)
+    }
+}
+
+impl Session for Beating {
+    type Event = ();
+
+    async fn input(&mut self, input: &mut BytesMut, _: &mut Output) -> Result<(), Close> {
+        input.clear();
+        sleep(2 * EVERY).await;
+        Ok(())
+    }
+
+    async fn event(&mut self, (): (), _: &mut Output) -> Result<(), Close> {
+        Ok(())
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        Some(self.0)
+    }
+
+    async fn timeout(&mut self, out: &mut Output) -> Result<(), Close> {
+        out.bytes().extend_from_slice(b"x");
+        self.0 = Instant::now() + EVERY;
+        Ok(())
+    }
+
+    async fn closed(self, _: Closed) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_that_passes_while_input_is_worked_on_is_still_met() {
+    let (mut client, server) = duplex(1024);
+    let (_running, stopping) = watch::channel(false);
+    let shared = Shared {
+        limits: Arc::new(Limits::default()),
+        stopping,
+        connections: Arc::default(),
+        next_connection: Arc::new(|| ConnectionId(1)),
+    };
+    let address = SocketAddr::from(([127, 0, 0, 1], 1));
+    let peer = Peer { address, tls: false, connection: ConnectionId(1) };
+    tokio::spawn(async move { serve_stream(server, peer, &Heart, shared).await });
+    let started = Instant::now();
+    client.write_all(b"busy").await.unwrap();
+    let mut beats = [0; 6];
+    client.read_exact(&mut beats).await.unwrap();
+    assert!(started.elapsed() <= 10 * EVERY, "{:?}", started.elapsed());
+}
