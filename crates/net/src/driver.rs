@@ -106,8 +106,8 @@ where
         // One timer for everything. It is set anew only for something earlier, so that a busy connection, whose
         // deadlines only ever move away, does not touch it.
         let mut alarm = pin!(sleep_until(Instant::now() + FAR));
-        // Whether it has yet to be heard. That it has elapsed does not tell: set to a moment that has passed, it
-        // does so at once.
+        // Whether it has yet to be heard. That it has elapsed does not tell: set to a moment that has
+        // passed, it does so at once.
         let mut armed = false;
         loop {
             let now = Instant::now();
