@@ -50,11 +50,11 @@ fn number_in(body: &[u8]) -> u64 {
 async fn fill(broker: &Broker, with_checkpoint: bool) {
     let client = client_of(broker).await;
     let declaration = QueueDeclaration { durable: true, ..QueueDeclaration::default() };
-    let queue = client.create_queue(&name("work"), declaration).await.unwrap();
+    let queue = client.create_queue(&name("jobs"), declaration).await.unwrap();
     client.create_topic(&name("log"), 1, TopicConfig::default()).await.unwrap();
     let partition = client.topic("log").unwrap().partitions[0];
     for id in 0..MESSAGES {
-        let (envelope, payload) = message("work", &body(id));
+        let (envelope, payload) = message("jobs", &body(id));
         let mut batch = client.batch();
         batch.enqueue(&queue, envelope, payload.clone());
         batch.append(partition, AppendBatch { span: 1, timestamp: Timestamp(1), sequence: None, payload });
@@ -155,7 +155,7 @@ async fn a_damaged_journal_record_is_named_and_passed_over() {
     assert!((from..from + bytes).contains(&at), "{stretch}");
     let named = stretch.to_string();
     assert!(
-        named.contains("offset 55") && (named.contains("default/work/0") || named.contains("default/log/0"))
+        named.contains("offset 55") && (named.contains("default/jobs/0") || named.contains("default/log/0"))
     );
 
     let broker = tokio::task::block_in_place(|| open_on(&disk, u64::MAX));
@@ -165,7 +165,7 @@ async fn a_damaged_journal_record_is_named_and_passed_over() {
         broker.damage().iter().any(|d| d
             .object
             .as_ref()
-            .is_some_and(|o| o.name.as_str() == "log" || o.name.as_str() == "work"))
+            .is_some_and(|o| o.name.as_str() == "log" || o.name.as_str() == "jobs"))
     );
     let log = read_log(&client).await;
     let expect: Vec<_> = (0..MESSAGES).filter(|id| *id != 55).map(|id| (id, id)).collect();
@@ -192,7 +192,7 @@ async fn the_offset_of_a_lost_last_message_is_not_given_out_again() {
         assert!(submit(batch).await.refused.is_empty());
     };
     append(&client, MESSAGES).await;
-    assert!(publish(&client, None, "work", &body(MESSAGES + 1)).await.refused.is_empty());
+    assert!(publish(&client, None, "jobs", &body(MESSAGES + 1)).await.refused.is_empty());
     stop(broker);
     drop(client);
     let journal = files(&disk).into_iter().map(|(name, _)| name).filter(|name| name.starts_with("journal"));
@@ -236,10 +236,10 @@ async fn a_segment_that_rots_under_a_running_broker_costs_one_message() {
     let expect: Vec<u64> = (0..MESSAGES).filter(|id| *id != 10).collect();
     assert_eq!(read_log(&client).await, expect.iter().map(|id| (*id, *id)).collect::<Vec<_>>());
     assert_eq!(drain(&broker, &client).await, expect);
-    assert_eq!(client.queue_state("work").await.unwrap().leased, 0, "nothing is in the way");
+    assert_eq!(client.queue_state("jobs").await.unwrap().leased, 0, "nothing is in the way");
     assert_eq!(broker.metrics().unreadable.value(), 1);
     let told: Vec<String> = broker.damage().iter().map(|damage| damage.to_string()).collect();
-    for object in ["topic default/log/0", "queue default/work/0"] {
+    for object in ["topic default/log/0", "queue default/jobs/0"] {
         let of = told.iter().filter(|text| text.contains(object)).collect::<Vec<_>>();
         assert!(of.len() == 1 && of[0].contains("offsets 10 to 10, up to 1 messages"), "{told:?}");
     }

@@ -80,7 +80,7 @@ async fn lists_come_in_pages() {
 #[tokio::test(flavor = "multi_thread")]
 async fn queues() {
     let f = Fixture::new().await;
-    let creation = json!({"name": "work", "ttl_ms": 60000, "length_max": 5, "overflow": "reject", "priorities": 3,
+    let creation = json!({"name": "jobs", "ttl_ms": 60000, "length_max": 5, "overflow": "reject", "priorities": 3,
         "delivery_limit": 2, "dead_letter": {"exchange": "amq.topic", "subject": "dead.work"}});
     let queue = f.expect(201, "POST", "/v1/queues", Some(creation.clone())).await;
     has(&queue, creation);
@@ -88,21 +88,21 @@ async fn queues() {
         &queue,
         json!({"durable": true, "exclusive": false, "ready": 0, "consumers": 0, "durability": "fsync"}),
     );
-    f.expect(409, "POST", "/v1/queues", Some(json!({"name": "work"}))).await;
+    f.expect(409, "POST", "/v1/queues", Some(json!({"name": "jobs"}))).await;
     f.expect(403, "POST", "/v1/queues", Some(json!({"name": "amq.mine"}))).await;
     f.expect(400, "POST", "/v1/queues", Some(json!({"name": "q", "priorities": 256}))).await;
     f.expect(201, "POST", "/v1/queues", Some(json!({"name": "fleeting", "durable": false}))).await;
-    let queue = f.expect(200, "PATCH", "/v1/queues/work", Some(json!({"length_max": 2}))).await;
+    let queue = f.expect(200, "PATCH", "/v1/queues/jobs", Some(json!({"length_max": 2}))).await;
     has(&queue, json!({"length_max": 2, "ttl_ms": 60000}));
     for status in [200, 200, 409] {
-        f.expect(status, "POST", "/v1/queues/work/messages", Some(json!({"body": "x"}))).await;
+        f.expect(status, "POST", "/v1/queues/jobs/messages", Some(json!({"body": "x"}))).await;
     }
-    has(&f.expect(200, "GET", "/v1/queues/work", None).await, json!({"ready": 2}));
-    let error = f.expect(409, "DELETE", "/v1/queues/work?if_empty=true", None).await;
+    has(&f.expect(200, "GET", "/v1/queues/jobs", None).await, json!({"ready": 2}));
+    let error = f.expect(409, "DELETE", "/v1/queues/jobs?if_empty=true", None).await;
     assert_eq!(error["error"]["code"], "not_empty");
-    has(&f.expect(200, "DELETE", "/v1/queues/work/messages", None).await, json!({"messages": 2}));
-    has(&f.expect(200, "DELETE", "/v1/queues/work?if_empty=true", None).await, json!({"messages": 0}));
-    f.expect(404, "DELETE", "/v1/queues/work", None).await;
+    has(&f.expect(200, "DELETE", "/v1/queues/jobs/messages", None).await, json!({"messages": 2}));
+    has(&f.expect(200, "DELETE", "/v1/queues/jobs?if_empty=true", None).await, json!({"messages": 0}));
+    f.expect(404, "DELETE", "/v1/queues/jobs", None).await;
     let list = f.expect(200, "GET", "/v1/queues", None).await;
     assert_eq!(list["queues"].as_array().unwrap().len(), 1);
 }
