@@ -1,5 +1,6 @@
 //! `cargo xtask`: what is done with the workspace besides building it.
 
+mod profile;
 mod steps;
 mod tidy;
 
@@ -22,6 +23,7 @@ usage: cargo xtask COMMAND
                                              runs of the whole broker with faults, each repeatable from its seed
   fuzz [--minutes N | --seconds N] [--target NAME] [--input FILE] [--seed N]
                                              throw mutated bytes at every decoder
+  profile [PATH]... [--update]               count instructions, allocations and copies of a message on each hot path
   ci                                         what .ci/run runs: formatting, lints, tidy, test, a short fuzz run";
 
 fn main() -> ExitCode {
@@ -41,6 +43,7 @@ fn run(arguments: &[String]) -> Result<()> {
         "conformance" => steps::conformance("clients", rest),
         "contract" | "crash" | "flow" => steps::conformance(command, rest),
         "fuzz" => steps::fuzz(rest),
+        "profile" => profile::run(rest),
         "sim" => steps::sim(rest),
         "test" => none(rest).and_then(|()| steps::test()),
         "tidy" => tidy::run(match rest {

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::tidy;
+use crate::{profile, tidy};
 
 /// How long the decoders are fuzzed in CI, all together.
 const CI_FUZZ_SECONDS: u64 = 60;
@@ -25,6 +25,7 @@ pub fn ci() -> Result<()> {
     })?;
     step("tidy", || tidy::run(tidy::Mode::Check))?;
     test()?;
+    step("costs of a message", || profile::run(&[]))?;
     step("fuzz", || fuzz(&["--seconds".to_owned(), CI_FUZZ_SECONDS.to_string()]))?;
     println!("\n=== all passed in {:.1} min", started.elapsed().as_secs_f64() / 60.0);
     Ok(())
@@ -81,6 +82,12 @@ pub fn fuzz(arguments: &[String]) -> Result<()> {
     command.args(["--no-default-features", "--features", "fuzz", "--bin", "conformance-fuzz", "--"]);
     command.arg("--corpus").arg(corpus).arg("--artifacts").arg(artifacts).args(passed);
     execute(command)
+}
+
+/// Builds a program of the workspace with the release profile and returns its path.
+pub fn build_release(package: &str) -> Result<String> {
+    cargo(&["build", "--release", "--package", package])?;
+    Ok(target_directory().join("release").join(package).to_string_lossy().into_owned())
 }
 
 fn build_for_conformance() -> Result<()> {

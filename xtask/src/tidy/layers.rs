@@ -19,7 +19,7 @@ const LAYERS: [&[&str]; 7] = [
         "posthaste-sqs",
     ],
     &["posthaste"],
-    &["posthaste-bench", "posthaste-conformance", "posthaste-sim", "xtask"],
+    &["posthaste-bench", "posthaste-conformance", "posthaste-profile", "posthaste-sim", "xtask"],
 ];
 
 /// The engine decides; it neither reads nor writes. So it does not even know the storage below it.
