@@ -38,6 +38,8 @@ pub(crate) enum Flow {
     Goes,
     /// The client closed the connection.
     Ends,
+    /// [`Connection::method`] is to be done with this one.
+    Asks(Method),
 }
 
 pub(crate) struct Connection {
@@ -100,9 +102,12 @@ impl Connection {
             && !self.blocked.as_ref().is_some_and(|blocked| blocked.hold_back)
     }
 
+    /// Does at once what need not wait: publishes and settlements above all. They are so many that even handing
+    /// them through futures would show.
+    ///
     /// # Errors
     /// What closes the channel or the connection.
-    pub async fn frame(&mut self, number: u16, frame: Frame, out: &mut Output) -> Result<Flow, Fault> {
+    pub fn frame(&mut self, number: u16, frame: Frame, out: &mut Output) -> Result<Flow, Fault> {
         if number == 0 {
             return self.connection_frame(frame, out).map_err(|exception| Fault { channel: 0, exception });
         }
@@ -118,11 +123,11 @@ impl Connection {
         let octets = channel.assembler.buffered_octets();
         self.assembling = (self.assembling + octets).saturating_sub(before);
         let result = match command {
-            Ok(Some(command)) => self.command(number, command, out).await,
-            Ok(None) => self.check_assembling(),
+            Ok(Some(command)) => self.command(number, command, out),
+            Ok(None) => self.check_assembling().map(|()| Flow::Goes),
             Err(error) => Err(assemble_exception(error)),
         };
-        result.map(|()| Flow::Goes).map_err(|exception| Fault { channel: number, exception })
+        result.map_err(|exception| Fault { channel: number, exception })
     }
 
     fn check_assembling(&self) -> Result<(), Exception> {
@@ -195,31 +200,35 @@ impl Connection {
         self.send(number, &channel::OpenOk {}, out)
     }
 
-    async fn command(&mut self, number: u16, command: Command, out: &mut Output) -> Result<(), Exception> {
-        match command {
+    fn command(&mut self, number: u16, command: Command, out: &mut Output) -> Result<Flow, Exception> {
+        let (method, done) = match command {
             Command::Content(ContentMethod::Publish(publish), content) => {
-                let method = publish.method_id();
-                self.basic_publish(number, &publish, content, out).map_err(|e| caused_by(e, method))
+                (publish.method_id(), self.basic_publish(number, &publish, content, out))
             }
             Command::Content(method, _) => {
                 let text = format!("{} is for clients to receive", method.name());
-                Err(Exception::new(ReplyCode::CommandInvalid, text).caused_by(method.method_id()))
+                return Err(Exception::new(ReplyCode::CommandInvalid, text).caused_by(method.method_id()));
             }
-            Command::Method(method) => {
-                let id = method.method_id();
-                self.method(number, method, out).await.map_err(|e| caused_by(e, id))
+            // Settlements need not wait for publishes before them; all else sees their effect.
+            Command::Method(Method::BasicAck(ack)) => (ack.method_id(), self.basic_ack(number, ack)),
+            Command::Method(Method::BasicNack(nack)) => (nack.method_id(), self.basic_nack(number, nack)),
+            Command::Method(Method::BasicReject(reject)) => {
+                (reject.method_id(), self.basic_reject(number, reject))
             }
-        }
+            Command::Method(method) => return Ok(Flow::Asks(method)),
+        };
+        done.map(|()| Flow::Goes).map_err(|exception| caused_by(exception, method))
     }
 
-    async fn method(&mut self, number: u16, method: Method, out: &mut Output) -> Result<(), Exception> {
-        // Settlements need not wait for publishes before them; all else sees their effect.
-        match method {
-            Method::BasicAck(ack) => return self.basic_ack(number, ack),
-            Method::BasicNack(nack) => return self.basic_nack(number, nack),
-            Method::BasicReject(reject) => return self.basic_reject(number, reject),
-            _ => self.hand_over(),
-        }
+    /// Does what [`Flow::Asks`] for.
+    pub async fn method(&mut self, number: u16, method: Method, out: &mut Output) -> Result<(), Fault> {
+        self.hand_over();
+        let id = method.method_id();
+        let done = self.dispatch(number, method, out).await;
+        done.map_err(|exception| Fault { channel: number, exception: caused_by(exception, id) })
+    }
+
+    async fn dispatch(&mut self, number: u16, method: Method, out: &mut Output) -> Result<(), Exception> {
         match method {
             Method::ChannelClose(_) => self.channel_close(number, out).await,
             Method::ChannelFlow(flow) => self.channel_flow(number, &flow, out),

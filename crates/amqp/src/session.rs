@@ -117,7 +117,7 @@ impl posthaste_net::Session for Session {
         self.note_output(written, out);
         match result {
             Ok(()) => Ok(()),
-            Err(fault) => self.fail(fault, out).await,
+            Err(fault) => Box::pin(self.fail(fault, out)).await,
         }
     }
 
@@ -193,7 +193,14 @@ impl Session {
         }
         loop {
             match self.reader.read(input, self.frame_max) {
-                Ok(Some((channel, frame))) => self.frame(channel, frame, out).await?,
+                Ok(Some((channel, frame))) => match &mut self.phase {
+                    Phase::Open(open) => match open.frame(channel, frame, out) {
+                        Ok(Flow::Goes) => {}
+                        // All that is rare is on the heap: its state would make this future a large one.
+                        other => Box::pin(self.beyond(channel, other, out)).await?,
+                    },
+                    _ => Box::pin(self.frame_while_closed(channel, frame, out)).await?,
+                },
                 Ok(None) => return Ok(()),
                 Err(error) => {
                     // Where the next frame begins is not known any more.
@@ -202,19 +209,41 @@ impl Session {
                     if let Phase::Closing = self.phase {
                         return Err(Close::Done);
                     }
-                    return self.fail(Fault { channel: 0, exception: error.exception() }, out).await;
+                    let fault = Fault { channel: 0, exception: error.exception() };
+                    return Box::pin(self.fail(fault, out)).await;
                 }
             }
         }
     }
 
-    async fn frame(&mut self, channel: u16, frame: Frame, out: &mut Output) -> Result<(), Close> {
+    /// What a frame leads to that takes more than a moment.
+    async fn beyond(
+        &mut self,
+        channel: u16,
+        flow: Result<Flow, Fault>,
+        out: &mut Output,
+    ) -> Result<(), Close> {
+        let done = match (flow, &mut self.phase) {
+            (Ok(Flow::Asks(method)), Phase::Open(open)) => open.method(channel, method, out).await,
+            (Ok(Flow::Ends), _) => return self.end(out).await,
+            (Ok(_), _) => Ok(()),
+            (Err(fault), _) => Err(fault),
+        };
+        match done {
+            Ok(()) => Ok(()),
+            Err(fault) => self.fail(fault, out).await,
+        }
+    }
+
+    /// Before the connection is open, and after.
+    async fn frame_while_closed(
+        &mut self,
+        channel: u16,
+        frame: Frame,
+        out: &mut Output,
+    ) -> Result<(), Close> {
         match &mut self.phase {
-            Phase::Open(open) => match open.frame(channel, frame, out).await {
-                Ok(Flow::Goes) => Ok(()),
-                Ok(Flow::Ends) => self.end(out).await,
-                Err(fault) => self.fail(fault, out).await,
-            },
+            Phase::Open(_) => Ok(()),
             Phase::Handshake(handshake) => {
                 let around = Surroundings {
                     broker: &self.broker,
@@ -288,7 +317,7 @@ impl Session {
         let Phase::Open(open) = &mut self.phase else { return Ok(()) };
         match open.settle(out).await {
             Ok(()) => Ok(()),
-            Err(fault) => self.fail(fault, out).await,
+            Err(fault) => Box::pin(self.fail(fault, out)).await,
         }
     }
 
