@@ -7,6 +7,7 @@ use crate::{
     environment::{Clock, Work},
     error::Error,
     format::Formats,
+    inbox,
     log::Logs,
     metrics::Metrics,
     retained::RetainedView,
@@ -29,7 +30,6 @@ use std::{
     sync::{
         Arc, OnceLock,
         atomic::{AtomicU64, AtomicUsize, Ordering},
-        mpsc,
     },
 };
 use tokio::sync::{mpsc as async_mpsc, oneshot, watch};
@@ -75,7 +75,7 @@ pub(crate) struct Shared {
     clock: Clock,
     pub work: Work,
     catalog: ArcSwap<Catalog>,
-    inboxes: Vec<mpsc::Sender<Input>>,
+    inboxes: Vec<inbox::Sender>,
     outboxes: Vec<async_mpsc::UnboundedSender<OutboxEntry>>,
     chores: async_mpsc::UnboundedSender<Chore>,
     last_connection: AtomicU64,
@@ -105,7 +105,7 @@ pub(crate) struct Parts {
     pub clock: Clock,
     pub work: Work,
     pub advertised: HashMap<String, String>,
-    pub inboxes: Vec<mpsc::Sender<Input>>,
+    pub inboxes: Vec<inbox::Sender>,
     pub outboxes: Vec<async_mpsc::UnboundedSender<OutboxEntry>>,
     pub chores: async_mpsc::UnboundedSender<Chore>,
     pub runtime: tokio::runtime::Handle,
@@ -171,7 +171,7 @@ impl Shared {
 
     /// Hands something to an engine thread; false when it has stopped.
     pub fn input(&self, thread: usize, input: Input) -> bool {
-        self.inboxes.get(thread).is_some_and(|inbox| inbox.send(input).is_ok())
+        self.inboxes.get(thread).is_some_and(|inbox| inbox.send(input))
     }
 
     /// Has a shard do something, without an answer.

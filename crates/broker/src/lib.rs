@@ -15,6 +15,7 @@ mod damage;
 mod environment;
 mod error;
 mod format;
+mod inbox;
 mod log;
 mod metrics;
 mod open;

@@ -7,6 +7,7 @@ use crate::{
     client::Client,
     damage::object_of,
     environment::{Clock, Work},
+    inbox::{self, Inbox, inbox},
     log::{Logs, Storage},
     outbox, record, retention,
     salvage::Followed,
@@ -143,7 +144,7 @@ impl Assembled {
 
         let threads =
             usize::from(config.threads.unwrap_or_else(default_threads).max(1)).min(usize::from(shards));
-        let (inboxes, receivers): (Vec<_>, Vec<_>) = (0..threads).map(|_| mpsc::channel()).unzip();
+        let (inboxes, receivers): (Vec<_>, Vec<_>) = (0..threads).map(|_| inbox()).unzip();
         let journal_config = JournalConfig {
             ring_bytes: config.limits.recent_bytes_max,
             fatal,
@@ -278,7 +279,7 @@ fn engine_threads(
     shards: Vec<Shard>,
     catalog: Catalog,
     journal: &Journal,
-    inboxes: Vec<mpsc::Receiver<Input>>,
+    inboxes: Vec<Inbox>,
 ) -> Vec<EngineThread> {
     let threads = inboxes.len();
     let mut by_thread: Vec<BTreeMap<ShardId, Shard>> = (0..threads).map(|_| BTreeMap::new()).collect();
@@ -382,10 +383,10 @@ fn default_threads() -> u16 {
     u16::try_from(cores / 2).unwrap_or(1).max(1)
 }
 
-fn completions(inboxes: Vec<mpsc::Sender<Input>>) -> Box<dyn FnMut(Completion) + Send> {
+fn completions(inboxes: Vec<inbox::Sender>) -> Box<dyn FnMut(Completion) + Send> {
     Box::new(move |completion| {
         if let Some(inbox) = inboxes.get(usize::from(completion.source)) {
-            let _ = inbox.send(Input::Completed(completion));
+            inbox.send(Input::Completed(completion));
         }
     })
 }

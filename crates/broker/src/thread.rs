@@ -4,6 +4,7 @@ use crate::{
     batch::Outcome,
     broker::Shared,
     error::{Error, from_catalog},
+    inbox::Inbox,
     log::PartitionLog,
     record::{CATALOG, Encoder},
 };
@@ -171,7 +172,7 @@ pub(crate) struct EngineThread {
     /// Thread 0 keeps the catalog.
     pub catalog: Option<Catalog>,
     pub journal: Journal,
-    pub inbox: mpsc::Receiver<Input>,
+    pub inbox: Inbox,
     state: State,
 }
 
@@ -264,7 +265,7 @@ impl EngineThread {
         shards: BTreeMap<ShardId, Shard>,
         catalog: Option<Catalog>,
         journal: Journal,
-        inbox: mpsc::Receiver<Input>,
+        inbox: Inbox,
     ) -> EngineThread {
         let state = State { number: 1, catalog_dirty: true, ..State::default() };
         EngineThread { shared, number, shards, catalog, journal, inbox, state }
@@ -295,7 +296,7 @@ impl EngineThread {
 
     /// One round without waiting, of at most `inputs_max` inputs; false when there was nothing to do.
     pub fn step(&mut self, inputs_max: usize) -> bool {
-        let first = self.inbox.try_recv().ok();
+        let first = self.inbox.next();
         if first.is_none() && self.next_timer().is_none_or(|at| at > self.shared.now()) {
             return false;
         }
@@ -336,7 +337,7 @@ impl EngineThread {
             self.take(input);
             taken += 1;
             let full = self.state.batch.as_ref().is_some_and(|b| b.bytes() >= BATCH_BYTES);
-            next = if full || taken >= inputs_max { None } else { self.inbox.try_recv().ok() };
+            next = if full || taken >= inputs_max { None } else { self.inbox.next() };
         }
         self.tick();
         self.finish_round();
@@ -344,16 +345,12 @@ impl EngineThread {
     }
 
     /// The next input, or nothing when a timer is due; ends when nobody can send any more.
-    fn wait(&self) -> Option<Option<Input>> {
+    fn wait(&mut self) -> Option<Option<Input>> {
         let now = self.shared.now();
         let wait = self
             .next_timer()
             .map_or(Duration::from_secs(3_600), |at| Duration::from_millis(at.ms_since(now)));
-        match self.inbox.recv_timeout(wait) {
-            Ok(input) => Some(Some(input)),
-            Err(mpsc::RecvTimeoutError::Timeout) => Some(None),
-            Err(mpsc::RecvTimeoutError::Disconnected) => None,
-        }
+        self.inbox.wait(wait).ok()
     }
 
     fn take(&mut self, input: Input) {
@@ -659,10 +656,10 @@ impl EngineThread {
     /// Answers what is on its way to the disk, then ends.
     fn stop(mut self, done: &mpsc::Sender<()>) {
         while self.state.synced + 1 < self.state.number {
-            match self.inbox.recv_timeout(STOP_WAIT) {
-                Ok(Input::Completed(completion)) => self.completed(completion),
-                Ok(_) => {}
-                Err(_) => break,
+            match self.inbox.wait(STOP_WAIT) {
+                Ok(Some(Input::Completed(completion))) => self.completed(completion),
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => break,
             }
         }
         let _ = done.send(());
