@@ -8,7 +8,7 @@ use crate::{
     broker::Shared,
     damage::{Damage, DamageKind, Damages},
     log::{PartitionLog, Storage},
-    record,
+    record::{self, Records},
     thread::{Answers, Input, ThreadCheckpoint},
 };
 use posthaste_engine::{RangeSet, Stream, catalog::CatalogEvent};
@@ -337,6 +337,8 @@ impl<'a> Mover<'a> {
         for (start, end) in &stream.settled {
             settled.insert(*start, *end);
         }
+        let journal = self.storage.journal.clone();
+        let mut records = Records::Stored(journal.reader());
         let mut following = places.iter().map(|(offset, _)| *offset).skip(1).chain([u64::MAX]);
         for (offset, lsn) in places.iter().copied() {
             let next = following.next().unwrap_or(u64::MAX);
@@ -344,7 +346,7 @@ impl<'a> Mover<'a> {
             if next <= stream.start || (!stream.log && settled.contains(offset)) || offset >= stream.next {
                 continue;
             }
-            let (head, body) = match record::read(&self.storage.journal, lsn, false) {
+            let (head, body) = match records.read(lsn) {
                 Ok(Some(read)) => read,
                 Ok(None) => continue,
                 Err(error @ ReadError::Io(_)) => return Err(error.into()),

@@ -3,7 +3,7 @@
 use crate::{
     damage::{Damage, DamageKind, Damages},
     environment::Work,
-    record,
+    record::{self, Records},
 };
 use parking_lot::{Mutex, RwLock};
 use posthaste_engine::Event;
@@ -14,6 +14,7 @@ use posthaste_storage::{
 };
 use std::{
     collections::{HashMap, VecDeque},
+    ops::Range,
     sync::{
         Arc, Weak,
         atomic::{AtomicU64, Ordering},
@@ -196,37 +197,56 @@ impl PartitionLog {
         from: u64,
         max_bytes: usize,
     ) -> Result<Vec<LogEntry>, ReadError> {
-        if let Some(entries) = self.read_now(from, max_bytes) {
+        self.read_until(from, u64::MAX, max_bytes).await
+    }
+
+    /// As [`PartitionLog::read`], only what begins below `until`.
+    pub async fn read_until(
+        self: &Arc<PartitionLog>,
+        from: u64,
+        until: u64,
+        max_bytes: usize,
+    ) -> Result<Vec<LogEntry>, ReadError> {
+        if let Some(entries) = self.read_now(from, until, max_bytes) {
             return Ok(entries);
         }
         let log = self.clone();
-        let reading = self.work.run(move || log.read_blocking(from, max_bytes));
+        let reading = self.work.run(move || log.read_until_blocking(from, until, max_bytes));
         reading.await.unwrap_or(Err(ReadError::Gone))
     }
 
-    /// As [`PartitionLog::read`], from memory only. None when some of it is not there.
-    pub fn read_now(&self, from: u64, max_bytes: usize) -> Option<Vec<LogEntry>> {
+    /// From memory only. None when some of it is not there.
+    fn read_now(&self, from: u64, until: u64, max_bytes: usize) -> Option<Vec<LogEntry>> {
         let logs = self.logs.upgrade()?;
         let storage = logs.storage.get()?;
-        match self.place(from) {
+        match self.place(from, until) {
             Place::End => Some(Vec::new()),
             Place::Segment(_) => None,
             Place::Journal(entries) => {
-                self.read_journal(storage, entries, from, max_bytes, true).ok().flatten()
+                self.read_journal(Records::Cached(&storage.journal), entries, from, max_bytes).ok().flatten()
             }
         }
     }
 
     /// As [`PartitionLog::read`], waiting for the disk on this thread.
     pub fn read_blocking(&self, from: u64, max_bytes: usize) -> Result<Vec<LogEntry>, ReadError> {
+        self.read_until_blocking(from, u64::MAX, max_bytes)
+    }
+
+    fn read_until_blocking(
+        &self,
+        from: u64,
+        until: u64,
+        max_bytes: usize,
+    ) -> Result<Vec<LogEntry>, ReadError> {
         let logs = self.logs.upgrade().ok_or(ReadError::Gone)?;
         let storage = logs.storage.get().ok_or(ReadError::Gone)?;
         let mut from = from;
         let mut tries = 0;
         loop {
-            let failed = match self.place(from) {
+            let failed = match self.place(from, until) {
                 Place::End => return Ok(Vec::new()),
-                Place::Segment(run) => match self.read_segment(storage, &run, from, max_bytes) {
+                Place::Segment(run) => match self.read_segment(storage, &run, from..until, max_bytes) {
                     Ok(entries) => match entries.is_empty() {
                         true => Fault::Lost(run.end),
                         false => return Ok(entries),
@@ -234,7 +254,8 @@ impl PartitionLog {
                     Err(fault) => fault,
                 },
                 Place::Journal(entries) => {
-                    match self.read_journal(storage, entries, from, max_bytes, false) {
+                    let records = Records::Stored(storage.journal.reader());
+                    match self.read_journal(records, entries, from, max_bytes) {
                         Ok(entries) => return Ok(entries.unwrap_or_default()),
                         Err(fault) => fault,
                     }
@@ -291,9 +312,9 @@ impl PartitionLog {
         chunk.map_or(self.end(), |c| c.offset).max(self.start())
     }
 
-    fn place(&self, from: u64) -> Place {
+    fn place(&self, from: u64, until: u64) -> Place {
         let from = from.max(self.start());
-        let end = self.end();
+        let end = self.end().min(until);
         if from >= end {
             return Place::End;
         }
@@ -328,18 +349,17 @@ impl PartitionLog {
 
     fn read_journal(
         &self,
-        storage: &Storage,
+        mut records: Records<'_>,
         places: Vec<(u64, Lsn)>,
         from: u64,
         max_bytes: usize,
-        cached: bool,
     ) -> Result<Option<Vec<LogEntry>>, Fault> {
         let mut entries = Vec::new();
         let mut bytes = 0;
         let mut following = places.iter().map(|(offset, _)| *offset).skip(1).collect::<Vec<_>>().into_iter();
         for (offset, lsn) in places {
             let next = following.next();
-            let read = match record::read(&storage.journal, lsn, cached) {
+            let read = match records.read(lsn) {
                 Ok(Some(read)) => read,
                 // What has been found is an answer; the rest is for the next read.
                 Ok(None) if !entries.is_empty() => break,
@@ -369,10 +389,13 @@ impl PartitionLog {
         &self,
         storage: &Storage,
         run: &Run,
-        from: u64,
+        range: Range<u64>,
         max_bytes: usize,
     ) -> Result<Vec<LogEntry>, Fault> {
-        match storage.segments.read(run, from.max(self.start()), max_bytes, LOOKED_UP_MAX) {
+        let from = range.start.max(self.start());
+        // Each entry takes an offset at least.
+        let entries_max = usize::try_from(range.end.saturating_sub(from)).unwrap_or(usize::MAX);
+        match storage.segments.read(run, from, max_bytes, entries_max.clamp(1, LOOKED_UP_MAX)) {
             Ok(read) => Ok(read.into_iter().filter_map(|e| entry_of(&e.head, e.body)).collect()),
             Err(segment::ReadError::Damaged { segment, from, resume, .. }) => {
                 if let Some(logs) = self.logs.upgrade() {

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use posthaste_engine::{Event, effect::Journaled};
-use posthaste_storage::journal::{Batch, Journal, Lsn, ReadError};
+use posthaste_storage::journal::{Batch, Journal, Lsn, ReadError, Reader, Stored};
 
 /// The catalog's events carry this shard number.
 pub(crate) const CATALOG: u16 = u16::MAX;
@@ -108,13 +108,28 @@ pub(crate) fn body_at(head: &[u8], lsn: Lsn) -> Option<Lsn> {
     Some(Lsn(lsn.0.saturating_sub(u64::from_le_bytes(*distance))))
 }
 
-/// Reads a record's head and its body, wherever that is. With `cached`, only from memory.
-pub(crate) fn read(journal: &Journal, lsn: Lsn, cached: bool) -> Result<Option<(Bytes, Bytes)>, ReadError> {
-    let get = |lsn| if cached { Ok(journal.read_cached(lsn)) } else { journal.read(lsn).map(Some) };
-    let Some(record) = get(lsn)? else { return Ok(None) };
-    match body_at(&record.head, lsn) {
-        Some(at) => Ok(get(at)?.map(|shared| (record.head, shared.body))),
-        None => Ok(Some((record.head, record.body))),
+/// Reads records' heads and bodies, wherever those are.
+pub(crate) enum Records<'a> {
+    /// Only from memory.
+    Cached(&'a Journal),
+    Stored(Reader<'a>),
+}
+
+impl Records<'_> {
+    /// None when it is not where it is looked for.
+    pub fn read(&mut self, lsn: Lsn) -> Result<Option<(Bytes, Bytes)>, ReadError> {
+        let Some(record) = self.record(lsn)? else { return Ok(None) };
+        match body_at(&record.head, lsn) {
+            Some(at) => Ok(self.record(at)?.map(|shared| (record.head, shared.body))),
+            None => Ok(Some((record.head, record.body))),
+        }
+    }
+
+    fn record(&mut self, lsn: Lsn) -> Result<Option<Stored>, ReadError> {
+        match self {
+            Records::Cached(journal) => Ok(journal.read_cached(lsn)),
+            Records::Stored(reader) => reader.read(lsn).map(Some),
+        }
     }
 }
 

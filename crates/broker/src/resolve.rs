@@ -10,7 +10,10 @@ use posthaste_engine::{
     command::{Outcome, Settle},
 };
 use posthaste_model::{ConsumerId, Envelope, Payload, QueueId};
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    ops::Range,
+};
 
 /// A delivery and its message.
 #[derive(Clone, Debug)]
@@ -36,6 +39,8 @@ impl Settled {
 
 /// Read at a time.
 const READ_BYTES: usize = 1 << 20;
+/// Offsets that nobody asked for, read for the sake of what lies behind them.
+const GAP_MAX: u64 = 8;
 
 impl Broker {
     /// Reads the messages of deliveries, in order. A message that is damaged is reported in the log, the metrics and
@@ -46,12 +51,13 @@ impl Broker {
         let mut settled = Settled::default();
         // Deliveries mostly follow one another, so what one read brought serves the next ones too.
         let mut read: (u64, VecDeque<LogEntry>) = (0, Default::default());
-        for mut delivery in deliveries {
+        let ends = read_ends(&deliveries);
+        for (mut delivery, until) in deliveries.into_iter().zip(ends) {
             let stored = Content::Stored { stream: stream_of(delivery.queue, delivery.lane), offset: 0 };
             match std::mem::replace(&mut delivery.content, stored) {
                 Content::Inline(envelope, payload) => resolved.push(Resolved { delivery, envelope, payload }),
                 Content::Stored { stream, offset } => {
-                    match self.load(&mut read, stream, offset).await {
+                    match self.load(&mut read, stream, offset..until).await {
                         Ok(Some((envelope, payload))) => {
                             if delivery.settle_when_read {
                                 settled.add(&delivery);
@@ -92,13 +98,14 @@ impl Broker {
         &self,
         read: &mut (u64, VecDeque<LogEntry>),
         stream: u64,
-        offset: u64,
+        wanted: Range<u64>,
     ) -> Result<Option<(Envelope, Payload)>, ReadError> {
+        let offset = wanted.start;
         let entry = match take(read, stream, offset) {
             Some(entry) => Some(entry),
             None => {
                 let Some(log) = self.shared.logs.find(stream) else { return Ok(None) };
-                *read = (stream, log.read(offset, READ_BYTES).await?.into());
+                *read = (stream, log.read_until(offset, wanted.end, READ_BYTES).await?.into());
                 take(read, stream, offset)
             }
         };
@@ -115,6 +122,23 @@ impl Broker {
         let envelope = Envelope::new(message.subject.clone(), entry.timestamp);
         Some((envelope, crate::encode_message(message)))
     }
+}
+
+/// For each delivery, how far to read when it is not there yet: to the end of those that follow it in its stream with
+/// few others between them.
+fn read_ends(deliveries: &[Delivery]) -> Vec<u64> {
+    let mut ends = vec![0; deliveries.len()];
+    let mut following: Option<(u64, u64, u64)> = None;
+    for (delivery, end) in deliveries.iter().zip(&mut ends).rev() {
+        let Content::Stored { stream, offset } = delivery.content else { continue };
+        let until = match following {
+            Some((of, next, until)) if of == stream && offset <= next && next - offset <= GAP_MAX => until,
+            _ => offset + 1,
+        };
+        following = Some((stream, offset, until));
+        *end = until;
+    }
+    ends
 }
 
 /// The entry that contains `offset`, from what was read before; what lies before it is not needed any more.

@@ -17,6 +17,7 @@ mod object;
 mod recovery;
 mod ring;
 mod scan;
+mod span;
 mod stats;
 #[cfg(test)]
 mod tests;
@@ -131,6 +132,22 @@ pub struct RecordRef<'a> {
     pub head: &'a [u8],
     /// The payload.
     pub body: &'a [u8],
+}
+
+/// Reads records; those that follow one another with few reads of the disk.
+pub struct Reader<'a> {
+    journal: &'a Journal,
+    span: span::Span,
+}
+
+impl Reader<'_> {
+    /// As [`Journal::read`].
+    pub fn read(&mut self, lsn: Lsn) -> Result<Stored, ReadError> {
+        match self.journal.read_cached(lsn) {
+            Some(stored) => Ok(stored),
+            None => self.journal.owner.shared.read_file(lsn, &mut self.span),
+        }
+    }
 }
 
 /// A record read back.
@@ -331,10 +348,12 @@ impl Journal {
 
     /// Reads a record, from memory if it is there, else from disk.
     pub fn read(&self, lsn: Lsn) -> Result<Stored, ReadError> {
-        match self.read_cached(lsn) {
-            Some(stored) => Ok(stored),
-            None => self.owner.shared.read_file(lsn),
-        }
+        self.reader().read(lsn)
+    }
+
+    /// For reading several records, best in their order.
+    pub fn reader(&self) -> Reader<'_> {
+        Reader { journal: self, span: span::Span::default() }
     }
 
     /// Reads a record if it is in memory: never waits for the disk, never copies.

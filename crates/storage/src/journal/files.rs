@@ -6,15 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use parking_lot::{Condvar, Mutex, RwLock};
 
-use super::format::{FILE_HEADER_BYTES, PlacedRecord, RECORD_HEADER_BYTES, RecordHeader};
+use super::format::{FILE_HEADER_BYTES, RECORD_HEADER_BYTES, RecordHeader};
 use super::ring::Ring;
+use super::span::Span;
 use super::{Batch, CloseError, CommitStats, HomeFile, JournalConfig, JournalHome, Lsn, ReadError, Stored};
 
-/// Most records are smaller: one read fetches them whole.
-const FIRST_READ_BYTES: usize = 4096;
 /// How often free space is looked at, and files that a reader held are tried again.
 const TEND_INTERVAL: Duration = Duration::from_secs(1);
 /// Spare files that stay although none has been taken for a while, or disk space is short.
@@ -257,8 +255,11 @@ impl Shared {
         current.saturating_add(ready).saturating_add(obtainable).saturating_sub(waiting)
     }
 
-    /// Reads a record from the file that holds it.
-    pub fn read_file(&self, lsn: Lsn) -> Result<Stored, ReadError> {
+    /// Reads a record from the file that holds it, and what lies behind it into `span`, if it is not there yet.
+    pub fn read_file(&self, lsn: Lsn, span: &mut Span) -> Result<Stored, ReadError> {
+        if let Some(stored) = span.record(lsn) {
+            return Ok(stored);
+        }
         let Some(file) = self.file_of(lsn) else {
             return Err(if lsn < self.oldest() { ReadError::Released(lsn) } else { ReadError::Absent(lsn) });
         };
@@ -267,7 +268,7 @@ impl Shared {
         if left < RECORD_HEADER_BYTES as u64 || position < FILE_HEADER_BYTES {
             return Err(ReadError::Absent(lsn));
         }
-        let first = FIRST_READ_BYTES.min(usize::try_from(left).unwrap_or(usize::MAX));
+        let first = span.length_at(lsn).min(usize::try_from(left).unwrap_or(usize::MAX));
         let mut bytes = vec![0; first];
         let damaged = || {
             // It is set aside instead of being used again.
@@ -293,12 +294,8 @@ impl Shared {
                 return Err(damaged());
             }
         }
-        let record = PlacedRecord::decode(&bytes, lsn, file.nonce).ok_or_else(damaged)?;
-        let head_end = RECORD_HEADER_BYTES + record.head.len();
-        let shard = record.header.shard;
-        bytes.truncate(content);
-        let bytes = Bytes::from(bytes);
-        Ok(Stored { shard, head: bytes.slice(RECORD_HEADER_BYTES..head_end), body: bytes.slice(head_end..) })
+        span.fill(lsn, file.nonce, bytes.into());
+        span.record(lsn).ok_or_else(damaged)
     }
 
     fn file_of(&self, lsn: Lsn) -> Option<Arc<JournalFile>> {
