@@ -207,7 +207,7 @@ impl PartitionLog {
         until: u64,
         max_bytes: usize,
     ) -> Result<Vec<LogEntry>, ReadError> {
-        if let Some(entries) = self.read_now(from, until, max_bytes) {
+        if let Some(entries) = self.read_until_now(from, until, max_bytes) {
             return Ok(entries);
         }
         let log = self.clone();
@@ -215,8 +215,12 @@ impl PartitionLog {
         reading.await.unwrap_or(Err(ReadError::Gone))
     }
 
-    /// From memory only. None when some of it is not there.
-    fn read_now(&self, from: u64, until: u64, max_bytes: usize) -> Option<Vec<LogEntry>> {
+    /// As [`PartitionLog::read`], from memory only. None when some of it is not there.
+    pub fn read_now(&self, from: u64, max_bytes: usize) -> Option<Vec<LogEntry>> {
+        self.read_until_now(from, u64::MAX, max_bytes)
+    }
+
+    fn read_until_now(&self, from: u64, until: u64, max_bytes: usize) -> Option<Vec<LogEntry>> {
         let logs = self.logs.upgrade()?;
         let storage = logs.storage.get()?;
         match self.place(from, until) {

@@ -4,6 +4,7 @@
 //! passed in; only `object` looks at a network, and only it and the writer threads of the journal look at a clock.
 #![forbid(unsafe_code)]
 
+mod buffer;
 pub mod checkpoint;
 pub mod conformance;
 pub mod data_dir;

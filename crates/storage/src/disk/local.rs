@@ -12,7 +12,14 @@ use parking_lot::Mutex;
 
 use super::{DirEntry, Disk, DiskFile, DiskLock};
 
-static ZEROS: [u8; 256 * 1024] = [0; 256 * 1024];
+/// Transfers past the page cache are aligned to this, in the file and in memory; disks ask for 512 or 4,096.
+const ALIGNMENT: u64 = 4 << 10;
+
+/// Aligned as transfers past the page cache want it.
+#[repr(align(4096))]
+struct Zeros([u8; 1 << 20]);
+
+static ZEROS: Zeros = Zeros([0; 1 << 20]);
 
 /// [`Disk`] over a directory.
 #[derive(Clone, Debug)]
@@ -162,6 +169,18 @@ impl Cursor {
     }
 }
 
+impl Cursor {
+    fn zeros(&mut self, from: u64, to: u64) -> io::Result<()> {
+        let mut position = from;
+        while position < to {
+            let part = usize::try_from(to - position).unwrap_or(usize::MAX).min(ZEROS.0.len());
+            self.write_all(position, &[IoSlice::new(&ZEROS.0[..part])])?;
+            position += part as u64;
+        }
+        Ok(())
+    }
+}
+
 impl DiskFile for LocalFile {
     fn read_at(&self, position: u64, buffer: &mut [u8]) -> io::Result<usize> {
         read_fully(&self.reader, position, buffer)
@@ -177,19 +196,50 @@ impl DiskFile for LocalFile {
 
     fn allocate(&self, bytes: u64) -> io::Result<()> {
         let mut writer = self.writer.lock();
-        let mut position = self.reader.metadata()?.len();
-        // Real zeros: blocks that are only reserved would make later syncs write metadata as well.
-        while position < bytes {
-            let part = usize::try_from(bytes - position).unwrap_or(usize::MAX).min(ZEROS.len());
-            writer.write_all(position, &[IoSlice::new(&ZEROS[..part])])?;
-            position += part as u64;
+        let position = self.reader.metadata()?.len();
+        // Real zeros: blocks that are only reserved would make later syncs write metadata as well. Past the page cache,
+        // because bringing them there costs more than what is written later.
+        if past_the_cache(&writer.file, position) {
+            let whole = bytes.saturating_sub(position) / ALIGNMENT * ALIGNMENT;
+            let outcome = writer.zeros(position, position + whole);
+            through_the_cache(&writer.file)?;
+            match outcome {
+                // Not every file system can do that.
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
+                outcome => outcome?,
+            }
         }
-        Ok(())
+        let position = self.reader.metadata()?.len();
+        writer.zeros(position, bytes)
     }
 
     fn size(&self) -> io::Result<u64> {
         Ok(self.reader.metadata()?.len())
     }
+}
+
+/// Has writes go past the page cache, if `position` allows that; whether they do.
+#[cfg(target_os = "linux")]
+fn past_the_cache(file: &File, position: u64) -> bool {
+    use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+    position.is_multiple_of(ALIGNMENT)
+        && fcntl_getfl(file).and_then(|flags| fcntl_setfl(file, flags | OFlags::DIRECT)).is_ok()
+}
+
+#[cfg(target_os = "linux")]
+fn through_the_cache(file: &File) -> io::Result<()> {
+    use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+    Ok(fcntl_getfl(file).and_then(|flags| fcntl_setfl(file, flags & !OFlags::DIRECT))?)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn past_the_cache(_: &File, _: u64) -> bool {
+    false
+}
+
+#[cfg(not(target_os = "linux"))]
+fn through_the_cache(_: &File) -> io::Result<()> {
+    Ok(())
 }
 
 /// Fewer bytes only at the end of the file.

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, RwLock};
 
+use crate::buffer::Buffer;
+
 use super::format::{FILE_HEADER_BYTES, RECORD_HEADER_BYTES, RecordHeader};
 use super::ring::Ring;
 use super::span::Span;
@@ -269,7 +271,7 @@ impl Shared {
             return Err(ReadError::Absent(lsn));
         }
         let first = span.length_at(lsn).min(usize::try_from(left).unwrap_or(usize::MAX));
-        let mut bytes = vec![0; first];
+        let mut bytes = Buffer::new(first);
         let damaged = || {
             // It is set aside instead of being used again.
             file.damaged.store(true, Ordering::Relaxed);
@@ -289,12 +291,14 @@ impl Shared {
         }
         let content = content as usize;
         if content > first {
-            bytes.resize(content, 0);
-            if file.file.read_at(position + first as u64, &mut bytes[first..])? < content - first {
+            let mut whole = Buffer::new(content);
+            whole[..first].copy_from_slice(&bytes);
+            if file.file.read_at(position + first as u64, &mut whole[first..])? < content - first {
                 return Err(damaged());
             }
+            bytes = whole;
         }
-        span.fill(lsn, file.nonce, bytes.into());
+        span.fill(lsn, file.nonce, bytes.freeze());
         span.record(lsn).ok_or_else(damaged)
     }
 

@@ -103,6 +103,9 @@ impl JournalHome for DiskHome {
     }
 }
 
+const PAGE_BYTES: u64 = 4 << 10;
+static ZEROS: [u8; PAGE_BYTES as usize] = [0; PAGE_BYTES as usize];
+
 struct DiskHomeFile {
     bytes: u64,
     file: Arc<dyn DiskFile>,
@@ -118,7 +121,13 @@ impl HomeFile for DiskHomeFile {
     }
 
     fn write_at(&self, position: u64, parts: &[IoSlice<'_>]) -> io::Result<()> {
-        self.file.write_at(position, parts)
+        let length: u64 = parts.iter().map(|part| part.len() as u64).sum();
+        let end = position.saturating_add(length);
+        // Up to the end of its last page, where nothing is needed yet: the system need not read that page first.
+        let pad = end.next_multiple_of(PAGE_BYTES).min(self.bytes).saturating_sub(end) as usize;
+        let mut padded = parts.to_vec();
+        padded.push(IoSlice::new(&ZEROS[..pad]));
+        self.file.write_at(position, &padded)
     }
 
     fn sync(&self) -> io::Result<()> {

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::format::{PlacedRecord, RECORD_HEADER_BYTES};
+use super::format::{PlacedRecord, RECORD_HEADER_BYTES, RecordHeader};
 use super::{Lsn, Stored};
 
 /// Read at first, and again where the last read was somewhere else: most records are smaller.
@@ -33,11 +33,16 @@ impl Span {
         })
     }
 
-    /// How much to read for a record that is not here: more each time that reading goes on near the end of this span.
+    /// How much to read for a record that is not here: more each time that reading goes on near the end of this span,
+    /// else as much as the first record here took, as they are mostly of the same size.
     pub fn length_at(&self, lsn: Lsn) -> usize {
         let length = self.bytes.len();
         let goes_on = length > 0 && lsn.0 > self.start && lsn.0 - self.start <= 2 * length as u64;
-        if goes_on { (2 * length).clamp(FIRST_BYTES, MOST_BYTES) } else { FIRST_BYTES }
+        if goes_on {
+            return (2 * length).clamp(FIRST_BYTES, MOST_BYTES);
+        }
+        let record = RecordHeader::decode(&self.bytes).map_or(0, |header| header.content_bytes());
+        usize::try_from(record).unwrap_or(0).clamp(FIRST_BYTES, MOST_BYTES)
     }
 
     pub fn fill(&mut self, lsn: Lsn, nonce: u64, bytes: Bytes) {

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::buffer::Buffer;
+
 use super::format::{
     self, ENTRY_HEADER_BYTES, EntryHeader, FORMAT_VERSION, HEADER_BYTES, INDEX_EVERY_BYTES, IndexPoint,
     TRAILER_BYTES,
@@ -29,7 +31,10 @@ pub(super) fn read(
     let points = shared.index(&file, run)?;
     let point = points.partition_point(|point| point.offset <= from).checked_sub(1);
     let start = point.and_then(|point| points.get(point)).copied().unwrap_or(run_start(run));
-    let mut walk = Walk::new(Cursor::new(&*file, run, start, max_bytes as u64 + INDEX_EVERY_BYTES), &points);
+    let entry_bytes = run.bytes / run.entries.max(1) + 1;
+    let wanted = (max_bytes as u64).min(entry_bytes.saturating_mul(max_entries as u64));
+    let cursor = Cursor::new(&*file, run, start, wanted.saturating_add(INDEX_EVERY_BYTES));
+    let mut walk = Walk::new(cursor, &points);
     let mut left = max_bytes;
     while let Some(step) = walk.next(shared)? {
         let entry = match step {
@@ -357,13 +362,13 @@ impl<'a> Cursor<'a> {
         if wanted < bytes {
             return Err(Fault::Damaged);
         }
-        let mut chunk = vec![0; wanted as usize];
+        let mut chunk = Buffer::new(wanted as usize);
         let read = self.file.read_at(self.at, &mut chunk)?;
         if (read as u64) < bytes {
             return Err(Fault::Damaged);
         }
         chunk.truncate(read);
-        self.chunk = Bytes::from(chunk);
+        self.chunk = chunk.freeze();
         Ok(())
     }
 }

@@ -12,8 +12,7 @@ use parking_lot::Mutex;
 use super::read_fully;
 use crate::disk::DiskFile;
 
-/// Direct transfers are aligned to this, in the file and in memory; disks ask for 512 or 4,096.
-const ALIGNMENT: usize = 4 << 10;
+const ALIGNMENT: usize = super::ALIGNMENT as usize;
 /// Written and read at a time.
 const TRANSFER_BYTES: usize = 1 << 20;
 
