@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 /// Sizes of what is kept, in bytes, and how many of each.
 const CLASSES: [usize; 2] = [256 << 10, 1 << 20];
-const KEPT: usize = 8;
+const KEPT: usize = 16;
 /// Smaller ones come from the allocator, which keeps these by itself.
 const POOLED_FROM: usize = 64 << 10;
 
