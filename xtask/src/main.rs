@@ -19,6 +19,10 @@ usage: cargo xtask COMMAND
   flow                                       only the flow of the README
   crash [--rounds N] [--seed N] [--round-ms N]
                                              only the crash run: kill the broker under load and judge what clients saw
+  power-loss [--rounds N] [--seed N] [--round-ms N]
+                                             only power cuts: the same on a disk that forgets what was not synced
+  power-loss-without-syncs [--rounds N]      only the proof that a broker which syncs nothing is found out
+  disk-full [--rounds N]                     only a full disk: publishers are told, consumers go on
   sim [--seeds N] [--first N] [--seed N] [--bug NAME] [--jobs N]
                                              runs of the whole broker with faults, each repeatable from its seed
   fuzz [--minutes N | --seconds N] [--target NAME] [--input FILE] [--seed N]
@@ -41,7 +45,9 @@ fn run(arguments: &[String]) -> Result<()> {
     match command.as_str() {
         "ci" => none(rest).and_then(|()| steps::ci()),
         "conformance" => steps::conformance("clients", rest),
-        "contract" | "crash" | "flow" => steps::conformance(command, rest),
+        "contract" | "crash" | "disk-full" | "flow" | "power-loss" | "power-loss-without-syncs" => {
+            steps::conformance(command, rest)
+        }
         "fuzz" => steps::fuzz(rest),
         "profile" => profile::run(rest),
         "sim" => steps::sim(rest),

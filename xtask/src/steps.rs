@@ -43,7 +43,9 @@ pub fn test() -> Result<()> {
         execute(program)
     })?;
     step("release binary and client programs", build_for_conformance)?;
-    for command in ["contract", "clients", "flow", "crash"] {
+    for command in
+        ["contract", "clients", "flow", "crash", "power-loss", "power-loss-without-syncs", "disk-full"]
+    {
         step(&format!("conformance: {command}"), || run_conformance(command, &[]))?;
     }
     Ok(())

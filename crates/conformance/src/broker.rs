@@ -75,6 +75,16 @@ impl Broker {
         Ok(())
     }
 
+    /// Has the process do nothing more until it is killed.
+    pub fn stand_still(&mut self) -> Result<()> {
+        if let Some(status) = self.child.try_wait()? {
+            bail!("the broker had ended before it was stopped: {status}\n{}", self.log_tail());
+        }
+        let status = Command::new("kill").args(["-STOP", &self.child.id().to_string()]).status()?;
+        anyhow::ensure!(status.success(), "kill -STOP failed: {status}");
+        Ok(())
+    }
+
     /// Starts the ended broker again on the same directory and the same ports.
     pub fn restart(&mut self) -> Result<()> {
         let (child, addresses, start_time) =

@@ -14,11 +14,12 @@ use crate::history::{CHANNELS, Channel, History};
 use crate::programs::{Addresses, Language, arguments};
 use crate::scratch::Scratch;
 use crate::tools::Tools;
+use crate::volume::{Volume, without_syncs};
 
 const SCRIPT: &str = "crash_worker.py";
 /// Workers that publish, and those that read; each is one process.
 const PRODUCERS: [&str; 3] = ["produce-log", "produce-queue", "produce-sessions"];
-const CONSUMERS: [&str; 6] = [
+pub(crate) const CONSUMERS: [&str; 6] = [
     "consume-log-a",
     "consume-log-b",
     "consume-queue-a",
@@ -32,10 +33,25 @@ const READY_SECONDS_MAX: u64 = 60;
 const SETTLE_SECONDS_MAX: u64 = 120;
 /// Fewer acknowledged messages than this per round and channel would prove little.
 const ACKED_PER_ROUND_MIN: usize = 20;
+/// Of the disk whose power is cut.
+const VOLUME_MEGABYTES: u64 = 1_500;
+const BROKEN: &str = "promises were broken";
+
+/// How a round ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blow {
+    /// `kill -9`: what was written is there.
+    Kill,
+    /// What was written and not synced is gone.
+    PowerCut,
+    /// The same, for a broker whose syncs do nothing: it has to be found out.
+    PowerCutWithoutSyncs,
+}
 
 /// How often and how fast to kill.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
+    pub blow: Blow,
     pub rounds: u32,
     /// The same seed kills after the same times.
     pub seed: u64,
@@ -45,9 +61,21 @@ pub struct Plan {
 
 /// Runs `plan` on `binary`; fails when a promise was broken.
 pub fn run(tools: &Tools, binary: &Path, work: &Path, plan: Plan) -> Result<()> {
-    let mut scratch = Scratch::new(work, "crash")?;
-    println!("\n== crash: {} rounds, seed {}", plan.rounds, plan.seed);
-    let outcome = run_in(tools, binary, scratch.path(), plan);
+    let name = if plan.blow == Blow::Kill { "crash" } else { "power-loss" };
+    let mut scratch = Scratch::new(work, name)?;
+    println!("\n== {name}: {} rounds, seed {}, {:?}", plan.rounds, plan.seed, plan.blow);
+    let outcome = match plan.blow {
+        Blow::Kill => run_in(tools, binary, scratch.path(), None, plan),
+        Blow::PowerCut => {
+            let volume = Volume::new(scratch.path(), VOLUME_MEGABYTES)?;
+            run_in(tools, binary, scratch.path(), Some(&volume), plan)
+        }
+        Blow::PowerCutWithoutSyncs => {
+            let volume = Volume::new(scratch.path(), VOLUME_MEGABYTES)?;
+            let unsynced = without_syncs(scratch.path(), binary)?;
+            found_out(run_in(tools, &unsynced, scratch.path(), Some(&volume), plan))
+        }
+    };
     if outcome.is_err() {
         scratch.keep();
         println!("   data, logs and histories are in {}", scratch.path().display());
@@ -55,9 +83,20 @@ pub fn run(tools: &Tools, binary: &Path, work: &Path, plan: Plan) -> Result<()> 
     outcome
 }
 
-fn run_in(tools: &Tools, binary: &Path, folder: &Path, plan: Plan) -> Result<()> {
+/// Turns the failure that a broker without syncs must have into success.
+fn found_out(outcome: Result<()>) -> Result<()> {
+    let Err(error) = outcome else { bail!("a broker that syncs nothing has passed") };
+    let text = format!("{error:#}");
+    let told = text.contains(BROKEN) || text.contains("did not start") || text.contains("had ended");
+    ensure!(told, "a broker that syncs nothing failed for another reason: {text}");
+    println!("ok power-loss: a broker that syncs nothing is found out: {error}");
+    Ok(())
+}
+
+fn run_in(tools: &Tools, binary: &Path, folder: &Path, volume: Option<&Volume>, plan: Plan) -> Result<()> {
     let log = folder.join("broker.log");
-    let mut broker = Broker::start(binary, &folder.join("data"), &log)?;
+    let data = volume.map_or(folder, Volume::path).join("data");
+    let mut broker = Broker::start(binary, &data, &log)?;
     let crew = Crew { tools, folder, addresses: broker.addresses().clone() };
     crew.once("setup")?;
     let mut consumers = crew.start(&CONSUMERS)?;
@@ -68,10 +107,13 @@ fn run_in(tools: &Tools, binary: &Path, folder: &Path, plan: Plan) -> Result<()>
         thread::sleep(pause);
         all_alive(&mut producers)?;
         all_alive(&mut consumers)?;
-        broker.kill()?;
+        match volume {
+            Some(volume) => volume.cut_power(&mut broker)?,
+            None => broker.kill()?,
+        }
         broker.restart().with_context(|| format!("restart of round {round}"))?;
         println!(
-            "   round {round}: killed after {} ms, ready again in {} ms",
+            "   round {round}: ended after {} ms, ready again in {} ms",
             pause.as_millis(),
             broker.start_time.as_millis()
         );
@@ -109,12 +151,12 @@ pub fn judge(folder: &Path, acked_min: usize) -> Result<()> {
     for violation in &violations {
         println!("not ok crash: {violation}");
     }
-    ensure!(violations.is_empty(), "{} promises were broken", violations.len());
+    ensure!(violations.is_empty(), "{} {BROKEN}", violations.len());
     println!("ok crash: nothing lost, nothing invented, order kept, consumers resumed");
     Ok(())
 }
 
-fn read_histories(folder: &Path) -> Result<History> {
+pub(crate) fn read_histories(folder: &Path) -> Result<History> {
     let mut history = History::default();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
@@ -129,13 +171,13 @@ fn read_histories(folder: &Path) -> Result<History> {
 }
 
 /// Starts workers that all know the same addresses and write their histories into one folder.
-struct Crew<'a> {
-    tools: &'a Tools,
-    folder: &'a Path,
-    addresses: Addresses,
+pub(crate) struct Crew<'a> {
+    pub tools: &'a Tools,
+    pub folder: &'a Path,
+    pub addresses: Addresses,
 }
 
-struct Worker {
+pub(crate) struct Worker {
     role: &'static str,
     child: Child,
     errors: PathBuf,
@@ -152,7 +194,7 @@ impl Crew<'_> {
     }
 
     /// Starts workers and waits until each says that it is ready.
-    fn start(&self, roles: &[&'static str]) -> Result<Vec<Worker>> {
+    pub fn start(&self, roles: &[&'static str]) -> Result<Vec<Worker>> {
         let mut workers = Vec::new();
         for role in roles {
             workers.push(self.spawn(role)?);
@@ -164,7 +206,7 @@ impl Crew<'_> {
     }
 
     /// Runs a worker that ends by itself.
-    fn once(&self, role: &'static str) -> Result<()> {
+    pub fn once(&self, role: &'static str) -> Result<()> {
         let mut worker = self.spawn(role)?;
         worker.wait_end(Duration::from_secs(SETTLE_SECONDS_MAX))
     }
@@ -214,7 +256,7 @@ impl Drop for Worker {
     }
 }
 
-fn all_alive(workers: &mut [Worker]) -> Result<()> {
+pub(crate) fn all_alive(workers: &mut [Worker]) -> Result<()> {
     for worker in workers {
         if let Some(status) = worker.child.try_wait()? {
             bail!("the worker {} ended with {status}\n{}", worker.role, worker.error_text());
@@ -224,7 +266,7 @@ fn all_alive(workers: &mut [Worker]) -> Result<()> {
 }
 
 /// Asks workers to finish what they have begun and waits for them.
-fn stop(workers: &mut Vec<Worker>) -> Result<()> {
+pub(crate) fn stop(workers: &mut Vec<Worker>) -> Result<()> {
     for worker in workers.iter_mut() {
         if let Some(stdin) = &mut worker.child.stdin {
             writeln!(stdin, "stop")
@@ -238,7 +280,7 @@ fn stop(workers: &mut Vec<Worker>) -> Result<()> {
     Ok(())
 }
 
-fn wait_until_received(folder: &Path, consumers: &mut [Worker]) -> Result<()> {
+pub(crate) fn wait_until_received(folder: &Path, consumers: &mut [Worker]) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(SETTLE_SECONDS_MAX);
     loop {
         all_alive(consumers)?;

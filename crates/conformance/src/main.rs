@@ -7,16 +7,19 @@ use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
-use posthaste_conformance::crash::{self, Plan};
+use posthaste_conformance::crash::{self, Blow, Plan};
 use posthaste_conformance::programs::{Addresses, Language, select};
 use posthaste_conformance::suite::{self, Target};
-use posthaste_conformance::{Broker, Scratch, Tools, contract, flow};
+use posthaste_conformance::{Broker, Scratch, Tools, contract, disk_full, flow};
 
 const USAGE: &str = "\
 usage: conformance COMMAND --binary PATH --cache DIR [options]
   clients [--only NAME]... [--against PROTOCOL=HOST:PORT,...]   run the client programs
   contract                                                      start, stop, refuse, and survive hostile bytes
   crash [--rounds N] [--seed N] [--round-ms N]                  kill the broker under load
+  power-loss [--rounds N] [--seed N] [--round-ms N]             cut the power of a disk in a file under load
+  power-loss-without-syncs [--rounds N]                         the same, for a broker that must be found out
+  disk-full [--rounds N]                                        fill a disk in a file under load
   judge --folder DIR                                            judge the histories of a kept crash run again
   flow                                                          run the flow of the README
   install                                                       only install what the programs need";
@@ -39,12 +42,26 @@ fn run(arguments: Vec<String>) -> Result<()> {
     match options.command.as_str() {
         "clients" => clients(&options, &tools, &work),
         "contract" => contract::run(&options.path("--binary")?, &work),
-        "crash" => {
+        "disk-full" => {
+            tools.install_language(Language::Python)?;
+            let rounds = options.number("--rounds", 2)?.try_into()?;
+            disk_full::run(&tools, &options.path("--binary")?, &work, rounds)
+        }
+        name @ ("crash" | "power-loss" | "power-loss-without-syncs") => {
             tools.install_language(Language::Python)?;
             let now =
                 SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| u64::from(time.subsec_nanos()));
+            let (blow, rounds) = match name {
+                "crash" => (Blow::Kill, 20),
+                "power-loss" => (Blow::PowerCut, 6),
+                _ => {
+                    tools.install_debian_package("eatmydata", "eatmydata")?;
+                    (Blow::PowerCutWithoutSyncs, 2)
+                }
+            };
             let plan = Plan {
-                rounds: options.number("--rounds", 20)?.try_into()?,
+                blow,
+                rounds: options.number("--rounds", rounds)?.try_into()?,
                 seed: options.number("--seed", now)?,
                 round_milliseconds_max: options.number("--round-ms", 6000)?,
             };

@@ -49,6 +49,11 @@ impl Tools {
         }
     }
 
+    /// Installs the distribution's `package` unless its `program` is there.
+    pub fn install_debian_package(&self, program: &str, package: &str) -> Result<()> {
+        install_packages(&[(program, package)])
+    }
+
     /// The command that runs `entry`.
     pub fn command(&self, language: Language, entry: &str) -> Command {
         let script = |folder: &str| sources().join(folder).join(entry);
@@ -189,10 +194,17 @@ fn rust_clients() -> PathBuf {
 
 /// `kcat` and the Mosquitto clients come from the distribution.
 fn install_debian() -> Result<()> {
-    let wanted =
-        [("kcat", "kcat"), ("mosquitto_pub", "mosquitto-clients"), ("mosquitto_sub", "mosquitto-clients")];
+    install_packages(&[
+        ("kcat", "kcat"),
+        ("mosquitto_pub", "mosquitto-clients"),
+        ("mosquitto_sub", "mosquitto-clients"),
+    ])
+}
+
+/// Installs the packages of those programs that are missing.
+fn install_packages(wanted: &[(&str, &str)]) -> Result<()> {
     let mut missing: Vec<&str> =
-        wanted.into_iter().filter(|(binary, _)| !on_path(binary)).map(|(_, package)| package).collect();
+        wanted.iter().filter(|(binary, _)| !on_path(binary)).map(|(_, package)| *package).collect();
     missing.dedup();
     if missing.is_empty() {
         return Ok(());

@@ -15,7 +15,7 @@ from check import host_port
 ROLE, FOLDER = sys.argv[1], Path(sys.argv[2])
 ADDRESSES = dict(argument.split("=", 1) for argument in sys.argv[3:])
 TOPIC = "crash-log"
-QUEUE, BUS_QUEUE = "crash-queue", "crash-bus"
+QUEUE, BUS_QUEUE, BALLAST_QUEUE = "crash-queue", "crash-bus", "crash-ballast"
 LEVEL_TOPICS = {"qos1": "crash/qos1", "qos2": "crash/qos2"}
 PARTITIONS = 4
 KEYS = 16  # as in history.rs
@@ -296,6 +296,23 @@ def consume_queue(channel_name, source, queue):
             time.sleep(0.1)
 
 
+def fill_queue():
+    """Publishes large messages until one is refused, which is how a publisher learns that there is no space."""
+    import pika
+    from pika.exceptions import NackError
+
+    channel = pika.BlockingConnection(amqp_parameters()).channel()
+    channel.confirm_delivery()
+    persistent = pika.BasicProperties(delivery_mode=2)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            channel.basic_publish("", BALLAST_QUEUE, bytes(200_000), persistent)
+        except NackError:
+            return
+    sys.exit("nothing was refused in 60 s")
+
+
 # MQTT
 
 
@@ -331,13 +348,13 @@ def mqtt_client(name, version, history=None, channel=None):
     return client
 
 
-def produce_sessions():
+def produce_sessions(newest=None):
     import paho.mqtt.client as mqtt
 
     failures = []
     threads = [
         threading.Thread(target=produce_session, args=("qos1", 1, mqtt.MQTTv311, failures)),
-        threading.Thread(target=produce_session, args=("qos2", 2, mqtt.MQTTv5, failures)),
+        threading.Thread(target=produce_session, args=("qos2", 2, newest or mqtt.MQTTv5, failures)),
     ]
     for thread in threads:
         thread.start()
@@ -431,6 +448,7 @@ def setup():
     channel = pika.BlockingConnection(amqp_parameters()).channel()
     channel.queue_declare(QUEUE, durable=True)
     channel.queue_declare(BUS_QUEUE, durable=True)
+    channel.queue_declare(BALLAST_QUEUE, durable=True)
     channel.queue_bind(BUS_QUEUE, "amq.topic", "crash.qos1.#")
 
 
@@ -466,6 +484,9 @@ if __name__ == "__main__":
         "produce-log": produce_log,
         "produce-queue": produce_queue,
         "produce-sessions": produce_sessions,
+        # Paho goes on with PUBREL after a PUBREC that refuses, so that nobody learns of it; in this version the
+        # connection ends instead, and it sends the message again.
+        "produce-sessions-311": lambda: produce_sessions(newest=4),
         "consume-log-a": consume_log,
         "consume-log-b": consume_log,
         "consume-queue-a": lambda: consume_queue("queue", "queue", QUEUE),
@@ -473,6 +494,7 @@ if __name__ == "__main__":
         "consume-bus": lambda: consume_queue("bus", "qos1", BUS_QUEUE),
         "consume-sessions": consume_sessions,
         "setup": setup,
+        "fill-queue": fill_queue,
         "audit": audit,
         "empty": empty,
     }[ROLE]()
