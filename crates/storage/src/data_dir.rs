@@ -22,6 +22,10 @@ pub const SHARDS: u16 = 64;
 const IDENTITY: &str = "posthaste.json";
 const NEW_IDENTITY: &str = "posthaste.json.new";
 const LOCK: &str = "lock";
+/// Space that is given up when a start finds none.
+const RESERVE: &str = "reserve";
+/// Enough for the identity, the first journal file of a start, and what the file system needs beside them.
+const RESERVE_BYTES: u64 = 4 << 20;
 /// Largest identity file that is read, in bytes.
 const MAX_IDENTITY_BYTES: usize = 64 * 1024;
 
@@ -105,7 +109,17 @@ impl DataDir {
             path: name.clone(),
             error,
         })?;
-        DataDir::open_on(Arc::new(LocalDisk::new(path)), &name, random)
+        let disk = Arc::new(LocalDisk::new(path));
+        // Before the lock nothing is known to be ours, so a directory in use keeps its reserve.
+        let short = || disk.free_bytes().is_some_and(|free| free < RESERVE_BYTES);
+        if short() {
+            DataDir::inspect(disk.clone(), &name).map(|_ours| give_up_reserve(&*disk)).ok();
+        }
+        let data = DataDir::open_on(disk.clone(), &name, random)?;
+        if !short() {
+            keep_reserve(&*disk);
+        }
+        Ok(data)
     }
 
     /// As [`DataDir::open`], on any disk; `path` is what messages call it.
@@ -164,6 +178,20 @@ impl DataDir {
     /// Virtual shards, fixed when the directory was created.
     pub fn shards(&self) -> u16 {
         self.identity.shards
+    }
+}
+
+/// A start needs some space: to count itself, and for a journal file to begin with. When others have taken all there
+/// is, it takes this.
+fn give_up_reserve(disk: &dyn Disk) {
+    // Without it the start says what it has no space for.
+    let _ = disk.remove(RESERVE);
+}
+
+fn keep_reserve(disk: &dyn Disk) {
+    let Ok(file) = disk.create(RESERVE) else { return };
+    if file.allocate(RESERVE_BYTES).and_then(|()| file.sync_data()).is_err() {
+        let _ = disk.remove(RESERVE);
     }
 }
 
