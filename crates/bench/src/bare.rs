@@ -1,4 +1,5 @@
-//! `floor` and `loopback`: what the machine does without a broker, for harnesses that measure one from outside.
+//! `floor` and `loopback`: what the machine does without a broker, for harnesses that measure one from
+//! outside.
 
 use crate::{Common, broker::Place, commits, floor, machine, report::Report};
 use anyhow::{Context, Result, anyhow};

@@ -46,13 +46,13 @@ pub struct Options {
     /// Bytes of a batch (`batch.size`; 16 KiB is the clients' default)
     #[arg(long, default_value_t = 16 << 10, value_parser = clap::value_parser!(u32).range(128..=8 << 20))]
     batch_bytes: u32,
-    /// Any Kafka broker that listens there, in place of ours, and has the topic `bench`: only its load is reported
+    /// Any Kafka broker that listens there and has the topic `bench`, in place of ours: only load is reported
     #[arg(long, value_name = "HOST:PORT")]
     at: Option<SocketAddr>,
     /// Partitions of the topic
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(i32).range(1..=1000))]
     partitions: i32,
-    /// Batches in one request, each for another partition; the Java client under load sends one for every partition
+    /// Batches in one request, each for another partition; the Java client sends one for every partition
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(i32).range(1..=1000))]
     request_batches: i32,
 }

@@ -1,8 +1,8 @@
 //! `mqtt`: load on any MQTT 3.1.1 broker that listens somewhere: pairs, or one publisher to many subscribers.
 //!
-//! The load is closed unless a rate is given: a publisher waits while too many of its messages have not reached
-//! every subscriber, so that no broker is driven into dropping them. All connections live on few threads, a
-//! publisher on the same one as its subscribers.
+//! The load is closed unless a rate is given: a publisher waits while too many of its messages have not
+//! reached every subscriber, so that no broker is driven into dropping them. All connections live on few
+//! threads.
 
 mod client;
 

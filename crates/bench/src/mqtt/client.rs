@@ -86,8 +86,8 @@ impl Client {
 }
 
 impl Reader {
-    /// Reads once, or until a packet is whole, and hands over all that came; returns how many. Cancellation loses
-    /// nothing.
+    /// Reads once, or until a packet is whole, and hands over all that came; returns how many. Cancellation
+    /// loses nothing.
     pub async fn receive(&mut self, mut each: impl FnMut(Packet) -> Result<()>) -> Result<u64> {
         loop {
             let read = self.stream.read(&mut self.buffer[self.filled..]).await.context("cannot read")?;
