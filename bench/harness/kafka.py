@@ -309,4 +309,4 @@ def main():
             bench.produce_row("cache", producers, batch_bytes)
         bench.native_row("cache", batch_bytes)
     bench.consume_rows()
-    run.finish()
+    run.finish(posthaste.loopback())

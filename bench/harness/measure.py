@@ -26,9 +26,10 @@ class Rows:
     def __init__(self):
         self.rows = {}
 
-    def row(self, key, title, unit, bar=None, note=None):
-        """Declares a row. `bar` is a dictionary: `ratio_min`, or `p99_max` (True)."""
-        self.rows.setdefault(key, {"title": title, "unit": unit, "bar": bar, "note": note, "sides": {}})
+    def row(self, key, title, unit, bar=None, crossings=1):
+        """Declares a row. `bar` is a dictionary: `ratio_min` and `p99_max` by the peer's name (of the latter the value says
+        whether a sync's p99 is allowed on top), `floor_min`. `crossings`: how often a payload passes a socket."""
+        self.rows.setdefault(key, {"title": title, "unit": unit, "bar": bar, "crossings": crossings, "sides": {}})
 
     def add(self, key, side, durability, **figures):
         """Adds one round of one side."""
@@ -48,6 +49,11 @@ def of(row, side, figure, function=median):
     return function(values) if values else None
 
 
+def share(value):
+    """A share in percent."""
+    return "" if value is None else f"{value:.0%}" if value >= 0.1 else f"{value:.1%}"
+
+
 def ratio(row, side):
     """Our median rate over that of a side."""
     ours, theirs = of(row, OURS, "rate"), of(row, side, "rate")
@@ -62,10 +68,9 @@ def verdicts(row):
         measured = ratio(row, side)
         if measured is not None:
             found.append((f"at least {least:g} × {side}", f"{measured:.2f} ×", measured >= least))
-    least = bar.get("floor_min")
-    share = of(row, OURS, "floor_share")
-    if least and share is not None:
-        found.append((f"at least {least:.0%} of the floor", f"{share:.0%}", share >= least))
+    least, reached = bar.get("floor_min"), of(row, OURS, "floor_share")
+    if least and reached is not None:
+        found.append((f"at least {least:.0%} of the floor", f"{reached:.0%}", reached >= least))
     for side, with_sync in bar.get("p99_max", {}).items():
         ours, theirs = of(row, OURS, "p99_ms"), of(row, side, "p99_ms")
         if ours is None or theirs is None:
@@ -86,7 +91,8 @@ def number(value, decimals=None):
     return f"{value:,.{decimals}f}"
 
 
-COLUMNS = ["what", "system", "durability", "median", "spread", "MB/s", "ours ÷ it", "p50 ms", "p99 ms", "CPU µs", "of the floor"]
+COLUMNS = ["what", "system", "durability", "median", "spread", "MB/s", "ours ÷ it", "p50 ms", "p99 ms", "CPU µs", "of the floor",
+           "of loopback"]
 
 
 def table(rows):
@@ -96,14 +102,13 @@ def table(rows):
         title = f"{row['title']}, {row['unit']}"
         for side in sorted(row["sides"], key=lambda name: (name != OURS, name)):
             spread = [of(row, side, "rate", min), of(row, side, "rate", max)]
-            share = of(row, side, "floor_share")
             against = ratio(row, side) if side != OURS else None
             lines.append([
                 title, side, row["sides"][side]["durability"], number(of(row, side, "rate")),
                 "–" if spread[0] is None else f"{number(spread[0])}–{number(spread[1])}",
                 number(of(row, side, "mb")), "" if against is None else f"{against:.2f}",
                 number(of(row, side, "p50_ms")), number(of(row, side, "p99_ms")),
-                number(of(row, side, "cpu_us")), "–" if share is None else f"{share:.0%}",
+                number(of(row, side, "cpu_us")), share(of(row, side, "floor_share")), share(of(row, side, "loopback_share")),
             ])
             title = ""
         for what, measured, met in verdicts(row):
@@ -172,8 +177,14 @@ class Run:
             "machine": machine.describe(self.work), "versions": self.versions, "settings": self.settings,
         }
 
-    def finish(self):
-        """Prints the table and writes the raw rows."""
+    def finish(self, loopback):
+        """Prints the table and writes the raw rows. `loopback`: bytes a second of a bare copy on this machine."""
+        self.settings["loopback"] = f"a bare copy over one TCP connection in 16 KiB writes: {loopback / 1e6:,.0f} MB/s"
+        for row in self.found.rows.values():
+            for side in row["sides"].values():
+                for figures in side["rounds"]:
+                    if "mb" in figures:
+                        figures["loopback_share"] = figures["mb"] * 1e6 * row["crossings"] / loopback
         result = {**self.facts(), "rows": self.found.rows}
         print(text(table(self.found.rows)))
         self.write(result)

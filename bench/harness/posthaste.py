@@ -92,6 +92,11 @@ class Broker:
         self.process.kill()
 
 
+def loopback():
+    """Bytes a second that a bare copy over TCP on loopback carries."""
+    return bench("loopback", "--seconds", 3)["bytes_per_second"]
+
+
 def floor(directory, broker, journal_bytes_per_message, seconds):
     """The bare disk with the commits that a stopped broker's journal holds: messages a second that it could carry, and
     milliseconds that 99 % of its syncs took at most."""

@@ -141,7 +141,7 @@ class Bench:
             peers, bar, title = [CLASSIC], {"ratio_min": {CLASSIC: 3}, "p99_max": {CLASSIC: False}}, f"transient, {size} bytes, auto-ack"
         if native:
             title, bar = f"{title}, native client", {"ratio_min": bar["ratio_min"]}
-        found.row(key, title, "messages/s", bar)
+        found.row(key, title, "messages/s", bar, crossings=2)
         load = self.native if native else self.load
 
         def fastest(side):
@@ -224,4 +224,4 @@ def main():
             for window in (100, 3000):
                 bench.row("persistent", size, window, native)
             bench.row("transient", size, native=native)
-    run.finish()
+    run.finish(posthaste.loopback())

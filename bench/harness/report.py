@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from . import machine, measure, plot
-from .measure import OURS, number, of, ratio, verdicts
+from .measure import OURS, number, of, ratio, share, verdicts
 
 RESULTS = machine.ROOT / "bench" / "results"
 PAGE = machine.ROOT / "docs" / "performance.md"
@@ -20,7 +20,7 @@ from `bench/results/`; [bench/README.md](../bench/README.md) says what is measur
 Client and broker share the machine in every figure, so a slow client hides a fast broker: the column *CPU* is what
 the broker alone spends. *Median* and *spread* are over the rounds, which alternate between the systems. *p99* was measured in
 runs of their own, at half of the peer's best rate. *Of the floor* is the share of what a bare loop of `pwrite` and
-`fdatasync` with the same commits carries on the same disk.
+`fdatasync` with the same commits carries on the same disk, *of loopback* that of a bare copy of the payloads' bytes over TCP.
 """
 
 
@@ -32,17 +32,17 @@ def cells(words):
 def comparison(result):
     """One comparison: bars, table, settings."""
     out = bars(result["rows"].values())
-    out += cells(["work", "system", "durability", "median", "spread", "ours ÷ it", "p50 ms", "p99 ms", "CPU µs", "of the floor"])
-    out += "|---|---|---|--:|--:|--:|--:|--:|--:|--:|\n"
+    out += cells(["work", "system", "durability", "median", "spread", "ours ÷ it", "p50 ms", "p99 ms", "CPU µs", "of the floor", "of loopback"])
+    out += "|---|---|---|--:|--:|--:|--:|--:|--:|--:|--:|\n"
     for row in result["rows"].values():
         title = f"{row['title']}, {row['unit']}"
         for side in sorted(row["sides"], key=lambda name: (name != OURS, name)):
-            share, against = of(row, side, "floor_share"), ratio(row, side) if side != OURS else None
+            against = ratio(row, side) if side != OURS else None
             out += cells([
                 title, side, row["sides"][side]["durability"], number(of(row, side, "rate")),
                 f"{number(of(row, side, 'rate', min))}–{number(of(row, side, 'rate', max))}",
                 "" if against is None else f"{against:.2f}", number(of(row, side, "p50_ms")), number(of(row, side, "p99_ms")),
-                number(of(row, side, "cpu_us")), "" if share is None else f"{share:.0%}"])
+                number(of(row, side, "cpu_us")), share(of(row, side, "floor_share")), share(of(row, side, "loopback_share"))])
             title = ""
     return out + "\n" + facts(result)
 
