@@ -25,8 +25,20 @@ class Channel:
         self.socket.sendall(b"AMQP\x00\x00\x09\x01")
         self.expect(10, 10)
         login = b"\0guest\0guest"
-        self.call(frame(0, 10, 11, struct.pack(">I", 0) + short_string("PLAIN") + struct.pack(">I", len(login)) + login
-                        + short_string("en_US")), 10, 30)
+        self.call(
+            frame(
+                0,
+                10,
+                11,
+                struct.pack(">I", 0)
+                + short_string("PLAIN")
+                + struct.pack(">I", len(login))
+                + login
+                + short_string("en_US"),
+            ),
+            10,
+            30,
+        )
         self.socket.sendall(frame(0, 10, 31, struct.pack(">HIH", 0, 131072, 0)))
         self.call(frame(0, 10, 40, short_string("/") + b"\0\0"), 10, 41)
         self.call(frame(1, 20, 10, b"\0"), 20, 11)
@@ -43,7 +55,7 @@ class Channel:
                 kind, _, size = struct.unpack(">BHI", self.input[:7])
                 if len(self.input) < size + 8:
                     break
-                payload, self.input = self.input[7:7 + size], self.input[8 + size:]
+                payload, self.input = self.input[7 : 7 + size], self.input[8 + size :]
                 if kind == 1:
                     found = struct.unpack(">HH", payload[:4])
                     if found != (class_id, method_id):
@@ -58,13 +70,31 @@ class Channel:
         """Declares durable queues, the last one waited for, and so all."""
         names = list(names)
         octets = b"".join(
-            frame(1, 50, 10, b"\0\0" + short_string(name) + (b"\x02" if name is names[-1] else b"\x12") + b"\0\0\0\0") for name in names)
+            frame(
+                1,
+                50,
+                10,
+                b"\0\0" + short_string(name) + (b"\x02" if name is names[-1] else b"\x12") + b"\0\0\0\0",
+            )
+            for name in names
+        )
         self.call(octets, 50, 11)
 
     def bind(self, queue, exchange, keys):
         """Binds a queue to an exchange with each of these keys."""
         keys = list(keys)
         octets = b"".join(
-            frame(1, 50, 20, b"\0\0" + short_string(queue) + short_string(exchange) + short_string(key)
-                  + (b"\0" if key is keys[-1] else b"\1") + b"\0\0\0\0") for key in keys)
+            frame(
+                1,
+                50,
+                20,
+                b"\0\0"
+                + short_string(queue)
+                + short_string(exchange)
+                + short_string(key)
+                + (b"\0" if key is keys[-1] else b"\1")
+                + b"\0\0\0\0",
+            )
+            for key in keys
+        )
         self.call(octets, 50, 21)

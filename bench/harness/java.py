@@ -16,8 +16,18 @@ def artifacts(name):
     folder = machine.target() / "bench" / name
     stamp, want = folder / "pom.sha256", hashlib.sha256(pom.read_bytes()).hexdigest()
     if not stamp.exists() or stamp.read_text() != want:
-        output(["mvn", "-q", "-B", "-f", pom, "dependency:copy-dependencies", f"-DoutputDirectory={folder}/lib",
-                "-DincludeScope=runtime"])
+        output(
+            [
+                "mvn",
+                "-q",
+                "-B",
+                "-f",
+                pom,
+                "dependency:copy-dependencies",
+                f"-DoutputDirectory={folder}/lib",
+                "-DincludeScope=runtime",
+            ]
+        )
         stamp.write_text(want)
     return f"{folder}/lib/*"
 
@@ -25,8 +35,9 @@ def artifacts(name):
 def version(class_path, artifact):
     """The version in a jar's name."""
     from pathlib import Path
+
     jars = list(Path(class_path[:-2]).glob(f"{artifact}-[0-9]*.jar"))
-    return jars[0].stem[len(artifact) + 1:] if jars else "unknown"
+    return jars[0].stem[len(artifact) + 1 :] if jars else "unknown"
 
 
 def runtime():
@@ -37,8 +48,12 @@ def runtime():
 
 def install(*packages):
     """Installs Debian packages that are not there yet."""
-    status = subprocess.run(["dpkg-query", "-W", "-f=${Package} ${db:Status-Status}\n", *packages],
-                            capture_output=True, text=True, check=False).stdout
+    status = subprocess.run(
+        ["dpkg-query", "-W", "-f=${Package} ${db:Status-Status}\n", *packages],
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout
     missing = [package for package in packages if f"{package} installed" not in status.splitlines()]
     if not missing:
         return

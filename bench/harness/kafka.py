@@ -14,9 +14,17 @@ TOPIC = "bench"
 PARTITIONS = 4
 RECORD_BYTES = 1024
 # What kafka-server-start.sh and kafka-run-class.sh give a broker.
-BROKER_JVM = ["-Xmx1G", "-Xms1G", "-server", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20",
-              "-XX:InitiatingHeapOccupancyPercent=35", "-XX:+ExplicitGCInvokesConcurrent",
-              "-XX:MaxInlineLevel=15", "-Djava.awt.headless=true"]
+BROKER_JVM = [
+    "-Xmx1G",
+    "-Xms1G",
+    "-server",
+    "-XX:+UseG1GC",
+    "-XX:MaxGCPauseMillis=20",
+    "-XX:InitiatingHeapOccupancyPercent=35",
+    "-XX:+ExplicitGCInvokesConcurrent",
+    "-XX:MaxInlineLevel=15",
+    "-Djava.awt.headless=true",
+]
 # kafka-producer-perf-test.sh and kafka-consumer-perf-test.sh: KAFKA_HEAP_OPTS="-Xmx512M".
 TOOL_JVM = ["-Xmx512M", *BROKER_JVM[2:]]
 # config/server.properties as shipped, but for addresses and directories.
@@ -46,15 +54,22 @@ log.segment.bytes=1073741824
 log.retention.check.interval.ms=300000
 """
 DURABILITY = {
-    ("synced", OURS): "fsync before the answer", ("synced", KAFKA): "fsync before the answer (flush.messages=1)",
-    ("cache", OURS): "page cache (posthaste.durability=os)", ("cache", KAFKA): "page cache (default)",
+    ("synced", OURS): "fsync before the answer",
+    ("synced", KAFKA): "fsync before the answer (flush.messages=1)",
+    ("cache", OURS): "page cache (posthaste.durability=os)",
+    ("cache", KAFKA): "page cache (default)",
 }
 TOPIC_CONFIG = {
-    ("synced", OURS): "fsync", ("synced", KAFKA): "flush.messages=1",
-    ("cache", OURS): "os", ("cache", KAFKA): None,
+    ("synced", OURS): "fsync",
+    ("synced", KAFKA): "flush.messages=1",
+    ("cache", OURS): "os",
+    ("cache", KAFKA): None,
 }
-STEADY = re.compile(r"^(\d+) (steady state )?records sent, ([\d.]+) records/sec .*?([\d.]+) ms 50th, ([\d.]+) ms 95th, "
-                    r"([\d.]+) ms 99th", re.MULTILINE)
+STEADY = re.compile(
+    r"^(\d+) (steady state )?records sent, ([\d.]+) records/sec .*?([\d.]+) ms 50th, ([\d.]+) ms 95th, "
+    r"([\d.]+) ms 99th",
+    re.MULTILINE,
+)
 
 
 class Kafka:
@@ -65,20 +80,43 @@ class Kafka:
         self.ports = {"kafka": free_port()}
         self.data = directory / "data"
         properties = directory / "server.properties"
-        properties.write_text(PROPERTIES.format(
-            port=self.ports["kafka"], controller=free_port(), data=self.data))
+        properties.write_text(
+            PROPERTIES.format(port=self.ports["kafka"], controller=free_port(), data=self.data)
+        )
         self.properties = properties
         identifier = output(["java", "-cp", class_path, "kafka.tools.StorageTool", "random-uuid"]).split()[-1]
-        output(["java", "-cp", class_path, "kafka.tools.StorageTool", "format", "-t", identifier, "-c", properties,
-                "--standalone"])
+        output(
+            [
+                "java",
+                "-cp",
+                class_path,
+                "kafka.tools.StorageTool",
+                "format",
+                "-t",
+                identifier,
+                "-c",
+                properties,
+                "--standalone",
+            ]
+        )
         self.start()
 
     def start(self):
         """Starts it and waits until it accepts connections."""
         log4j = f"-Dlog4j2.configurationFile={java.PEERS / 'kafka-log4j2.properties'}"
         self.process = Process(
-            ["java", *BROKER_JVM, log4j, f"-Dkafka.logs.dir={self.directory}", "-cp", self.class_path, "kafka.Kafka",
-             self.properties], self.directory / "log")
+            [
+                "java",
+                *BROKER_JVM,
+                log4j,
+                f"-Dkafka.logs.dir={self.directory}",
+                "-cp",
+                self.class_path,
+                "kafka.Kafka",
+                self.properties,
+            ],
+            self.directory / "log",
+        )
         self.process.wait_until(lambda: listens(self.ports["kafka"]), 120, "listener")
 
     def stop(self):
@@ -92,16 +130,24 @@ class Bench:
     def __init__(self, run):
         self.run = run
         self.class_path = java.artifacts("kafka")
-        run.versions = {OURS: machine.commit(), KAFKA: java.version(self.class_path, "kafka_2.13"), "Java": java.runtime()}
+        run.versions = {
+            OURS: machine.commit(),
+            KAFKA: java.version(self.class_path, "kafka_2.13"),
+            "Java": java.runtime(),
+        }
         run.settings = {
-            "load": f"kafka-producer-perf-test and kafka-consumer-perf-test {run.versions[KAFKA]}, their defaults but "
-                    f"for what the row says; {RECORD_BYTES} bytes a record, {PARTITIONS} partitions, acks=all; client and "
-                    "broker share the machine",
-            KAFKA: "one node, broker and controller in one process; config/server.properties and JVM flags as shipped "
-                   "(1 GiB heap)",
+            "load": f"kafka-producer-perf-test and kafka-consumer-perf-test {run.versions[KAFKA]}, their "
+            "defaults but "
+            f"for what the row says; {RECORD_BYTES} bytes a record, {PARTITIONS} partitions, acks=all; "
+            "client and "
+            "broker share the machine",
+            KAFKA: "one node, broker and controller in one process; config/server.properties and JVM flags as "
+            "shipped "
+            "(1 GiB heap)",
             OURS: "as it starts, without flags but for ports and directory",
-            "native client": "posthaste-bench kafka: 4 connections with 5 requests in flight each, in Rust: where the Java producer is "
-                             "the limit it leaves more of the machine to the broker",
+            "native client": "posthaste-bench kafka: 4 connections with 5 requests in flight each, in "
+            "Rust: where the Java producer is "
+            "the limit it leaves more of the machine to the broker",
             "p99": "at half of the rate that Kafka reached in the same row",
             "CPU": "processor time of the broker's process per record",
         }
@@ -112,7 +158,14 @@ class Bench:
 
     def tool(self, name, *arguments):
         """A command line of one of Kafka's tools."""
-        return ["java", *TOOL_JVM, "-cp", self.class_path, f"org.apache.kafka.tools.{name}", *map(str, arguments)]
+        return [
+            "java",
+            *TOOL_JVM,
+            "-cp",
+            self.class_path,
+            f"org.apache.kafka.tools.{name}",
+            *map(str, arguments),
+        ]
 
     def create_topic(self, broker, config):
         """Makes the topic. Kafka's tool knows Kafka's settings only, so ours is made over HTTP."""
@@ -120,17 +173,48 @@ class Bench:
             broker.post("/v1/topics", {"name": TOPIC, "partitions": PARTITIONS, "durability": config})
             return
         extra = ["--config", config] if config else []
-        output(self.tool("TopicCommand", "--bootstrap-server", f"127.0.0.1:{broker.ports['kafka']}", "--create", "--topic",
-                         TOPIC, "--partitions", PARTITIONS, "--replication-factor", 1, *extra))
+        output(
+            self.tool(
+                "TopicCommand",
+                "--bootstrap-server",
+                f"127.0.0.1:{broker.ports['kafka']}",
+                "--create",
+                "--topic",
+                TOPIC,
+                "--partitions",
+                PARTITIONS,
+                "--replication-factor",
+                1,
+                *extra,
+            )
+        )
 
     def produce(self, broker, directory, records, warm_up, producers, batch_bytes, rate=-1):
-        """Runs producers at once, `records` each behind `warm_up`; rates summed, the worst of their percentiles."""
+        """Runs producers at once, `records` each behind `warm_up`; sums rates, takes the worst percentiles."""
+
         def start(number):
-            return Process(self.tool(
-                "ProducerPerformance", "--bootstrap-server", f"127.0.0.1:{broker.ports['kafka']}", "--topic", TOPIC,
-                "--num-records", records + warm_up, "--warmup-records", warm_up, "--record-size", RECORD_BYTES, "--throughput",
-                rate if rate < 0 else max(1, rate // producers), "--command-property", "acks=all", f"batch.size={batch_bytes}",
-            ), directory / f"producer-{number}-{time.monotonic_ns()}")
+            return Process(
+                self.tool(
+                    "ProducerPerformance",
+                    "--bootstrap-server",
+                    f"127.0.0.1:{broker.ports['kafka']}",
+                    "--topic",
+                    TOPIC,
+                    "--num-records",
+                    records + warm_up,
+                    "--warmup-records",
+                    warm_up,
+                    "--record-size",
+                    RECORD_BYTES,
+                    "--throughput",
+                    rate if rate < 0 else max(1, rate // producers),
+                    "--command-property",
+                    "acks=all",
+                    f"batch.size={batch_bytes}",
+                ),
+                directory / f"producer-{number}-{time.monotonic_ns()}",
+            )
+
         before, metrics = broker.process.cpu_seconds(), journal_bytes(broker)
         running = [start(number) for number in range(producers)]
         found = []
@@ -147,7 +231,8 @@ class Bench:
         total = producers * (records + warm_up)
         written = journal_bytes(broker)
         return {
-            "rate": sum(one[0] for one in found), "p50_ms": max(one[1] for one in found),
+            "rate": sum(one[0] for one in found),
+            "p50_ms": max(one[1] for one in found),
             "p99_ms": max(one[3] for one in found),
             "cpu_us": (broker.process.cpu_seconds() - before) * 1e6 / total,
         }, None if metrics is None else (written - metrics) / total
@@ -174,8 +259,14 @@ class Bench:
                     guess = rates.get(side)
                     if guess is None:
                         trial, _ = self.produce(broker, directory, 20_000, 5_000, producers, batch_bytes)
-                        trial, _ = self.produce(broker, directory, int(trial["rate"] * 2 / producers) + 5_000, 5_000, producers,
-                                                batch_bytes)
+                        trial, _ = self.produce(
+                            broker,
+                            directory,
+                            int(trial["rate"] * 2 / producers) + 5_000,
+                            5_000,
+                            producers,
+                            batch_bytes,
+                        )
                         guess = trial["rate"]
                     each = max(10_000, int(guess * run.seconds / producers))
                     warm_up = max(5_000, int(guess * run.warm_up / producers))
@@ -198,12 +289,25 @@ class Bench:
                 broker = self.open(side, directory)
                 try:
                     self.create_topic(broker, TOPIC_CONFIG[kind, side])
-                    figures, _ = self.produce(broker, directory, int(half * run.seconds / producers),
-                                              int(half * run.warm_up / producers), producers, batch_bytes, half)
+                    figures, _ = self.produce(
+                        broker,
+                        directory,
+                        int(half * run.seconds / producers),
+                        int(half * run.warm_up / producers),
+                        producers,
+                        batch_bytes,
+                        half,
+                    )
                 finally:
                     broker.stop()
-                found.add(key, side, DURABILITY[kind, side], p50_ms=figures["p50_ms"], p99_ms=figures["p99_ms"],
-                          paced_rate=half)
+                found.add(
+                    key,
+                    side,
+                    DURABILITY[kind, side],
+                    p50_ms=figures["p50_ms"],
+                    p99_ms=figures["p99_ms"],
+                    paced_rate=half,
+                )
 
         run.interleave(f"{key} at {half}/s", [OURS, KAFKA], paced)
 
@@ -217,7 +321,9 @@ class Bench:
         if kind == "synced":
             bar["floor_min"] = 0.7
         label = {"synced": "both synced", "cache": "both page cache"}[kind]
-        run.found.row(key, f"produce, {batch_bytes >> 10} KiB batches, {label}, native client", "records/s", bar)
+        run.found.row(
+            key, f"produce, {batch_bytes >> 10} KiB batches, {label}, native client", "records/s", bar
+        )
         lasts = int(run.seconds) + int(run.warm_up)
 
         def measured(side):
@@ -227,14 +333,31 @@ class Bench:
                     self.create_topic(broker, TOPIC_CONFIG[kind, side])
                     before, cpu = journal_bytes(broker), broker.process.cpu_seconds()
                     found = posthaste.bench(
-                        "kafka", "--at", f"127.0.0.1:{broker.ports['kafka']}", "--batch-bytes", batch_bytes, "--partitions", PARTITIONS,
-                        "--message-bytes", RECORD_BYTES, "--seconds", int(run.seconds), "--warm-up", int(run.warm_up))
+                        "kafka",
+                        "--at",
+                        f"127.0.0.1:{broker.ports['kafka']}",
+                        "--batch-bytes",
+                        batch_bytes,
+                        "--partitions",
+                        PARTITIONS,
+                        "--message-bytes",
+                        RECORD_BYTES,
+                        "--seconds",
+                        int(run.seconds),
+                        "--warm-up",
+                        int(run.warm_up),
+                    )
                     written, cpu = journal_bytes(broker), broker.process.cpu_seconds() - cpu
                 finally:
                     broker.stop()
                 rate = found["acknowledged_per_second"]
-                figures = {"rate": rate, "mb": rate * RECORD_BYTES / 1e6, "peak_p50_ms": found["p50_ms"],
-                           "peak_p99_ms": found["p99_ms"], "cpu_us": cpu * 1e6 / max(rate * lasts, 1)}
+                figures = {
+                    "rate": rate,
+                    "mb": rate * RECORD_BYTES / 1e6,
+                    "peak_p50_ms": found["p50_ms"],
+                    "peak_p99_ms": found["p99_ms"],
+                    "cpu_us": cpu * 1e6 / max(rate * lasts, 1),
+                }
                 if side == OURS and kind == "synced":
                     bare, _ = posthaste.floor(directory, broker, (written - before) / (rate * lasts), 5)
                     figures.update(floor_rate=bare, floor_share=rate / bare)
@@ -245,19 +368,38 @@ class Bench:
     def consume(self, broker, directory, records):
         """Reads the topic from its beginning with one consumer."""
         before = broker.process.cpu_seconds()
-        process = Process(self.tool(
-            "ConsumerPerformance", "--bootstrap-server", f"127.0.0.1:{broker.ports['kafka']}", "--topic", TOPIC,
-            "--num-records", records, "--timeout", 60_000, "--hide-header", "--group", f"perf-{uuid.uuid4()}"),
-            directory / f"consumer-{time.monotonic_ns()}")
+        process = Process(
+            self.tool(
+                "ConsumerPerformance",
+                "--bootstrap-server",
+                f"127.0.0.1:{broker.ports['kafka']}",
+                "--topic",
+                TOPIC,
+                "--num-records",
+                records,
+                "--timeout",
+                60_000,
+                "--hide-header",
+                "--group",
+                f"perf-{uuid.uuid4()}",
+            ),
+            directory / f"consumer-{time.monotonic_ns()}",
+        )
         try:
             process.child.wait(600)
-            lines = [line.split(", ") for line in process.log.read_text().splitlines() if line.count(", ") == 9]
+            lines = [
+                line.split(", ") for line in process.log.read_text().splitlines() if line.count(", ") == 9
+            ]
             if not lines or int(lines[-1][4]) < records:
                 raise BenchError(f"consumer: {process.tail()}")
             rate = float(lines[-1][9])
         finally:
             process.kill()
-        return {"rate": rate, "mb": rate * RECORD_BYTES / 1e6, "cpu_us": (broker.process.cpu_seconds() - before) * 1e6 / records}
+        return {
+            "rate": rate,
+            "mb": rate * RECORD_BYTES / 1e6,
+            "cpu_us": (broker.process.cpu_seconds() - before) * 1e6 / records,
+        }
 
     def consume_rows(self):
         """Hot: right after producing. Cold: after a restart, from disk."""

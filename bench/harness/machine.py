@@ -17,10 +17,16 @@ def target():
 
 def describe(directory):
     """Facts about this machine and about the disk that holds a directory."""
-    cpu = [line.split(": ", 1)[1] for line in Path("/proc/cpuinfo").read_text().splitlines()
-           if line.startswith("model name")]
-    memory = next(int(line.split()[1]) for line in Path("/proc/meminfo").read_text().splitlines()
-                  if line.startswith("MemTotal:"))
+    cpu = [
+        line.split(": ", 1)[1]
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
+    memory = next(
+        int(line.split()[1])
+        for line in Path("/proc/meminfo").read_text().splitlines()
+        if line.startswith("MemTotal:")
+    )
     return {
         "processor": f"{os.cpu_count()} × {cpu[0] if cpu else platform.machine()}",
         "memory": f"{memory / (1 << 20):.0f} GiB",

@@ -27,15 +27,19 @@ class Rows:
         self.rows = {}
 
     def row(self, key, title, unit, bar=None, crossings=1):
-        """Declares a row. `bar` is a dictionary: `ratio_min` and `p99_max` by the peer's name (of the latter the value says
-        whether a sync's p99 is allowed on top), `floor_min`. `crossings`: how often a payload passes a socket."""
-        self.rows.setdefault(key, {"title": title, "unit": unit, "bar": bar, "crossings": crossings, "sides": {}})
+        """Declares a row. `bar` is a dictionary: `ratio_min` and `p99_max` by the peer's name (of the latter the
+        value says whether a sync's p99 is allowed on top), `floor_min`. `crossings`: how often a payload passes
+        a socket."""
+        self.rows.setdefault(
+            key, {"title": title, "unit": unit, "bar": bar, "crossings": crossings, "sides": {}}
+        )
 
     def add(self, key, side, durability, **figures):
         """Adds one round of one side."""
         sides = self.rows[key]["sides"]
         sides.setdefault(side, {"durability": durability, "rounds": []})["rounds"].append(
-            {name: value for name, value in figures.items() if value is not None})
+            {name: value for name, value in figures.items() if value is not None}
+        )
 
     def median(self, key, side, figure):
         """The median of a figure over the rounds so far."""
@@ -77,7 +81,9 @@ def verdicts(row):
             continue
         allowance = (of(row, OURS, "sync_p99_ms") or 0) if with_sync else 0
         most = theirs + allowance
-        what = f"p99 at most {side}'s" + (f" and a sync's ({theirs:.1f} + {allowance:.1f} ms)" if allowance else "")
+        what = f"p99 at most {side}'s" + (
+            f" and a sync's ({theirs:.1f} + {allowance:.1f} ms)" if allowance else ""
+        )
         found.append((what, f"{ours:.1f} ms", ours <= most))
     return found
 
@@ -91,8 +97,20 @@ def number(value, decimals=None):
     return f"{value:,.{decimals}f}"
 
 
-COLUMNS = ["what", "system", "durability", "median", "spread", "MB/s", "ours ÷ it", "p50 ms", "p99 ms", "CPU µs", "of the floor",
-           "of loopback"]
+COLUMNS = [
+    "what",
+    "system",
+    "durability",
+    "median",
+    "spread",
+    "MB/s",
+    "ours ÷ it",
+    "p50 ms",
+    "p99 ms",
+    "CPU µs",
+    "of the floor",
+    "of loopback",
+]
 
 
 def table(rows):
@@ -103,16 +121,27 @@ def table(rows):
         for side in sorted(row["sides"], key=lambda name: (name != OURS, name)):
             spread = [of(row, side, "rate", min), of(row, side, "rate", max)]
             against = ratio(row, side) if side != OURS else None
-            lines.append([
-                title, side, row["sides"][side]["durability"], number(of(row, side, "rate")),
-                "–" if spread[0] is None else f"{number(spread[0])}–{number(spread[1])}",
-                number(of(row, side, "mb")), "" if against is None else f"{against:.2f}",
-                number(of(row, side, "p50_ms")), number(of(row, side, "p99_ms")),
-                number(of(row, side, "cpu_us")), share(of(row, side, "floor_share")), share(of(row, side, "loopback_share")),
-            ])
+            lines.append(
+                [
+                    title,
+                    side,
+                    row["sides"][side]["durability"],
+                    number(of(row, side, "rate")),
+                    "–" if spread[0] is None else f"{number(spread[0])}–{number(spread[1])}",
+                    number(of(row, side, "mb")),
+                    "" if against is None else f"{against:.2f}",
+                    number(of(row, side, "p50_ms")),
+                    number(of(row, side, "p99_ms")),
+                    number(of(row, side, "cpu_us")),
+                    share(of(row, side, "floor_share")),
+                    share(of(row, side, "loopback_share")),
+                ]
+            )
             title = ""
         for what, measured, met in verdicts(row):
-            lines.append([f"  bar: {what}: {measured}: {'holds' if met else 'MISSED'}"] + [""] * (len(COLUMNS) - 1))
+            lines.append(
+                [f"  bar: {what}: {measured}: {'holds' if met else 'MISSED'}"] + [""] * (len(COLUMNS) - 1)
+            )
     return lines
 
 
@@ -122,8 +151,10 @@ def text(lines):
     widths = [max(len(line[at]) for line in whole) for at in range(len(lines[0]))]
     shown = []
     for line in lines:
-        cells = [cell.ljust(width) if at < 3 and len(COLUMNS) == len(line) else cell.rjust(width)
-                 for at, (cell, width) in enumerate(zip(line, widths))]
+        cells = [
+            cell.ljust(width) if at < 3 and len(COLUMNS) == len(line) else cell.rjust(width)
+            for at, (cell, width) in enumerate(zip(line, widths))
+        ]
         shown.append("  ".join(cells).rstrip() if any(line[1:]) else line[0])
     return "\n".join(shown)
 
@@ -172,14 +203,23 @@ class Run:
     def facts(self):
         """What has to be known of the run to read its figures."""
         return {
-            "comparison": self.name, "begun": self.begun, "ended": machine.now(), "commit": machine.commit(),
-            "load_before": round(self.load, 2), "rounds": self.rounds, "seconds": self.seconds,
-            "machine": machine.describe(self.work), "versions": self.versions, "settings": self.settings,
+            "comparison": self.name,
+            "begun": self.begun,
+            "ended": machine.now(),
+            "commit": machine.commit(),
+            "load_before": round(self.load, 2),
+            "rounds": self.rounds,
+            "seconds": self.seconds,
+            "machine": machine.describe(self.work),
+            "versions": self.versions,
+            "settings": self.settings,
         }
 
     def finish(self, loopback):
-        """Prints the table and writes the raw rows. `loopback`: bytes a second of a bare copy on this machine."""
-        self.settings["loopback"] = f"a bare copy over one TCP connection in 16 KiB writes: {loopback / 1e6:,.0f} MB/s"
+        """Prints the table and writes the raw rows. `loopback`: bytes a second of a bare copy here."""
+        self.settings["loopback"] = (
+            f"a bare copy over one TCP connection in 16 KiB writes: {loopback / 1e6:,.0f} MB/s"
+        )
         for row in self.found.rows.values():
             for side in row["sides"].values():
                 for figures in side["rounds"]:
@@ -193,10 +233,21 @@ class Run:
         """Prints curves as tables, with the bars they are judged by, and writes them."""
         for curve in curves.values():
             print(f"\n{curve['title']}")
-            print(text([curve["columns"], *([number(value, 0 if at == 0 else None) for at, value in enumerate(point)]
-                                            for point in curve["points"])]))
+            print(
+                text(
+                    [
+                        curve["columns"],
+                        *(
+                            [number(value, 0 if at == 0 else None) for at, value in enumerate(point)]
+                            for point in curve["points"]
+                        ),
+                    ]
+                )
+            )
         for bar in bars:
-            print(f"bar: {bar['what']}: {bar['asks']}: {bar['measured']}: {'holds' if bar['met'] else 'MISSED'}")
+            print(
+                f"bar: {bar['what']}: {bar['asks']}: {bar['measured']}: {'holds' if bar['met'] else 'MISSED'}"
+            )
         self.write({**self.facts(), "curves": curves, "bars": list(bars)})
 
     def write(self, result):
@@ -208,12 +259,14 @@ class Run:
 
 def write(path, result):
     """Writes a result as JSON, figures rounded to what they are worth."""
+
     def rounded(value):
         if isinstance(value, float):
             return float(f"{value:.5g}")
         if isinstance(value, dict):
             return {key: rounded(inner) for key, inner in value.items()}
         return [rounded(inner) for inner in value] if isinstance(value, list) else value
+
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(rounded(result), indent=1, ensure_ascii=False) + "\n")
     print(f"raw rows: {path}", file=sys.stderr)
@@ -222,14 +275,23 @@ def write(path, result):
 def arguments(parser):
     """The options of every comparison."""
     parser.add_argument("--rounds", type=int, help="rounds of each side, in turn (default 3; 2 with --quick)")
-    parser.add_argument("--seconds", type=float, help="seconds that each measurement lasts (default 30; 8 with --quick)")
+    parser.add_argument(
+        "--seconds", type=float, help="seconds that each measurement lasts (default 30; 8 with --quick)"
+    )
     parser.add_argument("--warm-up", type=float, help="seconds before that (default 10; 4 with --quick)")
     parser.add_argument("--quick", action="store_true", help="a first impression, no result")
-    parser.add_argument("--only", action="append", metavar="PART", help="only rows whose key has this in it (repeat)")
-    parser.add_argument("--record", action="store_true", help="also write bench/results, from which bench/report "
-                        "makes docs/performance.md")
+    parser.add_argument(
+        "--only", action="append", metavar="PART", help="only rows whose key has this in it (repeat)"
+    )
+    parser.add_argument(
+        "--record",
+        action="store_true",
+        help="also write bench/results, from which bench/report makes docs/performance.md",
+    )
     parser.add_argument("--broker", metavar="FILE", help="measure this build of ours instead of this tree's")
-    parser.add_argument("--scratch", metavar="DIR", help="where data directories are made, on the disk to be measured")
+    parser.add_argument(
+        "--scratch", metavar="DIR", help="where data directories are made, on the disk to be measured"
+    )
 
 
 def defaults(options):

@@ -24,8 +24,11 @@ persistence_location {directory}/
 autosave_interval 1800
 """
 DURABILITY = {
-    (0, OURS): "none (QoS 0)", (0, PLAIN): "none (QoS 0)", (1, OURS): "fsync before PUBACK, persistent sessions",
-    (1, PLAIN): "none, persistent sessions in memory", (1, PERSISTENT): "saved every 30 minutes and at the end",
+    (0, OURS): "none (QoS 0)",
+    (0, PLAIN): "none (QoS 0)",
+    (1, OURS): "fsync before PUBACK, persistent sessions",
+    (1, PLAIN): "none, persistent sessions in memory",
+    (1, PERSISTENT): "saved every 30 minutes and at the end",
 }
 
 
@@ -54,13 +57,15 @@ class Bench:
         self.run = run
         run.versions = {OURS: machine.commit(), PLAIN: java.package_version("mosquitto")}
         run.settings = {
-            "load": f"posthaste-bench mqtt, MQTT 3.1.1, {MESSAGE_BYTES} bytes a message, two threads; a publisher waits while 200 "
-                    "of its messages have not reached every subscriber; what is counted are messages that arrive at "
-                    "subscribers; client and broker share the machine",
+            "load": f"posthaste-bench mqtt, MQTT 3.1.1, {MESSAGE_BYTES} bytes a message, two threads; a "
+            "publisher waits while 200 "
+            "of its messages have not reached every subscriber; what is counted are messages that arrive at "
+            "subscribers; client and broker share the machine",
             PLAIN: "Debian's package; TCP_NODELAY, no limits to messages in flight and queued",
             OURS: "as it starts, without flags but for ports and directory",
-            "p99": "from publisher to subscriber, at half of the rate that Mosquitto without persistence reached in the "
-                   "same row",
+            "p99": "from publisher to subscriber, at half of the rate that Mosquitto without persistence "
+            "reached in the "
+            "same row",
             "CPU": "processor time of the broker's process per message that arrived",
         }
 
@@ -71,17 +76,36 @@ class Bench:
     def load(self, broker, shape, qos, rate=None):
         """One run of the load generator."""
         publishers, subscribers, _ = SHAPES[shape]
-        arguments = ["mqtt", "--at", f"127.0.0.1:{broker.ports['mqtt']}", "--publishers", publishers, "--subscribers",
-                     subscribers, "--qos", qos, "--message-bytes", MESSAGE_BYTES, "--seconds", int(self.run.seconds),
-                     "--warm-up", int(self.run.warm_up)]
+        arguments = [
+            "mqtt",
+            "--at",
+            f"127.0.0.1:{broker.ports['mqtt']}",
+            "--publishers",
+            publishers,
+            "--subscribers",
+            subscribers,
+            "--qos",
+            qos,
+            "--message-bytes",
+            MESSAGE_BYTES,
+            "--seconds",
+            int(self.run.seconds),
+            "--warm-up",
+            int(self.run.warm_up),
+        ]
         arguments += ["--persistent"] if qos else []
         arguments += ["--rate", rate] if rate else []
         before = broker.process.cpu_seconds()
         found = posthaste.bench(*arguments, timeout=self.run.seconds + self.run.warm_up + 120)
         cpu = broker.process.cpu_seconds() - before
         rate = found["delivered_per_second"]
-        return {"rate": rate, "p50_ms": found["p50_ms"], "p99_ms": found["p99_ms"], "lost": found["lost"],
-                "cpu_us": cpu * 1e6 / (max(rate, 1) * (int(self.run.seconds) + int(self.run.warm_up)))}
+        return {
+            "rate": rate,
+            "p50_ms": found["p50_ms"],
+            "p99_ms": found["p99_ms"],
+            "lost": found["lost"],
+            "cpu_us": cpu * 1e6 / (max(rate, 1) * (int(self.run.seconds) + int(self.run.warm_up))),
+        }
 
     def row(self, shape, qos):
         """Throughput, then latency at half of Mosquitto's."""
@@ -91,9 +115,13 @@ class Bench:
         if not run.wants(key):
             return
         peers = [PLAIN, PERSISTENT] if qos else [PLAIN]
-        found.row(key, f"QoS {qos}, {title}", "messages/s",
-                  {"ratio_min": {peer: 2 for peer in peers}, "p99_max": {peer: qos == 1 for peer in peers}},
-                  crossings=1 + 1 / subscribers)
+        found.row(
+            key,
+            f"QoS {qos}, {title}",
+            "messages/s",
+            {"ratio_min": {peer: 2 for peer in peers}, "p99_max": {peer: qos == 1 for peer in peers}},
+            crossings=1 + 1 / subscribers,
+        )
 
         def fastest(side):
             with run.directory("mqtt") as directory:
@@ -122,8 +150,15 @@ class Bench:
                     figures = self.load(broker, shape, qos, f"{half:.0f}")
                 finally:
                     broker.stop()
-                found.add(key, side, DURABILITY[qos, side], p50_ms=figures["p50_ms"], p99_ms=figures["p99_ms"],
-                          paced_rate=half, paced_lost=figures["lost"])
+                found.add(
+                    key,
+                    side,
+                    DURABILITY[qos, side],
+                    p50_ms=figures["p50_ms"],
+                    p99_ms=figures["p99_ms"],
+                    paced_rate=half,
+                    paced_lost=figures["lost"],
+                )
 
         run.interleave(f"{key} at {half:.0f}/s", [OURS, *peers], paced)
 

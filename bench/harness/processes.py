@@ -25,7 +25,9 @@ def output(command, **kwargs):
     """Standard output of a command that must succeed."""
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True, **kwargs)
     if done.returncode != 0:
-        raise BenchError(f"{' '.join(map(str, command))}: {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+        raise BenchError(
+            f"{' '.join(map(str, command))}: {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+        )
     return done.stdout
 
 
@@ -37,8 +39,14 @@ class Process:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with open(self.log, "ab") as sink:
             self.child = subprocess.Popen(
-                [str(word) for word in command], stdin=subprocess.DEVNULL, stdout=sink, stderr=sink,
-                env={**os.environ, **(env or {})}, cwd=cwd, start_new_session=True)
+                [str(word) for word in command],
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=sink,
+                env={**os.environ, **(env or {})},
+                cwd=cwd,
+                start_new_session=True,
+            )
         self.name = Path(str(command[0])).name
 
     def tail(self):
@@ -50,7 +58,9 @@ class Process:
         end = time.monotonic() + seconds
         while not condition():
             if self.child.poll() is not None:
-                raise BenchError(f"{self.name} ended with {self.child.returncode} before {what}:\n{self.tail()}")
+                raise BenchError(
+                    f"{self.name} ended with {self.child.returncode} before {what}:\n{self.tail()}"
+                )
             if time.monotonic() > end:
                 raise BenchError(f"{self.name}: no {what} within {seconds} s:\n{self.tail()}")
             time.sleep(0.02)

@@ -15,9 +15,11 @@ SERVER = "/usr/lib/rabbitmq/bin/rabbitmq-server"
 PRODUCERS, CONSUMERS, PREFETCH = 2, 2, 300
 QUEUE = "bench"
 DURABILITY = {
-    ("persistent", OURS): "fsync before the confirm", ("persistent", CLASSIC): "written, not synced",
+    ("persistent", OURS): "fsync before the confirm",
+    ("persistent", CLASSIC): "written, not synced",
     ("persistent", QUORUM): "fsync before the confirm",
-    ("transient", OURS): "none, in memory", ("transient", CLASSIC): "none, in memory",
+    ("transient", OURS): "none, in memory",
+    ("transient", CLASSIC): "none, in memory",
 }
 INTERVAL = re.compile(r"time ([\d.]+) s(.*)")
 
@@ -30,21 +32,31 @@ class RabbitMQ:
         self.ports = {"amqp": free_port()}
         self.epmd, distribution = free_port(), free_port()
         (directory / "rabbitmq.conf").write_text(
-            f"listeners.tcp.1 = 127.0.0.1:{self.ports['amqp']}\ndistribution.listener.interface = 127.0.0.1\n")
+            f"listeners.tcp.1 = 127.0.0.1:{self.ports['amqp']}\ndistribution.listener.interface = 127.0.0.1\n"
+        )
         (directory / "plugins").write_text("[].\n")
         self.environment = {
-            "HOME": str(directory), "ERL_EPMD_ADDRESS": "127.0.0.1", "ERL_EPMD_PORT": str(self.epmd),
-            "RABBITMQ_NODENAME": "bench@localhost", "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
-            "RABBITMQ_NODE_PORT": str(self.ports["amqp"]), "RABBITMQ_DIST_PORT": str(distribution),
+            "HOME": str(directory),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "ERL_EPMD_PORT": str(self.epmd),
+            "RABBITMQ_NODENAME": "bench@localhost",
+            "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+            "RABBITMQ_NODE_PORT": str(self.ports["amqp"]),
+            "RABBITMQ_DIST_PORT": str(distribution),
             "RABBITMQ_CONFIG_FILE": str(directory / "rabbitmq.conf"),
             "RABBITMQ_CONF_ENV_FILE": str(directory / "none"),
-            "RABBITMQ_ENABLED_PLUGINS_FILE": str(directory / "plugins"), "RABBITMQ_MNESIA_BASE": str(directory / "data"),
-            "RABBITMQ_LOG_BASE": str(directory / "logs"), "RABBITMQ_PID_FILE": str(directory / "pid"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(directory / "plugins"),
+            "RABBITMQ_MNESIA_BASE": str(directory / "data"),
+            "RABBITMQ_LOG_BASE": str(directory / "logs"),
+            "RABBITMQ_PID_FILE": str(directory / "pid"),
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
         }
         self.process = Process([SERVER], directory / "log", self.environment, directory)
-        self.process.wait_until(lambda: "completed with" in self.process.tail() and listens(self.ports["amqp"]), 120,
-                                "completed startup")
+        self.process.wait_until(
+            lambda: "completed with" in self.process.tail() and listens(self.ports["amqp"]),
+            120,
+            "completed startup",
+        )
 
     def stop(self):
         """Ends it, and the Erlang port mapper that it started."""
@@ -62,24 +74,47 @@ class Bench:
         self.run = run
         self.class_path = java.artifacts("perf-test")
         tool = java.version(self.class_path, "perf-test")
-        run.versions = {OURS: machine.commit(), "RabbitMQ": java.package_version("rabbitmq-server"), "PerfTest": tool,
-                        "Erlang": java.package_version("erlang-base"), "Java": java.runtime()}
+        run.versions = {
+            OURS: machine.commit(),
+            "RabbitMQ": java.package_version("rabbitmq-server"),
+            "PerfTest": tool,
+            "Erlang": java.package_version("erlang-base"),
+            "Java": java.runtime(),
+        }
         run.settings = {
-            "load": f"PerfTest {tool}: {PRODUCERS} producers, {CONSUMERS} consumers with a prefetch of {PREFETCH}, one queue; "
-                    "what is counted are messages received; client and broker share the machine",
+            "load": f"PerfTest {tool}: {PRODUCERS} producers, {CONSUMERS} consumers with a prefetch of "
+            f"{PREFETCH}, one queue; "
+            "what is counted are messages received; client and broker share the machine",
             "RabbitMQ": "one node, Debian's package without configuration but ports and directories",
-            OURS: "as it starts, without flags but for ports and directory; classic and quorum queues are the same, synced",
-            "native client": f"posthaste-bench amqp, the same numbers of clients and the same prefetch, in Rust: where PerfTest is "
-                             "the limit it leaves more of the machine to the broker",
-            "p99": "from publish to consumer, at half of the rate that the better of RabbitMQ's queue types reached in "
-                   "the same row",
+            OURS: "as it starts, without flags but for ports and directory; "
+            "classic and quorum queues are the same, synced",
+            "native client": "posthaste-bench amqp, the same numbers of clients and the same prefetch, in "
+            "Rust: where PerfTest is "
+            "the limit it leaves more of the machine to the broker",
+            "p99": "from publish to consumer, at half of the rate that the better of RabbitMQ's queue "
+            "types reached in "
+            "the same row",
             "CPU": "processor time of the broker's processes per message",
         }
 
     def load(self, broker, kind, side, size, window, rate=None):
         """One run of PerfTest; figures of its steady seconds."""
-        arguments = ["--uri", f"amqp://127.0.0.1:{broker.ports['amqp']}", "-x", PRODUCERS, "-y", CONSUMERS, "-u", QUEUE, "-s",
-                     size, "-i", 1, "-z", int(self.run.warm_up + self.run.seconds + 1)]
+        arguments = [
+            "--uri",
+            f"amqp://127.0.0.1:{broker.ports['amqp']}",
+            "-x",
+            PRODUCERS,
+            "-y",
+            CONSUMERS,
+            "-u",
+            QUEUE,
+            "-s",
+            size,
+            "-i",
+            1,
+            "-z",
+            int(self.run.warm_up + self.run.seconds + 1),
+        ]
         if kind == "persistent":
             arguments += ["-f", "persistent", "-ad", "false", "-c", window, "-q", PREFETCH]
             arguments += ["--quorum-queue"] if side == QUORUM else []
@@ -108,8 +143,21 @@ class Bench:
 
     def native(self, broker, kind, side, size, window):
         """The same with the load generator in Rust."""
-        arguments = ["amqp", "--at", f"127.0.0.1:{broker.ports['amqp']}", "--connections", PRODUCERS, "--consumers", CONSUMERS,
-                     "--message-bytes", size, "--seconds", int(self.run.seconds), "--warm-up", int(self.run.warm_up)]
+        arguments = [
+            "amqp",
+            "--at",
+            f"127.0.0.1:{broker.ports['amqp']}",
+            "--connections",
+            PRODUCERS,
+            "--consumers",
+            CONSUMERS,
+            "--message-bytes",
+            size,
+            "--seconds",
+            int(self.run.seconds),
+            "--warm-up",
+            int(self.run.warm_up),
+        ]
         arguments += ["--transient"] if kind == "transient" else ["--windows", window, "--prefetch", PREFETCH]
         arguments += ["--quorum"] if side == QUORUM else []
         before = broker.process.cpu_seconds()
@@ -138,7 +186,11 @@ class Bench:
             bar = {"ratio_min": {QUORUM: 5, CLASSIC: 2}, "p99_max": {CLASSIC: True, QUORUM: False}}
             title = f"persistent, {size} bytes, confirm window {window}, consumer acks"
         else:
-            peers, bar, title = [CLASSIC], {"ratio_min": {CLASSIC: 3}, "p99_max": {CLASSIC: False}}, f"transient, {size} bytes, auto-ack"
+            peers, bar, title = (
+                [CLASSIC],
+                {"ratio_min": {CLASSIC: 3}, "p99_max": {CLASSIC: False}},
+                f"transient, {size} bytes, auto-ack",
+            )
         if native:
             title, bar = f"{title}, native client", {"ratio_min": bar["ratio_min"]}
         found.row(key, title, "messages/s", bar, crossings=2)
@@ -153,7 +205,10 @@ class Bench:
                     written = journal(broker)
                 finally:
                     broker.stop()
-                figures["peak_p50_ms"], figures["peak_p99_ms"] = figures.pop("p50_ms", None), figures.pop("p99_ms", None)
+                figures["peak_p50_ms"], figures["peak_p99_ms"] = (
+                    figures.pop("p50_ms", None),
+                    figures.pop("p99_ms", None),
+                )
                 if side == OURS and kind == "persistent":
                     each = (written[0] - before[0]) / max(written[1] - before[1], 1)
                     bare, sync = posthaste.floor(directory, broker, each, 5)
@@ -173,13 +228,20 @@ class Bench:
                     figures = self.load(broker, kind, side, size, window, half)
                 finally:
                     broker.stop()
-                found.add(key, side, DURABILITY[kind, side], p50_ms=figures["p50_ms"], p99_ms=figures["p99_ms"], paced_rate=half)
+                found.add(
+                    key,
+                    side,
+                    DURABILITY[kind, side],
+                    p50_ms=figures["p50_ms"],
+                    p99_ms=figures["p99_ms"],
+                    paced_rate=half,
+                )
 
         run.interleave(f"{key} at {half}/s", [OURS, *peers], paced)
 
 
 def steady(said, warm_up):
-    """Means of the seconds that PerfTest reported after its warm-up: rates, and latencies from publish to consumer."""
+    """Means of the seconds that PerfTest reported after its warm-up: rates, and latencies to the consumer."""
     seconds = []
     for at, rest in INTERVAL.findall(said):
         if float(at) <= warm_up:
@@ -191,7 +253,9 @@ def steady(said, warm_up):
         latency = re.search(r"consumer latency: ([\d/]+) (µs|ms)", rest)
         if latency:
             scale = 1000 if latency.group(2) == "µs" else 1
-            _, figures["p50"], _, _, figures["p99"] = (float(value) / scale for value in latency.group(1).split("/"))
+            _, figures["p50"], _, _, figures["p99"] = (
+                float(value) / scale for value in latency.group(1).split("/")
+            )
         seconds.append(figures)
     if not seconds:
         return None

@@ -1,4 +1,4 @@
-"""Ready after kill -9 with a journal that was not checkpointed, against reading the same bytes; both with a cold cache."""
+"""Ready after kill -9 with a journal that was not checkpointed, against reading the same bytes, both cold."""
 
 import argparse
 import time
@@ -22,7 +22,7 @@ class Unchecked(posthaste.Broker):
 
 
 def fill(broker, journal_bytes):
-    """Writes the journal; the messages of every second queue are settled. Returns messages stored and left."""
+    """Writes the journal; messages of every second queue are settled. Returns messages stored and left."""
     at = f"127.0.0.1:{broker.ports['amqp']}"
     load = ["amqp", "--at", at, "--windows", 3000, "--message-bytes", MESSAGE_BYTES, "--warm-up", 0]
     while broker.metrics()["posthaste_journal_bytes_total"] < journal_bytes:
@@ -59,9 +59,11 @@ def main():
     run = measure.Run("recovery", options)
     run.versions = {OURS: machine.commit()}
     run.settings = {
-        "load": f"persistent messages of {MESSAGE_BYTES} bytes over AMQP to two queues; those of one are consumed and acknowledged "
-                "as they come, those of the other stay",
-        "measured": "kill -9; the page cache of the directory dropped; every byte of the journal read; dropped again; start to ready",
+        "load": f"persistent messages of {MESSAGE_BYTES} bytes over AMQP to two queues; those of one are "
+        "consumed and acknowledged "
+        "as they come, those of the other stay",
+        "measured": "kill -9; the page cache of the directory dropped; every byte of the journal read; "
+        "dropped again; start to ready",
     }
     points, bars = [], []
     with run.directory("recovery") as directory:
@@ -77,14 +79,43 @@ def main():
                 ready = broker.start()
                 if broker.ready("bench-1") != left:
                     raise BenchError(f"{broker.ready('bench-1')} messages after the restart, not {left}")
-                points.append([len(points) + 1, stored / 1e6, left / 1e6, total / (1 << 30), reading, ready, ready - reading,
-                               broker.process.anonymous_bytes() / 1e6])
+                points.append(
+                    [
+                        len(points) + 1,
+                        stored / 1e6,
+                        left / 1e6,
+                        total / (1 << 30),
+                        reading,
+                        ready,
+                        ready - reading,
+                        broker.process.anonymous_bytes() / 1e6,
+                    ]
+                )
         finally:
             broker.kill()
     more = measure.median([point[6] for point in points])
-    bars.append({"what": f"ready after kill -9 with {journal / (1 << 30):g} GiB of journal, cold", "met": more <= SECONDS_MAX,
-                 "asks": f"at most {SECONDS_MAX} s more than reading it", "measured": f"{more:.1f} s"})
-    curve = {"title": "Ready after kill -9", "plots": [], "points": points,
-             "columns": ["round", "million stored", "million left", "GiB of journal", "s to read it", "s to ready", "s more", "MB after"],
-             "note": f"{checkpoints:g} checkpoints were made before the first kill."}
+    bars.append(
+        {
+            "what": f"ready after kill -9 with {journal / (1 << 30):g} GiB of journal, cold",
+            "met": more <= SECONDS_MAX,
+            "asks": f"at most {SECONDS_MAX} s more than reading it",
+            "measured": f"{more:.1f} s",
+        }
+    )
+    curve = {
+        "title": "Ready after kill -9",
+        "plots": [],
+        "points": points,
+        "columns": [
+            "round",
+            "million stored",
+            "million left",
+            "GiB of journal",
+            "s to read it",
+            "s to ready",
+            "s more",
+            "MB after",
+        ],
+        "note": f"{checkpoints:g} checkpoints were made before the first kill.",
+    }
     run.finish_curves({"restart": curve}, bars)

@@ -2,9 +2,8 @@
 
 import json
 import sys
-from pathlib import Path
 
-from . import machine, measure, plot
+from . import machine, plot
 from .measure import OURS, number, of, ratio, share, verdicts
 
 RESULTS = machine.ROOT / "bench" / "results"
@@ -32,17 +31,41 @@ def cells(words):
 def comparison(result):
     """One comparison: bars, table, settings."""
     out = bars(result["rows"].values())
-    out += cells(["work", "system", "durability", "median", "spread", "ours ÷ it", "p50 ms", "p99 ms", "CPU µs", "of the floor", "of loopback"])
+    out += cells(
+        [
+            "work",
+            "system",
+            "durability",
+            "median",
+            "spread",
+            "ours ÷ it",
+            "p50 ms",
+            "p99 ms",
+            "CPU µs",
+            "of the floor",
+            "of loopback",
+        ]
+    )
     out += "|---|---|---|--:|--:|--:|--:|--:|--:|--:|--:|\n"
     for row in result["rows"].values():
         title = f"{row['title']}, {row['unit']}"
         for side in sorted(row["sides"], key=lambda name: (name != OURS, name)):
             against = ratio(row, side) if side != OURS else None
-            out += cells([
-                title, side, row["sides"][side]["durability"], number(of(row, side, "rate")),
-                f"{number(of(row, side, 'rate', min))}–{number(of(row, side, 'rate', max))}",
-                "" if against is None else f"{against:.2f}", number(of(row, side, "p50_ms")), number(of(row, side, "p99_ms")),
-                number(of(row, side, "cpu_us")), share(of(row, side, "floor_share")), share(of(row, side, "loopback_share"))])
+            out += cells(
+                [
+                    title,
+                    side,
+                    row["sides"][side]["durability"],
+                    number(of(row, side, "rate")),
+                    f"{number(of(row, side, 'rate', min))}–{number(of(row, side, 'rate', max))}",
+                    "" if against is None else f"{against:.2f}",
+                    number(of(row, side, "p50_ms")),
+                    number(of(row, side, "p99_ms")),
+                    number(of(row, side, "cpu_us")),
+                    share(of(row, side, "floor_share")),
+                    share(of(row, side, "loopback_share")),
+                ]
+            )
             title = ""
     return out + "\n" + facts(result)
 
@@ -64,7 +87,10 @@ def facts(result):
     out += f", load of the machine before: {result['load_before']:g}.\n\n"
     out += "".join(f"- {name}: {value}\n" for name, value in result["versions"].items())
     out += "".join(f"- {name}: {value}\n" for name, value in result["settings"].items())
-    return out + f"- to repeat: `bench/{result['comparison']} --rounds {result['rounds']} --seconds {result['seconds']:g}`\n"
+    return (
+        out
+        + f"- to repeat: `bench/{result['comparison']} --rounds {result['rounds']} --seconds {result['seconds']:g}`\n"
+    )
 
 
 def chart(name, result):
@@ -74,8 +100,15 @@ def chart(name, result):
         peers = [of(row, side, "rate") for side in row["sides"] if side != OURS]
         best = max((rate for rate in peers if rate), default=None)
         if best and of(row, OURS, "rate"):
-            groups.append((row["title"], [(side, of(row, side, "rate") / best) for side in
-                                          sorted(row["sides"], key=lambda side: (side != OURS, side))]))
+            groups.append(
+                (
+                    row["title"],
+                    [
+                        (side, of(row, side, "rate") / best)
+                        for side in sorted(row["sides"], key=lambda side: (side != OURS, side))
+                    ],
+                )
+            )
     file = f"{name}.svg"
     (PLOTS / file).write_text(plot.bars(groups, "times the best peer"))
     return f"![{COMPARISONS[name]}: rates relative to the best peer](performance/{file})\n\n"
@@ -86,8 +119,13 @@ def scale(result):
     out = ""
     if result["bars"]:
         out = cells(["bar", "asks", "measured", ""]) + "|---|---|--:|---|\n"
-        out += "".join(cells([bar["what"], bar["asks"], bar["measured"], "holds" if bar["met"] else "**missed**"])
-                       for bar in result["bars"]) + "\n"
+        out += (
+            "".join(
+                cells([bar["what"], bar["asks"], bar["measured"], "holds" if bar["met"] else "**missed**"])
+                for bar in result["bars"]
+            )
+            + "\n"
+        )
     for key, curve in result["curves"].items():
         out += f"### {curve['title']}\n\n"
         if curve.get("note"):
@@ -97,7 +135,9 @@ def scale(result):
         for point in curve["points"]:
             out += cells([number(value, 0 if at == 0 else None) for at, value in enumerate(point)])
         for at, column in enumerate(columns[1:], 1):
-            points = [(point[0], point[at]) for point in curve["points"] if point[0] and point[at] is not None]
+            points = [
+                (point[0], point[at]) for point in curve["points"] if point[0] and point[at] is not None
+            ]
             if len(points) > 1 and column in curve.get("plots", columns[1:]):
                 file = f"scale-{key}-{at}.svg"
                 (PLOTS / file).write_text(plot.line(points, columns[0], column))

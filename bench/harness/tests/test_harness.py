@@ -30,7 +30,12 @@ class Tables(unittest.TestCase):
             self.assertEqual([met for _, _, met in measure.verdicts(row)], expect)
 
     def test_a_sync_is_allowed_only_where_the_peer_does_not(self):
-        for with_sync, ours, expect in [(True, 14.9, True), (True, 15.1, False), (False, 10.1, False), (False, 10, True)]:
+        for with_sync, ours, expect in [
+            (True, 14.9, True),
+            (True, 15.1, False),
+            (False, 10.1, False),
+            (False, 10, True),
+        ]:
             row = rows([1], [1], {"p99_max": {"Peer": with_sync}}, ours, 10, sync_p99_ms=5)["r"]
             self.assertEqual([met for _, _, met in measure.verdicts(row)], [expect])
 
@@ -47,29 +52,51 @@ class Tables(unittest.TestCase):
 
 class Tools(unittest.TestCase):
     def test_kafkas_steady_state_is_read(self):
-        said = ("400000 records sent, 28745.957600 records/sec (28.07 MB/sec), 906.43 ms avg latency, 1538.00 ms max latency, "
-                "903 ms 50th, 1322 ms 95th, 1450 ms 99th, 1509 ms 99.9th.\n"
-                "300000 steady state records sent, 33392.698130 records/sec (32.61 MB/sec), 840.38 ms avg latency, 1283.00 ms "
-                "max latency, 856 ms 50th, 1176 ms 95th, 1258 ms 99th, 1272 ms 99.9th.\n")
+        said = (
+            "400000 records sent, 28745.957600 records/sec (28.07 MB/sec), 906.43 ms avg latency, 1538.00 "
+            "ms max latency, "
+            "903 ms 50th, 1322 ms 95th, 1450 ms 99th, 1509 ms 99.9th.\n"
+            "300000 steady state records sent, 33392.698130 records/sec (32.61 MB/sec), 840.38 ms avg "
+            "latency, 1283.00 ms "
+            "max latency, 856 ms 50th, 1176 ms 95th, 1258 ms 99th, 1272 ms 99.9th.\n"
+        )
         self.assertEqual(kafka.STEADY.findall(said)[-1][2:], ("33392.698130", "856", "1176", "1258"))
 
     def test_perf_tests_seconds_are_read(self):
-        second = ("id: test, time {}.001 s, sent: {} msg/s, confirmed: 1 msg/s, nacked: 0 msg/s, received: {} msg/s, "
-                  "min/median/75th/95th/99th consumer latency: 1510/{}/21178/34411/4000 µs, confirm latency: 1/2/3/4/5 µs\n")
+        second = (
+            "id: test, time {}.001 s, sent: {} msg/s, confirmed: 1 msg/s, nacked: 0 msg/s, received: {} "
+            "msg/s, "
+            "min/median/75th/95th/99th consumer latency: 1510/{}/21178/34411/4000 µs, confirm latency: "
+            "1/2/3/4/5 µs\n"
+        )
         said = second.format(1, 9, 9, 9) + second.format(2, 100, 90, 1000) + second.format(3, 200, 110, 3000)
-        self.assertEqual(rabbitmq.steady(said, 1.5), {"rate": 100, "published": 150, "p50_ms": 2, "p99_ms": 4})
+        self.assertEqual(
+            rabbitmq.steady(said, 1.5), {"rate": 100, "published": 150, "p50_ms": 2, "p99_ms": 4}
+        )
         self.assertIsNone(rabbitmq.steady(said, 9))
 
 
 class Page(unittest.TestCase):
     def test_plots_are_xml(self):
-        for drawn in [plot.bars([("a < b", [(OURS, 2), ("Peer", 1)])], "times"), plot.line([(1, 0), (1000, 5)], "n", "µs"),
-                      plot.line([(5, 0)], "n", "µs")]:
+        for drawn in [
+            plot.bars([("a < b", [(OURS, 2), ("Peer", 1)])], "times"),
+            plot.line([(1, 0), (1000, 5)], "n", "µs"),
+            plot.line([(5, 0)], "n", "µs"),
+        ]:
             xml.etree.ElementTree.fromstring(drawn)
 
     def test_a_comparison_names_its_bars(self):
-        result = {"rows": rows([10], [10], {"ratio_min": {"Peer": 2}}), "begun": "then", "ended": "later", "rounds": 1,
-                  "seconds": 5, "load_before": 0.5, "versions": {"Peer": "1"}, "settings": {}, "comparison": "kafka"}
+        result = {
+            "rows": rows([10], [10], {"ratio_min": {"Peer": 2}}),
+            "begun": "then",
+            "ended": "later",
+            "rounds": 1,
+            "seconds": 5,
+            "load_before": 0.5,
+            "versions": {"Peer": "1"},
+            "settings": {},
+            "comparison": "kafka",
+        }
         self.assertIn("| produce | at least 2 × Peer | 1.00 × | **missed** |", report.comparison(result))
         self.assertIn("`bench/kafka --rounds 1 --seconds 5`", report.comparison(result))
 
