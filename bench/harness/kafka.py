@@ -5,7 +5,7 @@ import re
 import time
 import uuid
 
-from . import java, machine, measure, posthaste
+from . import java, measure, posthaste
 from .measure import OURS
 from .processes import BenchError, Process, forget_cached, free_port, listens, output
 
@@ -131,7 +131,6 @@ class Bench:
         self.run = run
         self.class_path = java.artifacts("kafka")
         run.versions = {
-            OURS: machine.commit(),
             KAFKA: java.version(self.class_path, "kafka_2.13"),
             "Java": java.runtime(),
         }

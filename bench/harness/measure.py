@@ -200,16 +200,20 @@ class Run:
                 except BenchError as error:
                     raise BenchError(f"{said}: {error}") from error
 
-    def facts(self):
-        """What has to be known of the run to read its figures."""
-        return {
-            "comparison": self.name,
+    def facts(self, *parts):
+        """What has to be known of the run to read its figures; the parts that it measured learn when and how."""
+        measured = {
             "begun": self.begun,
             "ended": machine.now(),
             "commit": machine.commit(),
             "load_before": round(self.load, 2),
             "rounds": self.rounds,
             "seconds": self.seconds,
+        }
+        for part in parts:
+            part["measured"] = measured
+        return {
+            "comparison": self.name,
             "machine": machine.describe(self.work),
             "versions": self.versions,
             "settings": self.settings,
@@ -225,7 +229,7 @@ class Run:
                 for figures in side["rounds"]:
                     if "mb" in figures:
                         figures["loopback_share"] = figures["mb"] * 1e6 * row["crossings"] / loopback
-        result = {**self.facts(), "rows": self.found.rows}
+        result = {**self.facts(*self.found.rows.values()), "rows": self.found.rows}
         print(text(table(self.found.rows)))
         self.write(result)
 
@@ -248,13 +252,28 @@ class Run:
             print(
                 f"bar: {bar['what']}: {bar['asks']}: {bar['measured']}: {'holds' if bar['met'] else 'MISSED'}"
             )
-        self.write({**self.facts(), "curves": curves, "bars": list(bars)})
+        self.write({**self.facts(*curves.values(), *bars), "curves": curves, "bars": list(bars)})
 
     def write(self, result):
         """Writes what was found below the target directory, and with --record among the results."""
         write(machine.target() / "bench" / f"{self.name}.json", result)
         if self.record:
-            write(machine.ROOT / "bench" / "results" / f"{self.name}.json", result)
+            path = machine.ROOT / "bench" / "results" / f"{self.name}.json"
+            write(
+                path, merged(json.loads(path.read_text()), result) if self.only and path.exists() else result
+            )
+
+
+def merged(old, new):
+    """A result in which rows, curves and bars that were measured again have replaced the older ones."""
+    result = {**old, **new}
+    for kind in ("rows", "curves"):
+        if kind in new:
+            result[kind] = {**old[kind], **new[kind]}
+    if "bars" in new:
+        again = {bar["what"] for bar in new["bars"]}
+        result["bars"] = [bar for bar in old["bars"] if bar["what"] not in again] + new["bars"]
+    return result
 
 
 def write(path, result):

@@ -2,7 +2,7 @@
 
 import argparse
 
-from . import java, machine, measure, posthaste
+from . import java, measure, posthaste
 from .measure import OURS
 from .processes import Process, free_port, listens
 
@@ -55,7 +55,7 @@ class Bench:
 
     def __init__(self, run):
         self.run = run
-        run.versions = {OURS: machine.commit(), PLAIN: java.package_version("mosquitto")}
+        run.versions = {PLAIN: java.package_version("mosquitto")}
         run.settings = {
             "load": f"posthaste-bench mqtt, MQTT 3.1.1, {MESSAGE_BYTES} bytes a message, two threads; a "
             "publisher waits while 200 "

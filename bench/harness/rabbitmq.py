@@ -6,7 +6,7 @@ import re
 import statistics
 import time
 
-from . import java, machine, measure, posthaste
+from . import java, measure, posthaste
 from .measure import OURS
 from .processes import BenchError, Process, free_port, listens, output
 
@@ -75,7 +75,6 @@ class Bench:
         self.class_path = java.artifacts("perf-test")
         tool = java.version(self.class_path, "perf-test")
         run.versions = {
-            OURS: machine.commit(),
             "RabbitMQ": java.package_version("rabbitmq-server"),
             "PerfTest": tool,
             "Erlang": java.package_version("erlang-base"),

@@ -83,14 +83,24 @@ def bars(rows):
 
 def facts(result):
     """How it was measured."""
-    out = f"Measured {result['begun']} to {result['ended']}, {result['rounds']} rounds of {result['seconds']:g} s"
-    out += f", load of the machine before: {result['load_before']:g}.\n\n"
-    out += "".join(f"- {name}: {value}\n" for name, value in result["versions"].items())
-    out += "".join(f"- {name}: {value}\n" for name, value in result["settings"].items())
-    return (
-        out
-        + f"- to repeat: `bench/{result['comparison']} --rounds {result['rounds']} --seconds {result['seconds']:g}`\n"
+    parts = [*result.get("rows", {}).values(), *result.get("curves", {}).values()]
+    runs = list({json.dumps(part["measured"], sort_keys=True): part["measured"] for part in parts}.values())
+    out = ""
+    for run in runs:
+        which = (
+            ""
+            if len(runs) == 1
+            else ": " + "; ".join(part["title"] for part in parts if part["measured"] == run)
+        )
+        out += (
+            f"- measured {run['begun']} to {run['ended']}, commit {run['commit']}, {run['rounds']} rounds of "
+        )
+        out += f"{run['seconds']:g} s, load of the machine before {run['load_before']:g}{which}\n"
+    out += "".join(
+        f"- {name}: {value}\n" for name, value in {**result["versions"], **result["settings"]}.items()
     )
+    command = f"bench/{result['comparison']} --rounds {runs[-1]['rounds']} --seconds {runs[-1]['seconds']:g}"
+    return out + f"- to repeat: `{command}`\n"
 
 
 def chart(name, result):

@@ -6,8 +6,7 @@ import resource
 import socket
 import time
 
-from . import amqp, machine, measure, posthaste
-from .measure import OURS
+from . import amqp, measure, posthaste
 
 IDLE_MB_MAX, BACKLOG_MB_MAX = 30, 200
 BACKLOG = 10_000_000
@@ -21,7 +20,7 @@ class Bench:
     def __init__(self, run, quick):
         self.run, self.quick = run, quick
         self.curves, self.bars = {}, []
-        run.versions = {OURS: machine.commit()}
+        run.versions = {}
         run.settings = {
             "memory": "anonymous memory of the process, before and with the items, divided by their number",
             "restart": "kill -9, then start to ready, nothing dropped from the page cache",

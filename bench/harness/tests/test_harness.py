@@ -86,19 +86,29 @@ class Page(unittest.TestCase):
             xml.etree.ElementTree.fromstring(drawn)
 
     def test_a_comparison_names_its_bars(self):
-        result = {
-            "rows": rows([10], [10], {"ratio_min": {"Peer": 2}}),
+        row = rows([10], [10], {"ratio_min": {"Peer": 2}})["r"]
+        row["measured"] = {
             "begun": "then",
             "ended": "later",
+            "commit": "c",
             "rounds": 1,
             "seconds": 5,
             "load_before": 0.5,
-            "versions": {"Peer": "1"},
-            "settings": {},
-            "comparison": "kafka",
         }
+        result = {"rows": {"r": row}, "versions": {"Peer": "1"}, "settings": {}, "comparison": "kafka"}
         self.assertIn("| produce | at least 2 × Peer | 1.00 × | **missed** |", report.comparison(result))
         self.assertIn("`bench/kafka --rounds 1 --seconds 5`", report.comparison(result))
+
+    def test_what_is_measured_again_replaces(self):
+        old = {
+            "rows": {"a": 1, "b": 1},
+            "curves": {},
+            "bars": [{"what": "x", "met": False}, {"what": "y", "met": True}],
+        }
+        new = {"rows": {"b": 2}, "bars": [{"what": "x", "met": True}]}
+        found = measure.merged(old, new)
+        self.assertEqual(found["rows"], {"a": 1, "b": 2})
+        self.assertEqual({bar["what"]: bar["met"] for bar in found["bars"]}, {"x": True, "y": True})
 
     def test_short_numbers(self):
         for value, expect in [(0, "0"), (999, "999"), (1500, "1.5k"), (2e6, "2M")]:
