@@ -443,11 +443,11 @@ def main():
     run = measure.Run("kafka", options)
     bench = Bench(run)
     for producers in (1, 3):
-        bench.produce_row("synced", producers, 16 << 10)
-    bench.native_row("synced", 16 << 10)
+        run.attempt(bench.produce_row, "synced", producers, 16 << 10)
+    run.attempt(bench.native_row, "synced", 16 << 10)
     for batch_bytes in (16 << 10, 256 << 10):
         for producers in (1, 3):
-            bench.produce_row("cache", producers, batch_bytes)
-        bench.native_row("cache", batch_bytes)
-    bench.consume_rows()
+            run.attempt(bench.produce_row, "cache", producers, batch_bytes)
+        run.attempt(bench.native_row, "cache", batch_bytes)
+    run.attempt(bench.consume_rows)
     run.finish(posthaste.loopback())

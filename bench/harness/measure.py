@@ -3,6 +3,7 @@
 import json
 import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
 from contextlib import contextmanager
@@ -172,6 +173,7 @@ class Run:
         self.work = Path(options.scratch or machine.target() / "bench" / "work").absolute()
         self.work.mkdir(parents=True, exist_ok=True)
         self.found = Rows()
+        self.failures = 0
         self.versions, self.settings = {}, {}
         self.begun, self.load = machine.now(), machine.load()
 
@@ -199,6 +201,14 @@ class Run:
                     measure(side)
                 except BenchError as error:
                     raise BenchError(f"{said}: {error}") from error
+
+    def attempt(self, part, *arguments, **named):
+        """Measures a part; when it fails says so and goes on with the others."""
+        try:
+            part(*arguments, **named)
+        except (BenchError, OSError, subprocess.SubprocessError) as error:
+            self.failures += 1
+            print(f"FAILED: {error}", file=sys.stderr, flush=True)
 
     def facts(self, *parts):
         """What has to be known of the run to read its figures; the parts that it measured learn when and how."""
@@ -262,6 +272,8 @@ class Run:
             write(
                 path, merged(json.loads(path.read_text()), result) if self.only and path.exists() else result
             )
+        if self.failures:
+            sys.exit(f"{self.failures} parts failed")
 
 
 def merged(old, new):

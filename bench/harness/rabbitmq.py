@@ -285,6 +285,6 @@ def main():
     for size in (1024, 100):
         for native in (False, True):
             for window in (100, 3000):
-                bench.row("persistent", size, window, native)
-            bench.row("transient", size, native=native)
+                run.attempt(bench.row, "persistent", size, window, native)
+            run.attempt(bench.row, "transient", size, native=native)
     run.finish(posthaste.loopback())

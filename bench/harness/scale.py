@@ -355,5 +355,5 @@ def main():
         bench.sizes,
         bench.backlog,
     ):
-        curve()
+        run.attempt(curve)
     run.finish_curves(bench.curves, bench.bars)
