@@ -5,7 +5,7 @@ import re
 import time
 import uuid
 
-from . import java, measure, posthaste
+from . import install, measure, posthaste
 from .measure import OURS
 from .processes import BenchError, Process, forget_cached, free_port, listens, output
 
@@ -103,7 +103,7 @@ class Kafka:
 
     def start(self):
         """Starts it and waits until it accepts connections."""
-        log4j = f"-Dlog4j2.configurationFile={java.PEERS / 'kafka-log4j2.properties'}"
+        log4j = f"-Dlog4j2.configurationFile={install.PEERS / 'kafka-log4j2.properties'}"
         self.process = Process(
             [
                 "java",
@@ -129,10 +129,10 @@ class Bench:
 
     def __init__(self, run):
         self.run = run
-        self.class_path = java.artifacts("kafka")
+        self.class_path = install.maven("kafka")
         run.versions = {
-            KAFKA: java.version(self.class_path, "kafka_2.13"),
-            "Java": java.runtime(),
+            KAFKA: install.jar_version(self.class_path, "kafka_2.13"),
+            "Java": install.java_version(),
         }
         run.settings = {
             "load": f"kafka-producer-perf-test and kafka-consumer-perf-test {run.versions[KAFKA]}, their "
@@ -438,7 +438,7 @@ def main():
     parser = argparse.ArgumentParser(prog="bench/kafka", description=__doc__)
     measure.arguments(parser)
     options = measure.defaults(parser.parse_args())
-    java.install("default-jre-headless", "maven")
+    install.debian("default-jre-headless", "maven")
     posthaste.build(options)
     run = measure.Run("kafka", options)
     bench = Bench(run)

@@ -2,7 +2,7 @@
 
 import argparse
 
-from . import java, measure, posthaste
+from . import install, measure, posthaste
 from .measure import OURS
 from .processes import Process, free_port, listens
 
@@ -55,7 +55,7 @@ class Bench:
 
     def __init__(self, run):
         self.run = run
-        run.versions = {PLAIN: java.package_version("mosquitto")}
+        run.versions = {PLAIN: install.debian_version("mosquitto")}
         run.settings = {
             "load": f"posthaste-bench mqtt, MQTT 3.1.1, {MESSAGE_BYTES} bytes a message, two threads; a "
             "publisher waits while 200 "
@@ -173,7 +173,7 @@ def main():
     parser = argparse.ArgumentParser(prog="bench/mosquitto", description=__doc__)
     measure.arguments(parser)
     options = measure.defaults(parser.parse_args())
-    java.install("mosquitto")
+    install.debian("mosquitto")
     posthaste.build(options)
     run = measure.Run("mosquitto", options)
     bench = Bench(run)

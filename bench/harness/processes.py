@@ -57,12 +57,11 @@ class Process:
         """Waits until `condition()` is true; fails when the process ends first or takes too long."""
         end = time.monotonic() + seconds
         while not condition():
-            if self.child.poll() is not None:
-                raise BenchError(
-                    f"{self.name} ended with {self.child.returncode} before {what}:\n{self.tail()}"
-                )
-            if time.monotonic() > end:
-                raise BenchError(f"{self.name}: no {what} within {seconds} s:\n{self.tail()}")
+            ended = self.child.poll()
+            if ended is not None or time.monotonic() > end:
+                self.kill()
+                why = f"not within {seconds} s" if ended is None else f"it ended with {ended}"
+                raise BenchError(f"{self.name}: no {what}, {why}:\n{self.tail()}")
             time.sleep(0.02)
 
     def family(self):

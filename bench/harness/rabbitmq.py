@@ -6,7 +6,7 @@ import re
 import statistics
 import time
 
-from . import java, measure, posthaste
+from . import install, measure, posthaste
 from .measure import OURS
 from .processes import BenchError, Process, free_port, listens, output
 
@@ -72,13 +72,13 @@ class Bench:
 
     def __init__(self, run):
         self.run = run
-        self.class_path = java.artifacts("perf-test")
-        tool = java.version(self.class_path, "perf-test")
+        self.class_path = install.maven("perf-test")
+        tool = install.jar_version(self.class_path, "perf-test")
         run.versions = {
-            "RabbitMQ": java.package_version("rabbitmq-server"),
+            "RabbitMQ": install.debian_version("rabbitmq-server"),
             "PerfTest": tool,
-            "Erlang": java.package_version("erlang-base"),
-            "Java": java.runtime(),
+            "Erlang": install.debian_version("erlang-base"),
+            "Java": install.java_version(),
         }
         run.settings = {
             "load": f"PerfTest {tool}: {PRODUCERS} producers, {CONSUMERS} consumers with a prefetch of "
@@ -278,7 +278,7 @@ def main():
     parser = argparse.ArgumentParser(prog="bench/rabbitmq", description=__doc__)
     measure.arguments(parser)
     options = measure.defaults(parser.parse_args())
-    java.install("default-jre-headless", "maven", "rabbitmq-server")
+    install.debian("default-jre-headless", "maven", "rabbitmq-server")
     posthaste.build(options)
     run = measure.Run("rabbitmq", options)
     bench = Bench(run)
