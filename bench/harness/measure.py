@@ -98,6 +98,13 @@ def number(value, decimals=None):
     return f"{value:,.{decimals}f}"
 
 
+def rate(row, side):
+    """The median rate, and what was published where that is not what arrived."""
+    arrived, published = of(row, side, "rate"), of(row, side, "published")
+    apart = arrived and published and abs(published - arrived) > arrived / 20
+    return number(arrived) + (f" (published {number(published)})" if apart else "")
+
+
 COLUMNS = [
     "what",
     "system",
@@ -127,7 +134,7 @@ def table(rows):
                     title,
                     side,
                     row["sides"][side]["durability"],
-                    number(of(row, side, "rate")),
+                    rate(row, side),
                     "–" if spread[0] is None else f"{number(spread[0])}–{number(spread[1])}",
                     number(of(row, side, "mb")),
                     "" if against is None else f"{against:.2f}",

@@ -4,7 +4,7 @@ import json
 import sys
 
 from . import machine, plot
-from .measure import OURS, number, of, ratio, share, verdicts
+from .measure import OURS, number, of, rate, ratio, share, verdicts
 
 RESULTS = machine.ROOT / "bench" / "results"
 PAGE = machine.ROOT / "docs" / "performance.md"
@@ -56,7 +56,7 @@ def comparison(result):
                     title,
                     side,
                     row["sides"][side]["durability"],
-                    number(of(row, side, "rate")),
+                    rate(row, side),
                     f"{number(of(row, side, 'rate', min))}–{number(of(row, side, 'rate', max))}",
                     "" if against is None else f"{against:.2f}",
                     number(of(row, side, "p50_ms")),

@@ -43,6 +43,10 @@ class Tables(unittest.TestCase):
         row = rows([1], [1], {"floor_min": 0.7}, floor_share=0.69)["r"]
         self.assertEqual(measure.verdicts(row), [("at least 70% of the floor", "69%", False)])
 
+    def test_what_was_published_is_shown_where_consumers_fall_behind(self):
+        for published, expect in [(1000, "1,000"), (1040, "1,000"), (4000, "1,000 (published 4,000)")]:
+            self.assertEqual(measure.rate(rows([1000], [], None, published=published)["r"], OURS), expect)
+
     def test_a_table_shows_both_sides(self):
         lines = measure.table(rows([2000, 4000], [1500], {"ratio_min": {"Peer": 1}}))
         self.assertEqual(lines[1][:5], ["produce, records/s", OURS, "synced", "3,000", "2,000–4,000"])
