@@ -123,6 +123,10 @@ class Kafka:
         """An orderly stop."""
         self.process.end()
 
+    def kill(self):
+        """kill -9."""
+        self.process.kill()
+
 
 class Bench:
     """The rows of this comparison."""
@@ -272,7 +276,7 @@ class Bench:
                     figures, written = self.produce(broker, directory, each, warm_up, producers, batch_bytes)
                     rates[side] = figures["rate"]
                 finally:
-                    broker.stop()
+                    broker.kill()
                 if side == OURS and kind == "synced":
                     bare, sync = posthaste.floor(directory, broker, written, 5)
                     figures.update(floor_rate=bare, floor_share=figures["rate"] / bare)
@@ -298,7 +302,7 @@ class Bench:
                         half,
                     )
                 finally:
-                    broker.stop()
+                    broker.kill()
                 found.add(
                     key,
                     side,
@@ -348,7 +352,7 @@ class Bench:
                     )
                     written, cpu = journal_bytes(broker), broker.process.cpu_seconds() - cpu
                 finally:
-                    broker.stop()
+                    broker.kill()
                 rate = found["acknowledged_per_second"]
                 figures = {
                     "rate": rate,

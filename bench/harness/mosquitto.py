@@ -45,9 +45,9 @@ class Mosquitto:
         self.process = Process(["mosquitto", "-c", directory / "mosquitto.conf"], directory / "log")
         self.process.wait_until(lambda: listens(self.ports["mqtt"]), 30, "listener")
 
-    def stop(self):
-        """An orderly stop."""
-        self.process.end()
+    def kill(self):
+        """kill -9."""
+        self.process.kill()
 
 
 class Bench:
@@ -131,7 +131,7 @@ class Bench:
                     figures = self.load(broker, shape, qos)
                     written = journal_bytes(broker)
                 finally:
-                    broker.stop()
+                    broker.kill()
                 if side == OURS and qos == 1:
                     total = figures["rate"] * (int(run.seconds) + int(run.warm_up))
                     bare, sync = posthaste.floor(directory, broker, (written - before) / total, 5)
@@ -149,7 +149,7 @@ class Bench:
                 try:
                     figures = self.load(broker, shape, qos, f"{half:.0f}")
                 finally:
-                    broker.stop()
+                    broker.kill()
                 found.add(
                     key,
                     side,

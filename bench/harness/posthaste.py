@@ -127,7 +127,7 @@ def loopback():
 
 
 def floor(directory, broker, journal_bytes_per_message, seconds):
-    """The bare disk with the commits that a stopped broker's journal holds: messages a second that it could
+    """The bare disk with the commits that a killed broker's journal holds: messages a second that it could
     carry, and milliseconds that 99 % of its syncs took at most."""
     found = bench("floor", "--data", broker.data, "--scratch", directory, "--seconds", str(seconds))
     per_second = found["bytes_per_second"] / journal_bytes_per_message if journal_bytes_per_message else None

@@ -58,7 +58,7 @@ class RabbitMQ:
             "completed startup",
         )
 
-    def stop(self):
+    def kill(self):
         """Ends it, and the Erlang port mapper that it started."""
         self.process.kill()
         try:
@@ -203,7 +203,7 @@ class Bench:
                     figures = load(broker, kind, side, size, window)
                     written = journal(broker)
                 finally:
-                    broker.stop()
+                    broker.kill()
                 figures["peak_p50_ms"], figures["peak_p99_ms"] = (
                     figures.pop("p50_ms", None),
                     figures.pop("p99_ms", None),
@@ -226,7 +226,7 @@ class Bench:
                 try:
                     figures = self.load(broker, kind, side, size, window, half)
                 finally:
-                    broker.stop()
+                    broker.kill()
                 found.add(
                     key,
                     side,
