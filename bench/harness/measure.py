@@ -228,7 +228,7 @@ class Run:
             "seconds": self.seconds,
         }
         for part in parts:
-            part["measured"] = measured
+            part["run"] = measured
         return {
             "comparison": self.name,
             "machine": machine.describe(self.work),

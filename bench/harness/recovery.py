@@ -103,7 +103,6 @@ def main():
     )
     curve = {
         "title": "Ready after kill -9",
-        "plots": [],
         "points": points,
         "columns": [
             "round",

@@ -10,6 +10,16 @@ RESULTS = machine.ROOT / "bench" / "results"
 PAGE = machine.ROOT / "docs" / "performance.md"
 PLOTS = machine.ROOT / "docs" / "performance"
 COMPARISONS = {"kafka": "Kafka", "rabbitmq": "RabbitMQ", "mosquitto": "Mosquitto"}
+# Columns of curves that are drawn.
+PLOTTED = {
+    "MB of memory",
+    "bytes of memory each",
+    "messages/s",
+    "records/s",
+    "restart s",
+    "to a queue MB/s",
+    "to a topic MB/s",
+}
 HEAD = """\
 # Performance
 
@@ -84,17 +94,13 @@ def bars(rows):
 def facts(result):
     """How it was measured."""
     parts = [*result.get("rows", {}).values(), *result.get("curves", {}).values()]
-    runs = list({json.dumps(part["measured"], sort_keys=True): part["measured"] for part in parts}.values())
+    runs = list({json.dumps(part["run"], sort_keys=True): part["run"] for part in parts}.values())
     out = ""
     for run in runs:
         which = (
-            ""
-            if len(runs) == 1
-            else ": " + "; ".join(part["title"] for part in parts if part["measured"] == run)
+            "" if len(runs) == 1 else ": " + "; ".join(part["title"] for part in parts if part["run"] == run)
         )
-        out += (
-            f"- measured {run['begun']} to {run['ended']}, commit {run['commit']}, {run['rounds']} rounds of "
-        )
+        out += f"- measured {run['begun']} to {run['ended']}, commit {run['commit']}, {run['rounds']} round{'s' if run['rounds'] > 1 else ''} of "
         out += f"{run['seconds']:g} s, load of the machine before {run['load_before']:g}{which}\n"
     out += "".join(
         f"- {name}: {value}\n" for name, value in {**result["versions"], **result["settings"]}.items()
@@ -144,14 +150,14 @@ def scale(result):
         out += cells(columns) + "|" + "--:|" * len(columns) + "\n"
         for point in curve["points"]:
             out += cells([number(value, 0 if at == 0 else None) for at, value in enumerate(point)])
-        for at, column in enumerate(columns[1:], 1):
-            points = [
-                (point[0], point[at]) for point in curve["points"] if point[0] and point[at] is not None
-            ]
-            if len(points) > 1 and column in curve.get("plots", columns[1:]):
+        plots = []
+        for at, column in enumerate(columns):
+            points = [(point[0], point[at]) for point in curve["points"] if point[0]]
+            if len(points) > 1 and column in PLOTTED:
                 file = f"scale-{key}-{at}.svg"
                 (PLOTS / file).write_text(plot.line(points, columns[0], column))
-                out += f"\n![{column} by {columns[0]}](performance/{file})\n"
+                plots.append(f"![{column} by {columns[0]}](performance/{file})")
+        out += "\n" + "\n".join(plots) + "\n" if plots else ""
         out += "\n"
     return out + facts(result) + "\n"
 

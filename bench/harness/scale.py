@@ -344,6 +344,7 @@ def main():
     options.seconds = options.seconds or (3 if options.quick else 10)
     options = measure.defaults(options)
     posthaste.build(options)
+    options.rounds = 1
     run = measure.Run("scale", options)
     bench = Bench(run, options.quick)
     for curve in (

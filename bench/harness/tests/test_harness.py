@@ -91,7 +91,7 @@ class Page(unittest.TestCase):
 
     def test_a_comparison_names_its_bars(self):
         row = rows([10], [10], {"ratio_min": {"Peer": 2}})["r"]
-        row["measured"] = {
+        row["run"] = {
             "begun": "then",
             "ended": "later",
             "commit": "c",
@@ -102,6 +102,21 @@ class Page(unittest.TestCase):
         result = {"rows": {"r": row}, "versions": {"Peer": "1"}, "settings": {}, "comparison": "kafka"}
         self.assertIn("| produce | at least 2 × Peer | 1.00 × | **missed** |", report.comparison(result))
         self.assertIn("`bench/kafka --rounds 1 --seconds 5`", report.comparison(result))
+
+    def test_curves_are_shown_with_their_bars(self):
+        bar = {"what": "memory", "asks": "at most 30 MB", "measured": "31 MB", "met": False}
+        curve = {"title": "Queues", "columns": ["queues", "MB"], "points": [[10, 1.5]]}
+        found = {
+            "curves": {"queues": curve},
+            "bars": [bar],
+            "versions": {},
+            "settings": {},
+            "comparison": "scale",
+        }
+        run = {"begun": "a", "ended": "b", "commit": "c", "rounds": 1, "seconds": 5, "load_before": 0.5}
+        curve["run"] = bar["run"] = run
+        self.assertIn("| memory | at most 30 MB | 31 MB | **missed** |", report.scale(found))
+        self.assertIn("| 10 | 1.50 |", report.scale(found))
 
     def test_what_is_measured_again_replaces(self):
         old = {
