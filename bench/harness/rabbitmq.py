@@ -18,8 +18,8 @@ DURABILITY = {
     ("persistent", OURS): "fsync before the confirm",
     ("persistent", CLASSIC): "written, not synced",
     ("persistent", QUORUM): "fsync before the confirm",
-    ("transient", OURS): "none, in memory",
-    ("transient", CLASSIC): "none, in memory",
+    ("transient", OURS): "none, in memory; drops beyond 64 MiB",
+    ("transient", CLASSIC): "none, in memory; holds publishers back",
 }
 INTERVAL = re.compile(r"time ([\d.]+) s(.*)")
 
