@@ -3,12 +3,14 @@
 import argparse
 import os
 import re
+import signal
 import statistics
 import time
+from pathlib import Path
 
 from . import install, measure, posthaste
 from .measure import OURS
-from .processes import BenchError, Process, free_port, listens, output
+from .processes import BenchError, Process, free_port, listens
 
 CLASSIC, QUORUM = "RabbitMQ classic", "RabbitMQ quorum"
 SERVER = "/usr/lib/rabbitmq/bin/rabbitmq-server"
@@ -59,12 +61,16 @@ class RabbitMQ:
         )
 
     def kill(self):
-        """Ends it, and the Erlang port mapper that it started."""
+        """Ends it, and the Erlang port mapper that it started, which has left its process group."""
         self.process.kill()
-        try:
-            output(["epmd", "-kill"], env={**os.environ, **self.environment})
-        except BenchError:
-            pass
+        for entry in Path("/proc").iterdir():
+            try:
+                mapper = entry.name.isdigit() and (entry / "comm").read_text() == "epmd\n"
+                if mapper and f"ERL_EPMD_PORT={self.epmd}\0".encode() in (entry / "environ").read_bytes():
+                    os.kill(int(entry.name), signal.SIGKILL)
+            except OSError:
+                # It has ended by itself, or is another user's.
+                continue
 
 
 class Bench:
