@@ -24,6 +24,7 @@ pub fn ci() -> Result<()> {
         cargo(&[&workspace[..], &["--", "-D", "warnings"]].concat())
     })?;
     step("tidy", || tidy::run(tidy::Mode::Check))?;
+    step("benchmarks' harness", || execute(Command::new(root().join("bench/selfcheck"))))?;
     test()?;
     step("costs of a message", || profile::run(&[]))?;
     step("fuzz", || fuzz(&["--seconds".to_owned(), CI_FUZZ_SECONDS.to_string()]))?;

@@ -1,6 +1,7 @@
 //! `amqp`: persistent publishes with confirms to durable queues, acknowledged by consumers.
 
 mod connection;
+mod remote;
 
 use crate::{
     Common,
@@ -13,7 +14,7 @@ use crate::{
 use anyhow::{Context, Result, bail};
 use connection::{Connection, Received, publish_octets};
 use posthaste_amqp::wire::{ShortString, basic, encode_ack};
-use std::{collections::VecDeque, thread, time::Instant};
+use std::{collections::VecDeque, net::SocketAddr, thread, time::Instant};
 
 /// Messages that are written at once at most.
 const WRITE_MESSAGES_MAX: usize = 256;
@@ -26,6 +27,15 @@ pub struct Options {
     /// Publishes of a connection that wait for their confirm: one run for each number
     #[arg(long, default_values_t = [1, 100, 3000], value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=100_000))]
     windows: Vec<u32>,
+    /// Any AMQP 0-9-1 broker that listens there, in place of ours: only its load is reported
+    #[arg(long, value_name = "HOST:PORT")]
+    at: Option<SocketAddr>,
+    /// With `--at`: a quorum queue
+    #[arg(long, requires = "at")]
+    quorum: bool,
+    /// With `--at`: transient messages and queues, neither confirmed nor acknowledged
+    #[arg(long, requires = "at", conflicts_with = "quorum")]
+    transient: bool,
     /// Queues; publishers and consumers are spread over them
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
     queues: u32,
@@ -42,6 +52,9 @@ pub struct Options {
 
 /// Runs the benchmark, once for each window.
 pub fn run(common: &Common, options: &Options) -> Result<Report> {
+    if let Some(at) = options.at {
+        return remote::run(options, at);
+    }
     let place = Place::find(common)?;
     let mut report = Report::new("AMQP persistent publish with confirms, consumed with acknowledgements");
     machine::describe(&mut report, place.directory()?.path());
@@ -69,20 +82,21 @@ fn round(place: &Place, options: &Options, window: u32) -> Result<(Outcome, Floo
     let directory = place.directory()?;
     let broker = Broker::start(place, directory.path())?;
     let queue = |n: u32| format!("{QUEUE}-{}", n % options.queues);
-    let mut control = Connection::open(&broker)?;
+    let at = broker.address("amqp")?;
+    let mut control = Connection::open(at)?;
     for n in 0..options.queues {
         control.declare(&queue(n))?;
-        Publisher::open(&broker, &queue(n), options.run.message_bytes, 3000)?.publish(options.backlog)?;
+        Publisher::open(at, &queue(n), options.run.message_bytes, 3000)?.publish(options.backlog)?;
     }
     let mut workers: Vec<Worker> = Vec::new();
     for n in 0..options.run.connections {
-        let mut publisher = Publisher::open(&broker, &queue(n), options.run.message_bytes, window)?;
+        let mut publisher = Publisher::open(at, &queue(n), options.run.message_bytes, window)?;
         workers.push(Box::new(move |window| publisher.until_end(window)));
     }
     for n in 0..options.consumers {
-        let connection = Connection::open(&broker)?;
+        let connection = Connection::open(at)?;
         let (queue, prefetch) = (queue(n), options.prefetch);
-        workers.push(Box::new(move |window| consume(connection, &queue, prefetch, window)));
+        workers.push(Box::new(move |window| consume(connection, &queue, Some(prefetch), window)));
     }
     let outcome = load::run(&broker, &options.run, workers)?;
     broker.kill()?;
@@ -90,14 +104,36 @@ fn round(place: &Place, options: &Options, window: u32) -> Result<(Outcome, Floo
     Ok((outcome, floor))
 }
 
+/// Fills a queue of a broker that listens somewhere.
+#[derive(clap::Args)]
+pub struct FillOptions {
+    #[arg(long, value_name = "HOST:PORT")]
+    at: SocketAddr,
+    /// Messages to publish
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=u32::MAX as u64))]
+    messages: u64,
+    /// Bytes of each
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    message_bytes: u32,
+}
+
+/// Publishes the messages and says how long that took.
+pub fn run_fill(options: &FillOptions) -> Result<Report> {
+    let begin = Instant::now();
+    fill(options.at, options.messages, options.message_bytes, 4)?;
+    let mut report = Report::new("AMQP persistent publish with confirms, without a consumer");
+    report.figure("acknowledged_per_second", options.messages as f64 / begin.elapsed().as_secs_f64());
+    Ok(report)
+}
+
 /// Declares a queue and fills it over a few connections, as fast as it goes.
-pub fn fill(broker: &Broker, messages: u64, message_bytes: u32, connections: u64) -> Result<()> {
-    Connection::open(broker)?.declare(QUEUE)?;
+pub fn fill(at: SocketAddr, messages: u64, message_bytes: u32, connections: u64) -> Result<()> {
+    Connection::open(at)?.declare(QUEUE)?;
     thread::scope(|scope| {
         let publishers: Vec<_> = (0..connections)
             .map(|n| {
                 let share = messages / connections + u64::from(n < messages % connections);
-                scope.spawn(move || Publisher::open(broker, QUEUE, message_bytes, 3000)?.publish(share))
+                scope.spawn(move || Publisher::open(at, QUEUE, message_bytes, 3000)?.publish(share))
             })
             .collect();
         publishers
@@ -108,7 +144,7 @@ pub fn fill(broker: &Broker, messages: u64, message_bytes: u32, connections: u64
 
 /// Messages in the queue that [`fill`] filled.
 pub fn ready(broker: &Broker) -> Result<u32> {
-    Connection::open(broker)?.declare(QUEUE)
+    Connection::open(broker.address("amqp")?)?.declare(QUEUE)
 }
 
 /// Publishes the same message again and again, with a bounded number of them not confirmed yet.
@@ -126,10 +162,10 @@ struct Publisher {
 }
 
 impl Publisher {
-    fn open(broker: &Broker, queue: &str, message_bytes: u32, window: u32) -> Result<Publisher> {
-        let mut connection = Connection::open(broker)?;
+    fn open(at: SocketAddr, queue: &str, message_bytes: u32, window: u32) -> Result<Publisher> {
+        let mut connection = Connection::open(at)?;
         connection.select_confirms()?;
-        let message = publish_octets(queue, message_bytes as usize)?;
+        let message = publish_octets(queue, message_bytes as usize, true)?;
         Ok(Publisher {
             connection,
             octets: message.repeat(WRITE_MESSAGES_MAX.min(window as usize)),
@@ -208,10 +244,14 @@ impl Publisher {
     }
 }
 
-/// Consumes and acknowledges until the window ends.
-fn consume(mut connection: Connection, queue: &str, prefetch: u16, window: Window) -> Result<Tally> {
-    connection
-        .consume(basic::Consume { queue: ShortString::truncated(queue), ..Default::default() }, prefetch)?;
+/// Consumes until the window ends, and with a prefetch acknowledges.
+fn consume(mut connection: Connection, queue: &str, prefetch: Option<u16>, window: Window) -> Result<Tally> {
+    let consume = basic::Consume {
+        queue: ShortString::truncated(queue),
+        no_ack: prefetch.is_none(),
+        ..Default::default()
+    };
+    connection.consume(consume, prefetch.unwrap_or(0))?;
     let mut tally = Tally::default();
     let mut acks = bytes::BytesMut::new();
     loop {
@@ -224,10 +264,14 @@ fn consume(mut connection: Connection, queue: &str, prefetch: u16, window: Windo
             let Received::Delivery { delivery_tag } = received else {
                 bail!("{received:?} instead of a delivery")
             };
-            encode_ack(&mut acks, connection::CHANNEL, delivery_tag, false);
+            if prefetch.is_some() {
+                encode_ack(&mut acks, connection::CHANNEL, delivery_tag, false);
+            }
             tally.delivered += u64::from(window.holds(now));
         }
-        connection.write(&acks)?;
-        acks.clear();
+        if !acks.is_empty() {
+            connection.write(&acks)?;
+            acks.clear();
+        }
     }
 }

@@ -62,8 +62,8 @@ pub fn run(common: &Common, options: &Options) -> Result<Report> {
     let broker = Broker::start(&place, data)?;
     table.row(line("ready, empty", broker.until_ready, None, &broker, data, 0)?);
 
-    let (seconds, queue_peak) =
-        watched(&broker, || amqp::fill(&broker, messages, message_bytes, CONNECTIONS))?;
+    let at = broker.address("amqp")?;
+    let (seconds, queue_peak) = watched(&broker, || amqp::fill(at, messages, message_bytes, CONNECTIONS))?;
     table.row(line("queue filled (AMQP, confirms)", seconds, Some(messages), &broker, data, queue_peak)?);
     kafka::create_topic(&broker, PARTITIONS)?;
     let fill = || kafka::fill(&broker, messages, message_bytes, BATCH_BYTES, PARTITIONS);

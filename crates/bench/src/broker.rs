@@ -40,6 +40,14 @@ impl Place {
         Ok(Place { program, scratch })
     }
 
+    /// Only the scratch space: no broker is started.
+    pub fn scratch(common: &Common) -> Result<Place> {
+        let here = std::env::current_exe().context("cannot tell where this program is")?;
+        let beside = here.parent().ok_or_else(|| anyhow!("this program is in no directory"))?;
+        let scratch = common.scratch.clone().unwrap_or_else(|| beside.to_owned());
+        Ok(Place { program: PathBuf::new(), scratch })
+    }
+
     /// An empty directory that goes when it is dropped.
     pub fn directory(&self) -> Result<TempDir> {
         let made = tempfile::Builder::new().prefix("posthaste-bench-").tempdir_in(&self.scratch);
@@ -109,13 +117,14 @@ impl Broker {
         }
     }
 
-    /// A connection to a listener; reads give up after two minutes.
+    /// A connection to a listener, as [`connect`].
     pub fn connect(&self, protocol: &str) -> Result<TcpStream> {
-        let address = self.listeners.get(protocol).ok_or_else(|| anyhow!("no listener for {protocol}"))?;
-        let stream = TcpStream::connect(address).with_context(|| format!("cannot connect to {protocol}"))?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(Duration::from_secs(120)))?;
-        Ok(stream)
+        connect(self.address(protocol)?)
+    }
+
+    /// Where a protocol is spoken.
+    pub fn address(&self, protocol: &str) -> Result<SocketAddr> {
+        self.listeners.get(protocol).copied().ok_or_else(|| anyhow!("no listener for {protocol}"))
     }
 
     /// A field of /proc/PID/status, such as `RssAnon`, in bytes.
@@ -179,6 +188,14 @@ impl Drop for Broker {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A connection, blocking; reads give up after two minutes.
+pub fn connect(address: SocketAddr) -> Result<TcpStream> {
+    let stream = TcpStream::connect(address).with_context(|| format!("cannot connect to {address}"))?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(Duration::from_secs(120)))?;
+    Ok(stream)
 }
 
 /// Bytes that the files below a directory take on disk.

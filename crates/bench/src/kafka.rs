@@ -2,7 +2,7 @@
 
 use crate::{
     Common,
-    broker::{Broker, Place},
+    broker::{self, Broker, Place},
     floor::Floor,
     load::{self, Outcome, Run, Tally, Window, Worker},
     machine,
@@ -23,12 +23,15 @@ use posthaste_kafka::wire::{
 use std::{
     collections::VecDeque,
     io::{Read, Write},
-    net::TcpStream,
-    time::Instant,
+    net::{SocketAddr, TcpStream},
+    thread,
+    time::{Duration, Instant},
 };
 
 /// What clients use by default: `max.in.flight.requests.per.connection`.
 const IN_FLIGHT_MAX: usize = 5;
+/// How long a new topic may be without leaders.
+const LEADERS_WITHIN: Duration = Duration::from_secs(30);
 const CREATE_TOPICS_VERSION: i16 = 5;
 const PRODUCE_VERSION: i16 = 9;
 /// Where a request's correlation id stands, behind length, API key and version.
@@ -43,20 +46,28 @@ pub struct Options {
     /// Bytes of a batch (`batch.size`; 16 KiB is the clients' default)
     #[arg(long, default_value_t = 16 << 10, value_parser = clap::value_parser!(u32).range(128..=8 << 20))]
     batch_bytes: u32,
+    /// Any Kafka broker that listens there and has the topic `bench`, in place of ours: only load is reported
+    #[arg(long, value_name = "HOST:PORT")]
+    at: Option<SocketAddr>,
     /// Partitions of the topic
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(i32).range(1..=1000))]
     partitions: i32,
-    /// Batches in one request, each for another partition; the Java client under load sends one for every partition
+    /// Batches in one request, each for another partition; the Java client sends one for every partition
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(i32).range(1..=1000))]
     request_batches: i32,
 }
 
 /// Runs the benchmark.
 pub fn run(common: &Common, options: &Options) -> Result<Report> {
+    if let Some(at) = options.at {
+        wait_for_leaders(options, at)?;
+        let workers = workers(options, || broker::connect(at))?;
+        return load::run_remote("Kafka produce", &options.run, workers);
+    }
     let place = Place::find(common)?;
     let mut report = Report::new("Kafka produce, acks=all");
     machine::describe(&mut report, place.directory()?.path());
-    let Options { batch_bytes, partitions, request_batches, run } = options;
+    let Options { batch_bytes, partitions, request_batches, run, .. } = options;
     report.fact(
         "load",
         format!(
@@ -77,16 +88,38 @@ fn round(place: &Place, options: &Options) -> Result<(Outcome, Floor)> {
     let directory = place.directory()?;
     let broker = Broker::start(place, directory.path())?;
     create_topic(&broker, options.partitions)?;
-    let load = Load::new(options)?;
-    let workers = (0..options.run.connections).map(|n| {
-        let (stream, load) = (broker.connect("kafka")?, load.clone());
-        Ok(Box::new(move |window| load.until_end(Connection::new(stream), n as usize, window)) as Worker)
-    });
-    let workers = workers.collect::<Result<Vec<_>>>()?;
+    let workers = workers(options, || broker.connect("kafka"))?;
     let outcome = load::run(&broker, &options.run, workers)?;
     broker.kill()?;
     let floor = load::bare_disk(place, directory.path(), &options.run)?;
     Ok((outcome, floor))
+}
+
+/// A topic that was just made takes nothing until its partitions have leaders.
+fn wait_for_leaders(options: &Options, at: SocketAddr) -> Result<()> {
+    let mut load = Load::new(options)?;
+    let begin = Instant::now();
+    loop {
+        let mut connection = Connection::new(broker::connect(at)?);
+        let each = (0..load.requests.len()).try_for_each(|which| {
+            connection.send(&mut load.requests, which)?;
+            connection.acknowledged().map(|_| ())
+        });
+        match each {
+            Err(error) if begin.elapsed() > LEADERS_WITHIN => return Err(error),
+            Err(_) => thread::sleep(Duration::from_millis(100)),
+            Ok(()) => return Ok(()),
+        }
+    }
+}
+
+fn workers(options: &Options, connect: impl Fn() -> Result<TcpStream>) -> Result<Vec<Worker>> {
+    let load = Load::new(options)?;
+    let workers = (0..options.run.connections).map(|n| {
+        let (stream, load) = (connect()?, load.clone());
+        Ok(Box::new(move |window| load.until_end(Connection::new(stream), n as usize, window)) as Worker)
+    });
+    workers.collect()
 }
 
 /// Makes the topic.

@@ -6,7 +6,7 @@ use crate::{
     commits,
     floor::{self, Floor},
     latencies::Latencies,
-    report::{Cell, Table},
+    report::{Cell, Report, Table},
 };
 use anyhow::{Result, anyhow};
 use std::{
@@ -78,14 +78,44 @@ pub struct Outcome {
 
 /// Runs the workers, each on a thread, to the end of the window.
 pub fn run(broker: &Broker, run: &Run, workers: Vec<Worker>) -> Result<Outcome> {
+    let mut spent = Vec::new();
+    let (tally, elapsed) = drive(run, workers, || {
+        spent.push(Spent::so_far(broker)?);
+        Ok(())
+    })?;
+    let [before, after] = &spent[..] else { return Err(anyhow!("looked at {} times", spent.len())) };
+    Ok(Outcome {
+        tally,
+        elapsed,
+        processor: after.processor.saturating_sub(before.processor),
+        commits: after.commits - before.commits,
+        syncs: after.syncs - before.syncs,
+        journal_bytes: after.journal_bytes - before.journal_bytes,
+    })
+}
+
+/// As [`run`], of a broker that is only known by where it listens.
+pub fn run_remote(title: &str, run: &Run, workers: Vec<Worker>) -> Result<Report> {
+    let (mut tally, elapsed) = drive(run, workers, || Ok(()))?;
+    let mut report = Report::new(title);
+    let [p50, p99] = tally.latencies.percentiles([0.5, 0.99]);
+    report.figure("acknowledged_per_second", tally.acknowledged as f64 / elapsed.as_secs_f64());
+    report.figure("delivered_per_second", tally.delivered as f64 / elapsed.as_secs_f64());
+    report.figure("p50_ms", p50);
+    report.figure("p99_ms", p99);
+    Ok(report)
+}
+
+/// Runs the workers, and looks at the beginning and at the end of what is counted.
+fn drive(run: &Run, workers: Vec<Worker>, mut look: impl FnMut() -> Result<()>) -> Result<(Tally, Duration)> {
     let begin = Instant::now() + Duration::from_secs(run.warm_up);
     let window = Window { begin, end: begin + Duration::from_secs(run.seconds) };
     thread::scope(|scope| {
         let workers: Vec<_> = workers.into_iter().map(|work| scope.spawn(move || work(window))).collect();
         thread::sleep(window.begin.saturating_duration_since(Instant::now()));
-        let before = Spent::so_far(broker)?;
+        look()?;
         thread::sleep(window.end.saturating_duration_since(Instant::now()));
-        let after = Spent::so_far(broker)?;
+        look()?;
         let mut tally = Tally::default();
         for worker in workers {
             let one = worker.join().map_err(|_| anyhow!("a thread of the load panicked"))??;
@@ -93,14 +123,7 @@ pub fn run(broker: &Broker, run: &Run, workers: Vec<Worker>) -> Result<Outcome> 
             tally.delivered += one.delivered;
             tally.latencies.merge(one.latencies);
         }
-        Ok(Outcome {
-            tally,
-            elapsed: window.end - window.begin,
-            processor: after.processor.saturating_sub(before.processor),
-            commits: after.commits - before.commits,
-            syncs: after.syncs - before.syncs,
-            journal_bytes: after.journal_bytes - before.journal_bytes,
-        })
+        Ok((tally, window.end - window.begin))
     })
 }
 

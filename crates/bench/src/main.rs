@@ -7,6 +7,7 @@
 
 mod amqp;
 mod backlog;
+mod bare;
 mod broker;
 mod commits;
 mod floor;
@@ -15,6 +16,7 @@ mod kafka;
 mod latencies;
 mod load;
 mod machine;
+mod mqtt;
 mod report;
 
 use clap::{Parser, Subcommand};
@@ -50,10 +52,18 @@ enum What {
     Amqp(amqp::Options),
     /// Memory, disk and time to restart after kill -9 with a large queue and a large topic
     Backlog(backlog::Options),
+    /// Persistent publishes to a queue of a broker that listens somewhere
+    Fill(amqp::FillOptions),
+    /// The bare disk with the commit sizes of a stopped broker's journal
+    Floor(bare::FloorOptions),
     /// Time to start on an empty directory, and memory when idle
     Idle(idle::Options),
     /// Durable produce: acks=all
     Kafka(kafka::Options),
+    /// A bare copy over TCP on loopback
+    Loopback(bare::LoopbackOptions),
+    /// Load on any MQTT broker, counted at the subscribers
+    Mqtt(mqtt::Options),
 }
 
 fn main() -> ExitCode {
@@ -61,8 +71,12 @@ fn main() -> ExitCode {
     let result = match &cli.what {
         What::Amqp(options) => amqp::run(&cli.common, options),
         What::Backlog(options) => backlog::run(&cli.common, options),
+        What::Fill(options) => amqp::run_fill(options),
+        What::Floor(options) => bare::floor(&cli.common, options),
         What::Idle(options) => idle::run(&cli.common, options),
         What::Kafka(options) => kafka::run(&cli.common, options),
+        What::Loopback(options) => bare::loopback(options),
+        What::Mqtt(options) => mqtt::run(options),
     };
     match result {
         Ok(report) => {

@@ -6,17 +6,23 @@ use serde_json::{Map, Value, json};
 pub struct Report {
     title: String,
     facts: Vec<(String, String)>,
+    figures: Vec<(&'static str, f64)>,
     tables: Vec<Table>,
 }
 
 impl Report {
     pub fn new(title: impl Into<String>) -> Report {
-        Report { title: title.into(), facts: Vec::new(), tables: Vec::new() }
+        Report { title: title.into(), facts: Vec::new(), figures: Vec::new(), tables: Vec::new() }
     }
 
     /// Something that one has to know to read the figures.
     pub fn fact(&mut self, name: impl Into<String>, value: impl Into<String>) {
         self.facts.push((name.into(), value.into()));
+    }
+
+    /// A single figure, at the top of the JSON.
+    pub fn figure(&mut self, name: &'static str, value: f64) {
+        self.figures.push((name, value));
     }
 
     pub fn table(&mut self, table: Table) {
@@ -37,6 +43,9 @@ impl Report {
         for (name, value) in &self.facts {
             out += &format!("{name:width$}  {value}\n");
         }
+        for (name, value) in &self.figures {
+            out += &format!("{name}  {}\n", grouped(*value, 3));
+        }
         for table in &self.tables {
             out.push('\n');
             out += &table.to_text();
@@ -47,7 +56,11 @@ impl Report {
     fn to_json(&self) -> Value {
         let facts: Map<String, Value> = self.facts.iter().map(|(k, v)| (k.clone(), json!(v))).collect();
         let tables: Vec<Value> = self.tables.iter().map(Table::to_json).collect();
-        json!({"title": self.title, "facts": facts, "tables": tables})
+        let mut whole = json!({"title": self.title, "facts": facts, "tables": tables});
+        for (name, value) in &self.figures {
+            whole[*name] = json!(value);
+        }
+        whole
     }
 }
 

@@ -1,6 +1,6 @@
 //! A client's connection with one channel, blocking.
 
-use crate::broker::Broker;
+use crate::broker;
 use anyhow::{Context, Result, bail, ensure};
 use bytes::{Bytes, BytesMut};
 use posthaste_amqp::wire::{
@@ -10,7 +10,7 @@ use posthaste_amqp::wire::{
 };
 use std::{
     io::{ErrorKind, Read, Write},
-    net::TcpStream,
+    net::{SocketAddr, TcpStream},
     time::{Duration, Instant},
 };
 
@@ -38,9 +38,9 @@ pub struct Connection {
 
 impl Connection {
     /// Logs in as guest and opens [`CHANNEL`].
-    pub fn open(broker: &Broker) -> Result<Connection> {
+    pub fn open(at: SocketAddr) -> Result<Connection> {
         let mut connection = Connection {
-            stream: broker.connect("amqp")?,
+            stream: broker::connect(at)?,
             input: BytesMut::new(),
             buffer: vec![0; READ_OCTETS],
             reader: FrameReader::default(),
@@ -69,8 +69,12 @@ impl Connection {
 
     /// Declares a durable queue and returns how many messages it has ready.
     pub fn declare(&mut self, name: &str) -> Result<u32> {
+        self.declare_as(name, true, FieldTable::new())
+    }
+
+    pub fn declare_as(&mut self, name: &str, durable: bool, arguments: FieldTable) -> Result<u32> {
         let queue = ShortString::truncated(name);
-        let declare = queue::Declare { queue, durable: true, ..Default::default() };
+        let declare = queue::Declare { queue, durable, arguments, ..Default::default() };
         match self.call(CHANNEL, &declare)? {
             Method::QueueDeclareOk(ok) => Ok(ok.message_count),
             other => bail!("{other:?} instead of queue.declare-ok"),
@@ -94,6 +98,16 @@ impl Connection {
 
     pub fn write(&mut self, octets: &[u8]) -> Result<()> {
         self.stream.write_all(octets).context("cannot write to the broker")
+    }
+
+    /// As [`Connection::write`], but gives up `patience` after nothing more was taken; false then.
+    pub fn write_within(&mut self, octets: &[u8], patience: Duration) -> Result<bool> {
+        self.stream.set_write_timeout(Some(patience))?;
+        match self.stream.write_all(octets) {
+            Ok(()) => Ok(true),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Ok(false),
+            Err(error) => Err(error).context("cannot write to the broker"),
+        }
     }
 
     /// Waits for octets and reads what is there.
@@ -159,9 +173,10 @@ impl Connection {
     }
 }
 
-/// The frames of a persistent publish to a queue.
-pub fn publish_octets(queue: &str, body_bytes: usize) -> Result<Vec<u8>> {
-    let properties = BasicProperties { delivery_mode: Some(2), ..BasicProperties::default() };
+/// The frames of a publish to a queue.
+pub fn publish_octets(queue: &str, body_bytes: usize, persistent: bool) -> Result<Vec<u8>> {
+    let delivery_mode = Some(if persistent { 2 } else { 1 });
+    let properties = BasicProperties { delivery_mode, ..BasicProperties::default() };
     let publish = PublishRef {
         exchange: ShortStr::new(b"")?,
         routing_key: ShortStr::new(queue.as_bytes())?,

@@ -1,0 +1,1 @@
+"""Compares Posthaste with the systems it replaces; see ../README.md."""
