@@ -45,7 +45,7 @@ pub struct Limits {
     pub group_members_max: usize,
     /// Bytes of one group member's metadata or assignment. Default 1 MiB.
     pub group_metadata_bytes_max: usize,
-    /// Journal bytes after which a checkpoint is made. Default 512 MiB.
+    /// Journal bytes after which a checkpoint is made. Default 256 MiB.
     pub journal_bytes_between_checkpoints: u64,
     /// Memory for recently written messages, from which readers that keep up are served, in bytes. Default 32 MiB.
     pub recent_bytes_max: usize,
@@ -81,7 +81,7 @@ impl Default for Limits {
             bindings_max: 1_000_000,
             group_members_max: 10_000,
             group_metadata_bytes_max: MIB,
-            journal_bytes_between_checkpoints: 512 * MIB as u64,
+            journal_bytes_between_checkpoints: 256 * MIB as u64,
             recent_bytes_max: 32 * MIB,
             reserve_bytes: 8 * MIB as u64,
             producers_per_partition_max: 10_000,

@@ -8,6 +8,7 @@ mod change;
 mod decide;
 mod entry;
 mod routing;
+mod small_map;
 mod trie;
 
 pub use change::{CatalogCommand, CatalogEvent, CatalogRefusal, Change};

@@ -1,5 +1,6 @@
 //! A persistent index from patterns to values: cloning is cheap, a change copies one path.
 
+use super::small_map::SmallMap;
 use posthaste_model::{Pattern, Subject, Word};
 use smallvec::{SmallVec, smallvec};
 use std::{collections::HashSet, sync::Arc};
@@ -15,7 +16,7 @@ struct Node<K, V> {
     children: Children<K, V>,
     one: Option<Arc<Node<K, V>>>,
     many: Option<Arc<Node<K, V>>>,
-    values: imbl::OrdMap<K, Entry<V>>,
+    values: SmallMap<K, Entry<V>>,
 }
 
 #[derive(Clone, Debug)]
@@ -24,7 +25,7 @@ struct Entry<V> {
     hides_dollar: bool,
 }
 
-type Children<K, V> = imbl::OrdMap<Arc<str>, Arc<Node<K, V>>>;
+type Children<K, V> = SmallMap<Arc<str>, Arc<Node<K, V>>>;
 
 impl<K, V> std::fmt::Debug for Trie<K, V> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -40,7 +41,7 @@ impl<K, V> Default for Trie<K, V> {
 
 impl<K, V> Default for Node<K, V> {
     fn default() -> Node<K, V> {
-        Node { children: Children::new(), one: None, many: None, values: imbl::OrdMap::new() }
+        Node { children: Children::new(), one: None, many: None, values: SmallMap::new() }
     }
 }
 
@@ -49,9 +50,13 @@ impl<K: Ord + Clone, V: Clone> Trie<K, V> {
         let mut node = Arc::make_mut(&mut self.root);
         for word in pattern.words() {
             node = match word {
-                Word::Literal(text) => Arc::make_mut(
-                    node.children.entry(text.clone()).or_insert_with(|| Arc::new(Node::default())),
-                ),
+                Word::Literal(text) => {
+                    if node.children.get(&**text).is_none() {
+                        node.children.insert(text.clone(), Arc::default());
+                    }
+                    let Some(child) = node.children.get_mut(text) else { return };
+                    Arc::make_mut(child)
+                }
                 Word::Many => Arc::make_mut(node.many.get_or_insert_with(Default::default)),
                 Word::One => Arc::make_mut(node.one.get_or_insert_with(Default::default)),
             };
