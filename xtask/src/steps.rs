@@ -44,9 +44,15 @@ pub fn test() -> Result<()> {
         execute(program)
     })?;
     step("release binary and client programs", build_for_conformance)?;
-    for command in
-        ["contract", "clients", "flow", "crash", "power-loss", "power-loss-without-syncs", "disk-full"]
-    {
+    for command in ["contract", "clients", "flow", "crash"] {
+        step(&format!("conformance: {command}"), || run_conformance(command, &[]))?;
+    }
+    // Whoever may not mount a file system cannot take its power away.
+    if run_conformance("can-mount", &[]).is_err() {
+        println!("\n=== NOT RUN: power-loss and disk-full. Run them where file systems can be mounted.");
+        return Ok(());
+    }
+    for command in ["power-loss", "power-loss-without-syncs", "disk-full"] {
         step(&format!("conformance: {command}"), || run_conformance(command, &[]))?;
     }
     Ok(())

@@ -281,12 +281,21 @@ pub(crate) fn stop(workers: &mut Vec<Worker>) -> Result<()> {
 }
 
 pub(crate) fn wait_until_received(folder: &Path, consumers: &mut [Worker]) -> Result<()> {
+    wait_until_received_on(&CHANNELS.iter().collect::<Vec<_>>(), folder, consumers)
+}
+
+/// Waits until everything acknowledged on these channels has been received.
+pub(crate) fn wait_until_received_on(
+    channels: &[&Channel],
+    folder: &Path,
+    consumers: &mut [Worker],
+) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(SETTLE_SECONDS_MAX);
     loop {
         all_alive(consumers)?;
         let history = read_histories(folder)?;
         let waiting: Vec<&Channel> =
-            CHANNELS.iter().filter(|channel| history.outstanding(channel) > 0).collect();
+            channels.iter().copied().filter(|channel| history.outstanding(channel) > 0).collect();
         if waiting.is_empty() {
             return Ok(());
         }

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use posthaste_conformance::crash::{self, Blow, Plan};
 use posthaste_conformance::programs::{Addresses, Language, select};
 use posthaste_conformance::suite::{self, Target};
-use posthaste_conformance::{Broker, Scratch, Tools, contract, disk_full, flow};
+use posthaste_conformance::{Broker, Scratch, Tools, Volume, contract, disk_full, flow};
 
 const USAGE: &str = "\
 usage: conformance COMMAND --binary PATH --cache DIR [options]
@@ -19,6 +19,7 @@ usage: conformance COMMAND --binary PATH --cache DIR [options]
   crash [--rounds N] [--seed N] [--round-ms N]                  kill the broker under load
   power-loss [--rounds N] [--seed N] [--round-ms N]             cut the power of a disk in a file under load
   power-loss-without-syncs [--rounds N]                         the same, for a broker that must be found out
+  can-mount                                                     whether those with a disk in a file can run here
   disk-full [--rounds N]                                        fill a disk in a file under load
   judge --folder DIR                                            judge the histories of a kept crash run again
   flow                                                          run the flow of the README
@@ -39,6 +40,11 @@ fn run(arguments: Vec<String>) -> Result<()> {
     let cache = options.path("--cache")?;
     let tools = Tools::new(&cache);
     let work = cache.join("runs");
+    if options.command == "can-mount" {
+        let scratch = Scratch::new(&work, "can-mount")?;
+        ensure!(Volume::is_possible(scratch.path())?, "mounting takes root's rights and loop devices");
+        return Ok(());
+    }
     match options.command.as_str() {
         "clients" => clients(&options, &tools, &work),
         "contract" => contract::run(&options.path("--binary")?, &work),

@@ -40,6 +40,18 @@ impl Volume {
         Ok(volume)
     }
 
+    /// Whether this machine lets us make one.
+    pub fn is_possible(folder: &Path) -> Result<bool> {
+        fs::create_dir_all(folder)?;
+        match Volume::new(folder, 16) {
+            Ok(_mounted) => Ok(true),
+            Err(error) => {
+                println!("-- no file system of our own on this machine: {error:#}");
+                Ok(false)
+            }
+        }
+    }
+
     pub fn path(&self) -> &Path {
         &self.mounted_at
     }
