@@ -20,14 +20,14 @@ usage: cargo xtask COMMAND
   crash [--rounds N] [--seed N] [--round-ms N]
                                              only the crash run: kill the broker under load and judge what clients saw
   power-loss [--rounds N] [--seed N] [--round-ms N]
-                                             only power cuts: the same on a disk that forgets what was not synced
+                                             only power cuts: on a disk that forgets what was not synced
   power-loss-without-syncs [--rounds N]      only the proof that a broker which syncs nothing is found out
   disk-full [--rounds N]                     only a full disk: publishers are told, consumers go on
   sim [--seeds N] [--first N] [--seed N] [--bug NAME] [--jobs N]
-                                             runs of the whole broker with faults, each repeatable from its seed
+                                             the whole broker with faults, each run repeatable
   fuzz [--minutes N | --seconds N] [--target NAME] [--input FILE] [--seed N]
                                              throw mutated bytes at every decoder
-  profile [PATH]... [--update]               count instructions, allocations and copies of a message on each hot path
+  profile [PATH]... [--update]               what a message costs on each hot path, by valgrind
   ci                                         what .ci/run runs: formatting, lints, tidy, test, a short fuzz run";
 
 fn main() -> ExitCode {

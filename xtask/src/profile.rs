@@ -1,8 +1,9 @@
-//! `cargo xtask profile`: what a message costs, counted by valgrind instead of timed, and compared with a baseline.
+//! `cargo xtask profile`: what a message costs, counted by valgrind instead of timed, and compared with a
+//! baseline.
 //!
-//! Each path of crates/profile runs twice with different numbers of messages; the difference, divided, is the cost of
-//! one message, without what starting up costs. The counts are the same in every run on the same build, whatever else
-//! the machine does.
+//! Each path of crates/profile runs twice with different numbers of messages; the difference, divided, is the
+//! cost of one message, without what starting up costs. The counts are the same in every run on the same
+//! build, whatever else the machine does.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -24,13 +25,13 @@ const TOLERANCE: f64 = 0.1;
 const SLACK: [f64; COUNTS] = [50.0, 0.05, 64.0, 64.0];
 const COUNTS: usize = 4;
 const NAMES: [&str; COUNTS] = ["instructions", "allocations", "allocated bytes", "copied bytes"];
-/// Copies as loops of vector instructions: valgrind counts the string instructions that the C library prefers for
-/// large ones by the byte.
+/// Copies as loops of vector instructions: valgrind counts the string instructions that the C library prefers
+/// for large ones by the byte.
 const TUNABLES: &str =
     "glibc.cpu.x86_rep_movsb_threshold=1073741824:glibc.cpu.x86_rep_stosb_threshold=1073741824";
 const HEADER: &str = "\
-# What a message costs: instructions, allocations, allocated bytes, bytes copied by memcpy and memmove. Whole paths
-# include what the clients in memory cost. Written by `cargo xtask profile --update`; checked in CI.
+# What a message costs: instructions, allocations, allocated bytes, bytes copied by memcpy and memmove. Whole
+# paths include what the clients in memory cost. Written by `cargo xtask profile --update`; checked in CI.
 ";
 
 /// Per message.

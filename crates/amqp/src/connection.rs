@@ -102,8 +102,8 @@ impl Connection {
             && !self.blocked.as_ref().is_some_and(|blocked| blocked.hold_back)
     }
 
-    /// Does at once what need not wait: publishes and settlements above all. They are so many that even handing
-    /// them through futures would show.
+    /// Does at once what need not wait: publishes and settlements above all. They are so many that even
+    /// handing them through futures would show.
     ///
     /// # Errors
     /// What closes the channel or the connection.

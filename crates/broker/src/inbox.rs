@@ -1,9 +1,10 @@
 //! What waits for an engine thread, in two lanes.
 //!
-//! Publishers may have thousands of messages on their way, and a settlement that waited behind all of them would keep
-//! its consumer idle meanwhile: the faster the publishers, the slower the consumers, until the backlog grows for no
-//! other reason. So what hands out, confirms and settles goes ahead of what is published. Nothing relies on the order
-//! of the two: a settlement follows a delivery, and that follows its publish.
+//! Publishers may have thousands of messages on their way, and a settlement that waited behind all of them
+//! would keep its consumer idle meanwhile: the faster the publishers, the slower the consumers, until the
+//! backlog grows for no other reason. So what hands out, confirms and settles goes ahead of what is
+//! published. Nothing relies on the order of the two: a settlement follows a delivery, and that follows its
+//! publish.
 
 use crate::thread::Input;
 use posthaste_engine::Command;

@@ -385,9 +385,8 @@ fn default_threads() -> u16 {
 
 fn completions(inboxes: Vec<inbox::Sender>) -> Box<dyn FnMut(Completion) + Send> {
     Box::new(move |completion| {
-        if let Some(inbox) = inboxes.get(usize::from(completion.source)) {
-            inbox.send(Input::Completed(completion));
-        }
+        let inbox = inboxes.get(usize::from(completion.source));
+        inbox.map(|inbox| inbox.send(Input::Completed(completion)));
     })
 }
 

@@ -43,9 +43,10 @@ const READ_BYTES: usize = 1 << 20;
 const GAP_MAX: u64 = 8;
 
 impl Broker {
-    /// Reads the messages of deliveries, in order. A message that is damaged is reported in the log, the metrics and
-    /// the status, left out, and counts as settled, so that it does not block its queue. One that the disk fails to
-    /// read is left out too, but stays its consumer's: when that one goes, it is delivered again.
+    /// Reads the messages of deliveries, in order. A message that is damaged is reported in the log, the
+    /// metrics and the status, left out, and counts as settled, so that it does not block its queue. One that
+    /// the disk fails to read is left out too, but stays its consumer's: when that one goes, it is delivered
+    /// again.
     pub async fn resolve(&self, deliveries: Vec<Delivery>) -> Vec<Resolved> {
         let mut resolved = Vec::with_capacity(deliveries.len());
         let mut settled = Settled::default();
@@ -124,8 +125,8 @@ impl Broker {
     }
 }
 
-/// For each delivery, how far to read when it is not there yet: to the end of those that follow it in its stream with
-/// few others between them.
+/// For each delivery, how far to read when it is not there yet: to the end of those that follow it in its
+/// stream with few others between them.
 fn read_ends(deliveries: &[Delivery]) -> Vec<u64> {
     let mut ends = vec![0; deliveries.len()];
     let mut following: Option<(u64, u64, u64)> = None;

@@ -1,5 +1,5 @@
-//! Fills the disk under load and has [`crate::history`] judge what the clients saw: publishers are told, consumers go on,
-//! nothing acknowledged is lost, and with space everything goes on by itself.
+//! Fills the disk under load and has [`crate::history`] judge what the clients saw: publishers are told,
+//! consumers go on, nothing acknowledged is lost, and with space everything goes on by itself.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

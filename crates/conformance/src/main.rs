@@ -1,4 +1,4 @@
-//! `conformance`: real clients against the real binary. Called by `cargo xtask`, which builds the binary first.
+//! `conformance`: real clients against the real binary. Called by `cargo xtask`, which builds it first.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -19,7 +19,7 @@ usage: conformance COMMAND --binary PATH --cache DIR [options]
   crash [--rounds N] [--seed N] [--round-ms N]                  kill the broker under load
   power-loss [--rounds N] [--seed N] [--round-ms N]             cut the power of a disk in a file under load
   power-loss-without-syncs [--rounds N]                         the same, for a broker that must be found out
-  can-mount                                                     whether those with a disk in a file can run here
+  can-mount                                                     whether a disk in a file is possible here
   disk-full [--rounds N]                                        fill a disk in a file under load
   judge --folder DIR                                            judge the histories of a kept crash run again
   flow                                                          run the flow of the README

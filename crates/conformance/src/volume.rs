@@ -1,7 +1,9 @@
-//! A small disk with a file system of its own, in a file: it can lose what was not synced, and it can get full.
+//! A small disk with a file system of its own, in a file: it can lose what was not synced, and it can get
+//! full.
 //!
-//! What a program wrote and did not sync is in the page cache of the mounted file system, not in the file behind it. A
-//! copy of that file, taken while the program stands still, is therefore what a disk holds after the power went.
+//! What a program wrote and did not sync is in the page cache of the mounted file system, not in the file
+//! behind it. A copy of that file, taken while the program stands still, is therefore what a disk holds after
+//! the power went.
 
 use std::fs::{self, File};
 use std::io::Write;

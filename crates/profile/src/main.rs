@@ -1,9 +1,10 @@
-//! The hot paths, each run on one thread and always in the same order, so that what a message costs can be counted
-//! instead of timed: `cargo xtask profile` runs this program under valgrind twice, with different numbers of messages,
-//! and divides the difference.
+//! The hot paths, each run on one thread and always in the same order, so that what a message costs can be
+//! counted instead of timed: `cargo xtask profile` runs this program under valgrind twice, with different
+//! numbers of messages, and divides the difference.
 //!
-//! Whole paths lead from the octets that a client sends, through adapter, broker, engine and journal, to the octets
-//! that another one receives. Sockets are replaced by memory, and the little that the clients do is counted too.
+//! Whole paths lead from the octets that a client sends, through adapter, broker, engine and journal, to the
+//! octets that another one receives. Sockets are replaced by memory, and the little that the clients do is
+//! counted too.
 #![forbid(unsafe_code)]
 
 mod client;

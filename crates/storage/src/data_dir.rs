@@ -181,8 +181,8 @@ impl DataDir {
     }
 }
 
-/// A start needs some space: to count itself, and for a journal file to begin with. When others have taken all there
-/// is, it takes this.
+/// A start needs some space: to count itself, and for a journal file to begin with. When others have taken
+/// all there is, it takes this.
 fn give_up_reserve(disk: &dyn Disk) {
     // Without it the start says what it has no space for.
     let _ = disk.remove(RESERVE);

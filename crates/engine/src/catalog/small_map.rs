@@ -1,5 +1,5 @@
-//! A persistent map that is small while it holds little. Most nodes of a trie have a child or two; a tree made for
-//! thousands of entries takes kilobytes for each.
+//! A persistent map that is small while it holds little. Most nodes of a trie have a child or two; a tree
+//! made for thousands of entries takes kilobytes for each.
 
 use std::borrow::Borrow;
 

@@ -161,7 +161,8 @@ impl Connection {
         }
     }
 
-    /// Waits until the next `count` publishes are confirmed. They are confirmed in order, as they go to one queue.
+    /// Waits until the next `count` publishes are confirmed. They are confirmed in order, as they go to one
+    /// queue.
     async fn confirms(&mut self, count: u32) -> Result<()> {
         let last = self.confirmed + u64::from(count);
         while self.confirmed < last {

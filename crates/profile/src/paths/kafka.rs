@@ -24,7 +24,8 @@ const PARTITIONS: i32 = 4;
 /// What fits into 16 KiB, the clients' `batch.size`.
 const BATCH_RECORDS: u32 = 15;
 const REQUEST_RECORDS: u32 = BATCH_RECORDS * PARTITIONS as u32;
-/// Requests that are sent before their answers are awaited: the clients' `max.in.flight.requests.per.connection`.
+/// Requests that are sent before their answers are awaited: the clients'
+/// `max.in.flight.requests.per.connection`.
 const IN_FLIGHT: u32 = 5;
 const CREATE_TOPICS_VERSION: i16 = 5;
 const PRODUCE_VERSION: i16 = 9;

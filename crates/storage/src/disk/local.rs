@@ -197,8 +197,8 @@ impl DiskFile for LocalFile {
     fn allocate(&self, bytes: u64) -> io::Result<()> {
         let mut writer = self.writer.lock();
         let position = self.reader.metadata()?.len();
-        // Real zeros: blocks that are only reserved would make later syncs write metadata as well. Past the page cache,
-        // because bringing them there costs more than what is written later.
+        // Real zeros: blocks that are only reserved would make later syncs write metadata as well. Past the
+        // page cache, because bringing them there costs more than what is written later.
         if past_the_cache(&writer.file, position) {
             let whole = bytes.saturating_sub(position) / ALIGNMENT * ALIGNMENT;
             let outcome = writer.zeros(position, position + whole);

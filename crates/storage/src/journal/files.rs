@@ -257,7 +257,8 @@ impl Shared {
         current.saturating_add(ready).saturating_add(obtainable).saturating_sub(waiting)
     }
 
-    /// Reads a record from the file that holds it, and what lies behind it into `span`, if it is not there yet.
+    /// Reads a record from the file that holds it, and what lies behind it into `span`, if it is not there
+    /// yet.
     pub fn read_file(&self, lsn: Lsn, span: &mut Span) -> Result<Stored, ReadError> {
         if let Some(stored) = span.record(lsn) {
             return Ok(stored);

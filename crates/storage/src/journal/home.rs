@@ -123,7 +123,8 @@ impl HomeFile for DiskHomeFile {
     fn write_at(&self, position: u64, parts: &[IoSlice<'_>]) -> io::Result<()> {
         let length: u64 = parts.iter().map(|part| part.len() as u64).sum();
         let end = position.saturating_add(length);
-        // Up to the end of its last page, where nothing is needed yet: the system need not read that page first.
+        // Up to the end of its last page, where nothing is needed yet: the system need not read that page
+        // first.
         let pad = end.next_multiple_of(PAGE_BYTES).min(self.bytes).saturating_sub(end) as usize;
         let mut padded = parts.to_vec();
         padded.push(IoSlice::new(&ZEROS[..pad]));

@@ -1,4 +1,5 @@
-//! A stretch of a journal file in memory: whoever reads records that follow one another asks the disk once for many.
+//! A stretch of a journal file in memory: whoever reads records that follow one another asks the disk once
+//! for many.
 
 use bytes::Bytes;
 
@@ -33,8 +34,8 @@ impl Span {
         })
     }
 
-    /// How much to read for a record that is not here: more each time that reading goes on near the end of this span,
-    /// else as much as the first record here took, as they are mostly of the same size.
+    /// How much to read for a record that is not here: more each time that reading goes on near the end of
+    /// this span, else as much as the first record here took, as they are mostly of the same size.
     pub fn length_at(&self, lsn: Lsn) -> usize {
         let length = self.bytes.len();
         let goes_on = length > 0 && lsn.0 > self.start && lsn.0 - self.start <= 2 * length as u64;
