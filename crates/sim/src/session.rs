@@ -46,7 +46,11 @@ fn fuzz<F: Future<Output = Result<()>> + 'static>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::{fs, path::Path};
+    use std::{
+        fs,
+        panic::{AssertUnwindSafe, catch_unwind},
+        path::Path,
+    };
 
     /// What was found once stays fixed: the inputs of the corpus are those of `cargo xtask fuzz`.
     fn check(target: &str, run: fn(&[u8])) {
@@ -57,6 +61,24 @@ mod tests {
             inputs += 1;
         }
         assert!(inputs > 0);
+    }
+
+    fn complaint(session: impl FnOnce() -> Result<()> + 'static) -> String {
+        let work = AssertUnwindSafe(|| fuzz(&[], |_, _| async { session() }));
+        let said = catch_unwind(work).expect_err("nothing was said");
+        said.downcast_ref::<String>().cloned().unwrap_or_default()
+    }
+
+    #[test]
+    fn what_goes_wrong_in_a_session_is_said() {
+        let refused = complaint(|| anyhow::bail!("a client is not served"));
+        assert!(refused.contains("a client is not served"), "{refused}");
+        let panicked = complaint(|| {
+            // As the driver of a connection contains it.
+            let _ = catch_unwind(|| panic!("on a connection"));
+            Ok(())
+        });
+        assert!(panicked.contains("on a connection"), "{panicked}");
     }
 
     #[test]
