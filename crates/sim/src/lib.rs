@@ -13,6 +13,7 @@ mod network;
 mod panics;
 mod run;
 mod schedule;
+pub mod session;
 mod topology;
 
 pub use bug::Bug;

@@ -385,7 +385,7 @@ impl Run {
 }
 
 /// Connections to this broker.
-fn doors(broker: &Broker, stopping: &watch::Sender<bool>) -> Doors {
+pub fn doors(broker: &Broker, stopping: &watch::Sender<bool>) -> Doors {
     let ids = broker.clone();
     let shared = posthaste_net::Shared {
         limits: Arc::new(broker.limits().clone()),

@@ -290,7 +290,7 @@ fn note_records(
     Ok(())
 }
 
-fn chunk_bytes(chunk: &RecordChunk) -> Bytes {
+pub fn chunk_bytes(chunk: &RecordChunk) -> Bytes {
     match chunk {
         RecordChunk::Verbatim(bytes) | RecordChunk::Rebased { batch: bytes, .. } => bytes.clone(),
     }

@@ -1,4 +1,5 @@
-//! Throws mutated bytes at every decoder, on stable Rust: what a short run in CI can find.
+//! Throws mutated bytes at every decoder, and mutated sequences of operations at whole brokers, on stable Rust: what a
+//! short run in CI can find.
 //!
 //! A target is a function of bytes that must not panic and must not allocate more than its input justifies. Inputs
 //! start from `fuzz/corpus/TARGET` and from what the run itself found interesting. The same decoders can be fuzzed with
@@ -84,7 +85,7 @@ fn run(arguments: Vec<String>) -> Result<()> {
     for target in chosen {
         failures += u32::from(!fuzz(target, &corpus, &artifacts, time, seed)?);
     }
-    ensure!(failures == 0, "{failures} decoders failed; reproduce with --target NAME --input FILE");
+    ensure!(failures == 0, "{failures} targets failed; reproduce with --target NAME --input FILE");
     Ok(())
 }
 

@@ -1,8 +1,8 @@
-//! The decoders, each with the memory that it may use.
+//! The decoders and the sessions, each with the memory that it may use.
 
 use crate::mutate::Repair;
 
-/// One decoder.
+/// One decoder, or the sessions of one protocol.
 pub struct Target {
     pub name: &'static str,
     pub run: fn(&[u8]),
@@ -29,7 +29,12 @@ const fn target(name: &'static str, run: fn(&[u8])) -> Target {
     }
 }
 
-pub const TARGETS: [Target; 7] = [
+/// A whole broker and its disk are held, twice when the journal is replayed.
+const fn session(name: &'static str, run: fn(&[u8])) -> Target {
+    Target { base_bytes_max: 64 * MEBIBYTE, bytes_per_input_byte_max: 4096, ..target(name, run) }
+}
+
+pub const TARGETS: [Target; 10] = [
     Target { repair: Some(checksum_of_batch), ..target("kafka", posthaste_kafka::wire::fuzz_decode) },
     target("amqp", posthaste_amqp::wire::fuzz_decode),
     target("mqtt", posthaste_mqtt::wire::fuzz_decode),
@@ -45,6 +50,9 @@ pub const TARGETS: [Target; 7] = [
     target("manifest", |bytes| {
         posthaste_storage::fuzz::manifest(bytes);
     }),
+    session("amqp-session", posthaste_sim::session::fuzz_amqp),
+    session("kafka-session", posthaste_sim::session::fuzz_kafka),
+    session("mqtt-session", posthaste_sim::session::fuzz_mqtt),
 ];
 
 /// A record batch follows the two bytes that choose an API; its CRC32C covers everything behind itself.
