@@ -27,6 +27,9 @@ pub struct Metrics {
     pub delivered: Counter,
     /// Messages dropped by a queue's policy that has no dead-letter target.
     pub dropped: Counter,
+    /// Messages and batches that a queue or topic refused, for want of space or memory or because it is full.
+    /// A publisher that asked for no confirmation learns of it nowhere else.
+    pub refused: Counter,
     /// Messages moved to a dead-letter target.
     pub dead_lettered: Counter,
     /// Messages handed straight to live readers.

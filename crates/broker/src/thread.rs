@@ -413,6 +413,7 @@ impl EngineThread {
             self.state.touched.push(id);
         }
         self.shared.inbox_bytes.fetch_sub(job.bytes, Ordering::Relaxed);
+        self.shared.metrics.refused.add(refused.len() as u64);
         {
             let mut outcome = job.done.outcome.lock();
             outcome.refused.append(&mut refused);

@@ -61,6 +61,7 @@ fn counters(out: &mut Exposition, call: &Call) {
         ("published_bytes", "Bytes of payloads taken from publishers.", m.published_bytes.value()),
         ("delivered", "Messages handed to consumers of queues.", m.delivered.value()),
         ("dropped", "Messages dropped by a queue without dead-letter target.", m.dropped.value()),
+        ("refused", "Messages and batches refused by a queue or topic: no space or full.", m.refused.value()),
         ("dead_lettered", "Messages moved to a dead-letter target.", m.dead_lettered.value()),
         ("live", "Messages handed straight to live readers.", m.live.value()),
         ("live_dropped", "Messages that live readers were too slow for.", m.live_dropped.value()),

@@ -1,8 +1,9 @@
-//! Sequences of operations in a protocol's sessions, made of a fuzzer's bytes: most are valid, some nearly, some are raw
-//! octets. Each runs against a broker of its own: real adapter, engine and journal, on one thread and a disk in memory.
+//! Sequences of operations in a protocol's sessions, made of a fuzzer's bytes: most are valid, some nearly,
+//! some are raw octets. Each runs against a broker of its own: real adapter, engine and journal, on one
+//! thread and a disk in memory.
 //!
-//! After each sequence the broker must have panicked nowhere, must have come to rest, must serve a new connection, and
-//! must be rebuilt from its journal as it was.
+//! After each sequence the broker must have panicked nowhere, must have come to rest, must serve a new
+//! connection, and must be rebuilt from its journal as it was.
 
 mod amqp;
 mod input;

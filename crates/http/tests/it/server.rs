@@ -136,6 +136,8 @@ async fn a_full_disk_refuses_publishers_and_serves_takers() {
     f.expect(507, "POST", "/v1/queues", Some(json!({"name": "r"}))).await;
     f.expect(503, "GET", "/readyz", None).await;
     assert_eq!(f.expect(200, "GET", "/v1/status", None).await["no_space"], true);
+    let metrics = f.send("GET", "/metrics", None).await;
+    assert!(metrics.text.contains("posthaste_refused_total 1"), "{}", metrics.text);
     let taken = f.expect(200, "POST", "/v1/queues/q/get", Some(json!({"ack": "accept"}))).await;
     assert_eq!(taken["messages"][0]["body"], "before");
     let f = f.restart(Limits::default()).await;

@@ -120,15 +120,7 @@ impl Client {
             13 => self.fetch_offsets(version, input).await,
             14 | 15 => self.join(version, input, known).await,
             16 => self.sync(version, input, known).await,
-            17 => {
-                let request = HeartbeatRequest {
-                    group_id: ByteString::from_static(input.one(GROUPS)),
-                    generation_id: near_i32(input, known.generation),
-                    member_id: known.member.clone(),
-                    ..HeartbeatRequest::default()
-                };
-                self.send(version, &request, |_, _| {}).await;
-            }
+            17 => self.heartbeat(version, input, known).await,
             18 => {
                 let member = MemberIdentity { member_id: known.member.clone(), ..MemberIdentity::default() };
                 let request = LeaveGroupRequest {
@@ -180,6 +172,16 @@ impl Client {
             }
             _ => sleep(input.pause(40)).await,
         }
+    }
+
+    async fn heartbeat(&mut self, version: u8, input: &mut Input, known: &mut Known) {
+        let request = HeartbeatRequest {
+            group_id: ByteString::from_static(input.one(GROUPS)),
+            generation_id: near_i32(input, known.generation),
+            member_id: known.member.clone(),
+            ..HeartbeatRequest::default()
+        };
+        self.send(version, &request, |_, _| {}).await;
     }
 
     async fn create_topic(&mut self, version: u8, input: &mut Input) {

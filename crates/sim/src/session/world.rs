@@ -23,7 +23,8 @@ use tokio::{
 
 /// Turns in which the broker had nothing to do, before time goes on.
 const IDLE_TURNS: u32 = 4;
-/// How long a broker with nothing to do sleeps at most before it looks again; who waits longer sees its answer.
+/// How long a broker with nothing to do sleeps at most before it looks again; who waits longer sees its
+/// answer.
 pub const SLEEP_MAX: Duration = Duration::from_millis(8);
 /// Turns with something to do. A broker that is not done by then never is.
 const TURNS_MAX: u32 = 60_000;
@@ -68,7 +69,8 @@ impl Place {
         Ok(Place { broker, stepper, disk, clock, failed, began: Instant::now(), idle: 0, turns: 0 })
     }
 
-    /// Engine threads first, then the journal, then all connections; time goes on when nobody has anything to do.
+    /// Engine threads first, then the journal, then all connections; time goes on when nobody has anything to
+    /// do.
     async fn turn(&mut self) -> Result<()> {
         let elapsed = i64::try_from(self.began.elapsed().as_millis()).unwrap_or(i64::MAX);
         self.clock.store(BEGINNING_MS.saturating_add(elapsed), Ordering::Relaxed);

@@ -1,9 +1,9 @@
-//! Throws mutated bytes at every decoder, and mutated sequences of operations at whole brokers, on stable Rust: what a
-//! short run in CI can find.
+//! Throws mutated bytes at every decoder, and mutated sequences of operations at whole brokers, on stable
+//! Rust: what a short run in CI can find.
 //!
-//! A target is a function of bytes that must not panic and must not allocate more than its input justifies. Inputs
-//! start from `fuzz/corpus/TARGET` and from what the run itself found interesting. The same decoders can be fuzzed with
-//! coverage guidance by `cargo fuzz`, from the same corpus (`fuzz/`).
+//! A target is a function of bytes that must not panic and must not allocate more than its input justifies.
+//! Inputs start from `fuzz/corpus/TARGET` and from what the run itself found interesting. The same decoders
+//! can be fuzzed with coverage guidance by `cargo fuzz`, from the same corpus (`fuzz/`).
 
 mod allocation;
 mod mutate;
