@@ -287,7 +287,10 @@ impl Client {
 async fn serves(doors: &Doors) -> Result<()> {
     let mut client = Client::unconnected(doors);
     client.send(&Packet::Connect(Box::new(Connect::new(ProtocolVersion::V5, PROBE)))).await;
-    let accepts = |packet: &Packet| matches!(packet, Packet::Connack(connack) if connack.reason_code == ReasonCode::Success);
+    let accepts = |packet: &Packet| match packet {
+        Packet::Connack(connack) => connack.reason_code == ReasonCode::Success,
+        _ => false,
+    };
     wait(&mut client, accepts).await?;
     let filter = TopicFilter::parse(ByteString::from_static(PROBE))?;
     let subscribe = Subscribe {
