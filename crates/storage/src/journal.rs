@@ -21,6 +21,7 @@ mod span;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod warm;
 mod writer;
 
 use std::fmt;

@@ -13,8 +13,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use super::files::{JournalFile, Shared, SpareFile, is_no_space};
 use super::format::{FILE_HEADER_BYTES, FORMAT_VERSION, FileHeader, FileHeaderState};
 use super::scan::{self, Extent, FileScan};
+use super::warm::Warm;
 use super::writer::Start;
-use super::{HomeFile, JournalConfig, JournalHome, Lsn, OpenError, RecordRef};
+use super::{Drive, HomeFile, JournalConfig, JournalHome, Lsn, OpenError, RecordRef};
 use crate::Random;
 
 /// Files start at multiples of this many bytes, so that an LSN's place in its file is easy to see.
@@ -107,7 +108,12 @@ pub(super) fn recover(
 ) -> Result<(Arc<Shared>, Start, RecoveryReport), OpenError> {
     let mut found = Found::list(&*home)?;
     let mut report = RecoveryReport::default();
-    let tail = found.replay(from, replay, &mut report)?;
+    let warm = match config.drive {
+        Drive::Threads => found.warm(from),
+        Drive::Steps => Warm::off(),
+    };
+    let tail = found.replay(from, replay, &warm, &mut report)?;
+    drop(warm);
     found.complete_last_header()?;
     if let Some(last) = found.files.last() {
         // What was replayed is about to be acted upon: it must not be lost now.
@@ -132,7 +138,7 @@ pub(super) fn inspect(
 ) -> Result<RecoveryReport, OpenError> {
     let mut found = Found::list(home)?;
     let mut report = RecoveryReport::default();
-    let tail = found.replay(from, replay, &mut report)?;
+    let tail = found.replay(from, replay, &Warm::off(), &mut report)?;
     report.end = Lsn(tail.end.max(from.0));
     Ok(report)
 }
@@ -143,7 +149,7 @@ pub(crate) fn scan_bytes(bytes: &[u8], replay: &mut Replay<'_>) -> RecoveryRepor
     let file: Arc<dyn HomeFile> = Arc::new(scan::Snapshot(bytes.to_vec()));
     let Ok(Some(found)) = FoundFile::open(0, file) else { return report };
     let mut found = Found { files: vec![found], ..Found::default() };
-    if let Ok(tail) = found.replay(Lsn(0), replay, &mut report) {
+    if let Ok(tail) = found.replay(Lsn(0), replay, &Warm::off(), &mut report) {
         report.end = Lsn(tail.end);
     }
     report
@@ -213,16 +219,27 @@ impl Found {
         }
     }
 
+    /// Begins to read what [`Found::replay`] is going to read.
+    fn warm(&self, from: Lsn) -> Warm {
+        // Of those before it, nothing is read.
+        let wanted = |index: &usize| self.extent(*index).limit > from.0;
+        let last = self.files.len().saturating_sub(1);
+        let first = (0..last).find(wanted).unwrap_or(last);
+        Warm::start(first, self.files.iter().skip(first).map(|file| file.file.clone()).collect())
+    }
+
     fn replay(
         &mut self,
         from: Lsn,
         replay: &mut Replay<'_>,
+        warm: &Warm,
         report: &mut RecoveryReport,
     ) -> Result<Tail, OpenError> {
         let mut tail = Tail { end: self.files.first().map_or(0, |file| file.start), sequence: 0 };
         // Content below the first file was released, or is missing if the caller still asks for it.
         let mut expected = from.0;
         for index in 0..self.files.len() {
+            warm.reached(index);
             let file = &self.files[index];
             let missing_to = match file.previous {
                 Some(previous) => previous.end,
