@@ -23,6 +23,8 @@ use tokio::time::Instant;
 
 /// How often it is looked whether a full disk has room again.
 const ROOM_POLL: Duration = Duration::from_millis(250);
+/// How long a publisher is not listened to when consumers do not keep up: about one read each time.
+const SLOWED: Duration = Duration::from_millis(5);
 /// Bytes of unfinished bodies over all channels, besides one message of the largest size.
 const ASSEMBLING_BYTES_MAX: usize = 32 << 20;
 
@@ -59,6 +61,8 @@ pub(crate) struct Connection {
     /// Octets of unfinished bodies.
     assembling: usize,
     blocked: Option<Blocked>,
+    /// Nothing is read until then, as consumers do not keep up with what is published here.
+    slowed_until: Option<Instant>,
     released: bool,
 }
 
@@ -89,6 +93,7 @@ impl Connection {
             confirms: Confirms::default(),
             assembling: 0,
             blocked: None,
+            slowed_until: None,
             released: false,
         }
     }
@@ -99,6 +104,7 @@ impl Connection {
         publishes < limits.publishes_in_flight_max
             && bytes < limits.publish_bytes_in_flight_max
             && !(publishes > 0 && self.broker.overloaded())
+            && self.slowed_until.is_none()
             && !self.blocked.as_ref().is_some_and(|blocked| blocked.hold_back)
     }
 
@@ -306,6 +312,9 @@ impl Connection {
     }
 
     fn published(&mut self, number: u64, outcome: Published, out: &mut Output) {
+        if outcome.crowded {
+            self.slowed_until.get_or_insert_with(|| Instant::now() + SLOWED);
+        }
         let full = outcome.refused.iter().any(|(_, refusal)| *refusal == Refusal::NoSpace);
         self.confirms.finish(number, outcome.refused.into_iter().map(|(index, _)| index).collect());
         for verdict in self.confirms.release() {
@@ -339,10 +348,12 @@ impl Connection {
     }
 
     pub fn deadline(&self) -> Option<Instant> {
-        self.blocked.as_ref().map(|blocked| blocked.look_again)
+        let look_again = self.blocked.as_ref().map(|blocked| blocked.look_again);
+        look_again.into_iter().chain(self.slowed_until).min()
     }
 
     pub fn timeout(&mut self, now: Instant, out: &mut Output) {
+        self.slowed_until = self.slowed_until.filter(|until| now < *until);
         let Some(blocked) = &mut self.blocked else { return };
         if now < blocked.look_again {
             return;

@@ -60,6 +60,9 @@ pub struct Outcome {
     pub refused: Vec<(u32, Refusal)>,
     /// For what was appended to partitions: index, offset, and whether it had been there before.
     pub appended: Vec<(u32, u64, bool)>,
+    /// Consumers do not keep up with messages that are kept in memory: publishers that wait for nobody should slow
+    /// down, before messages are refused.
+    pub crowded: bool,
 }
 
 /// Encoded properties and subject may take this much together.
@@ -225,7 +228,7 @@ impl Batch {
     /// Sends it on its way. `done` is called once all of it is as durable as promised, on an engine thread, or at
     /// once when there is nothing to wait for: it must only push into a channel.
     pub fn submit(self, done: impl FnOnce(Outcome) + Send + 'static) {
-        let outcome = Outcome { refused: self.refused, appended: Vec::new() };
+        let outcome = Outcome { refused: self.refused, ..Outcome::default() };
         let jobs: Vec<_> =
             self.jobs.into_iter().enumerate().filter(|(_, (items, _))| !items.is_empty()).collect();
         if jobs.is_empty() {

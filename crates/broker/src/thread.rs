@@ -397,10 +397,13 @@ impl EngineThread {
         let ctx = context(&self.shared, &self.state);
         let mut refused = Vec::new();
         let mut appended = Vec::new();
+        let mut crowded = false;
         for (id, index, publish) in job.items {
             let is_append = matches!(publish, Publish::Append(_));
             let Some(shard) = self.shards.get_mut(&id) else { continue };
-            match shard.publish(&ctx, publish, &mut self.state.out) {
+            let result = shard.publish(&ctx, publish, &mut self.state.out);
+            crowded |= shard.take_crowded();
+            match result {
                 Ok(published) => {
                     need.add(published.gate);
                     if is_append {
@@ -418,6 +421,7 @@ impl EngineThread {
             let mut outcome = job.done.outcome.lock();
             outcome.refused.append(&mut refused);
             outcome.appended.append(&mut appended);
+            outcome.crowded |= crowded;
         }
         self.state.hold(need, Waiting::Published(job.done));
     }

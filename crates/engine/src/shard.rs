@@ -210,6 +210,12 @@ impl Shard {
         self.volatile.common.timers.first().map(|(at, _)| *at)
     }
 
+    /// Whether, since this was last asked, a message without durability was published to a queue whose memory is half
+    /// taken and whose consumers do not keep up: its publishers should slow down.
+    pub fn take_crowded(&mut self) -> bool {
+        std::mem::take(&mut self.volatile.common.crowded)
+    }
+
     /// Adds messages to a queue or partition, as [`Command::Enqueue`] and [`Command::Append`] do, but says at once
     /// what came of it. The message counts as published once the returned gate is open.
     pub fn publish(

@@ -31,6 +31,8 @@ pub(crate) struct Common {
     pub touched: BTreeSet<QueueId>,
     /// Memory taken by messages without durability.
     pub transient_bytes: u64,
+    /// A message without durability was published to a queue whose consumers do not keep up.
+    pub crowded: bool,
     pub outbox_changed: u64,
     /// The number of the latest outbox entry, also of those not applied yet.
     pub outbox_last: u64,

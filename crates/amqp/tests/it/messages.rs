@@ -561,6 +561,39 @@ async fn a_full_disk_blocks_publishers_and_nobody_else() {
     assert!(careless.session.deadline().is_some(), "it is looked again whether there is room");
 }
 
+/// Has the session take events until it does not want input, or there are none for now.
+async fn until_it_listens_no_more(client: &mut crate::client::Client) -> bool {
+    while client.session.wants_input() {
+        let Some(event) = client.events.recv().await else { return false };
+        let was_published = matches!(event, posthaste_amqp::Event::Published(..));
+        client.session.event(event, &mut client.out).await.unwrap();
+        if was_published {
+            break;
+        }
+    }
+    !client.session.wants_input()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_publisher_that_consumers_do_not_keep_up_with_is_slowed_before_it_loses_anything() {
+    let world = World::with(Limits { transient_bytes_per_queue_max: 20_000, ..Limits::default() });
+    let mut publisher = world.open().await;
+    publisher.declare(durable("q")).await;
+    let body = vec![b'x'; 1_000];
+    let transient = publish_octets(1, &to("", "q"), &BasicProperties::default(), &body);
+    publisher.send_octets(&transient.repeat(12)).await;
+    assert!(!until_it_listens_no_more(&mut publisher).await, "nobody consumes: waiting helps nobody");
+    let mut consumer = world.open().await;
+    consumer.call(1, &basic::Qos { prefetch_count: 1, ..Default::default() }).await;
+    consumer.consume(1, consume("q", "c")).await;
+    publisher.send_octets(&transient).await;
+    assert!(until_it_listens_no_more(&mut publisher).await);
+    tokio::time::sleep_until(publisher.session.deadline().unwrap()).await;
+    publisher.session.timeout(&mut publisher.out).await.unwrap();
+    assert!(publisher.session.wants_input(), "it is listened to again soon");
+    assert_eq!(world.broker.metrics().refused.value(), 0);
+}
+
 /// Inverts a bit wherever a file of the journal holds a text.
 fn rot(world: &World, text: &str) {
     use std::os::unix::fs::FileExt;

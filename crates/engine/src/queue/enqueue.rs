@@ -85,6 +85,8 @@ impl Work<'_> {
         let position = live.push_transient(durable.next, message);
         self.live.transient_bytes += bytes;
         self.common.transient_bytes += bytes;
+        // Without consumers, waiting helps nobody.
+        self.common.crowded |= self.live.transient_bytes > limit / 2 && !self.live.consumers.is_empty();
         self.touch();
         self.schedule(lane, position, expires, due);
         Ok(Published { gate: Gate::Open, offset: position.offset, duplicate: false })
