@@ -6,9 +6,9 @@ use std::ops::{Deref, DerefMut};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-/// Sizes of what is kept, in bytes, and how many of each.
+/// Sizes of what is kept, in bytes, and how many of each at most.
 const CLASSES: [usize; 2] = [256 << 10, 1 << 20];
-const KEPT: usize = 16;
+const KEPT: [usize; CLASSES.len()] = [16, 4];
 /// Smaller ones come from the allocator, which keeps these by itself.
 const POOLED_FROM: usize = 64 << 10;
 
@@ -67,7 +67,7 @@ impl Drop for Buffer {
     fn drop(&mut self) {
         let Some(class) = CLASSES.iter().position(|bytes| *bytes == self.memory.len()) else { return };
         let mut free = FREE[class].lock();
-        if free.len() < KEPT {
+        if free.len() < KEPT[class] {
             free.push(std::mem::take(&mut self.memory));
         }
     }
