@@ -16,7 +16,8 @@ use posthaste_engine::{
 use posthaste_model::{Envelope, Payload, ShardId, Timestamp};
 use std::sync::{Arc, atomic::AtomicUsize};
 
-/// Publishes that belong together only in that they came together. Each call that adds one counts as one index.
+/// Publishes that belong together only in that they came together. Each call that adds one counts as one
+/// index.
 pub struct Batch {
     client: Client,
     catalog: Arc<Catalog>,
@@ -60,8 +61,8 @@ pub struct Outcome {
     pub refused: Vec<(u32, Refusal)>,
     /// For what was appended to partitions: index, offset, and whether it had been there before.
     pub appended: Vec<(u32, u64, bool)>,
-    /// Consumers do not keep up with messages that are kept in memory: publishers that wait for nobody should slow
-    /// down, before messages are refused.
+    /// Consumers do not keep up with messages that are kept in memory: publishers that wait for nobody should
+    /// slow down, before messages are refused.
     pub crowded: bool,
 }
 
@@ -225,8 +226,8 @@ impl Batch {
         Ok(())
     }
 
-    /// Sends it on its way. `done` is called once all of it is as durable as promised, on an engine thread, or at
-    /// once when there is nothing to wait for: it must only push into a channel.
+    /// Sends it on its way. `done` is called once all of it is as durable as promised, on an engine thread,
+    /// or at once when there is nothing to wait for: it must only push into a channel.
     pub fn submit(self, done: impl FnOnce(Outcome) + Send + 'static) {
         let outcome = Outcome { refused: self.refused, ..Outcome::default() };
         let jobs: Vec<_> =

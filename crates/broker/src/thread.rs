@@ -395,9 +395,7 @@ impl EngineThread {
     fn publish(&mut self, job: PublishJob) {
         let mut need = Need::default();
         let ctx = context(&self.shared, &self.state);
-        let mut refused = Vec::new();
-        let mut appended = Vec::new();
-        let mut crowded = false;
+        let (mut refused, mut appended, mut crowded) = (Vec::new(), Vec::new(), false);
         for (id, index, publish) in job.items {
             let is_append = matches!(publish, Publish::Append(_));
             let Some(shard) = self.shards.get_mut(&id) else { continue };

@@ -111,8 +111,8 @@ impl Shard {
         }
     }
 
-    /// Events that were lost may have told of deliveries: what is there counts as delivered from now on, also after
-    /// the next start.
+    /// Events that were lost may have told of deliveries: what is there counts as delivered from now on, also
+    /// after the next start.
     fn suspect_deliveries(&mut self) {
         let mut suspects: Vec<Event> = Vec::new();
         for (queue, known) in &self.durable.queues {
@@ -210,14 +210,14 @@ impl Shard {
         self.volatile.common.timers.first().map(|(at, _)| *at)
     }
 
-    /// Whether, since this was last asked, a message without durability was published to a queue whose memory is half
-    /// taken and whose consumers do not keep up: its publishers should slow down.
+    /// Whether, since this was last asked, a message without durability was published to a queue whose memory
+    /// is half taken and whose consumers do not keep up: its publishers should slow down.
     pub fn take_crowded(&mut self) -> bool {
         std::mem::take(&mut self.volatile.common.crowded)
     }
 
-    /// Adds messages to a queue or partition, as [`Command::Enqueue`] and [`Command::Append`] do, but says at once
-    /// what came of it. The message counts as published once the returned gate is open.
+    /// Adds messages to a queue or partition, as [`Command::Enqueue`] and [`Command::Append`] do, but says at
+    /// once what came of it. The message counts as published once the returned gate is open.
     pub fn publish(
         &mut self,
         ctx: &Context,
