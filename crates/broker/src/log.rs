@@ -93,6 +93,7 @@ const LOOKED_UP_MAX: usize = 1_024;
 /// Where to read from next.
 enum Place {
     End,
+    /// With one more than is wanted, if there is one, so that it is known where the last one ends.
     Journal(Vec<(u64, Lsn)>),
     Segment(Run),
 }
@@ -226,9 +227,10 @@ impl PartitionLog {
         match self.place(from, until) {
             Place::End => Some(Vec::new()),
             Place::Segment(_) => None,
-            Place::Journal(entries) => {
-                self.read_journal(Records::Cached(&storage.journal), entries, from, max_bytes).ok().flatten()
-            }
+            Place::Journal(entries) => self
+                .read_journal(Records::Cached(&storage.journal), entries, from..until, max_bytes)
+                .ok()
+                .flatten(),
         }
     }
 
@@ -259,7 +261,7 @@ impl PartitionLog {
                 },
                 Place::Journal(entries) => {
                     let records = Records::Stored(storage.journal.reader());
-                    match self.read_journal(records, entries, from, max_bytes) {
+                    match self.read_journal(records, entries, from..until, max_bytes) {
                         Ok(entries) => return Ok(entries.unwrap_or_default()),
                         Err(fault) => fault,
                     }
@@ -318,8 +320,8 @@ impl PartitionLog {
 
     fn place(&self, from: u64, until: u64) -> Place {
         let from = from.max(self.start());
-        let end = self.end().min(until);
-        if from >= end {
+        let end = self.end();
+        if from >= end.min(until) {
             return Place::End;
         }
         let index = self.index.read();
@@ -343,8 +345,11 @@ impl PartitionLog {
                     break;
                 }
                 found.push((offset, Lsn(chunk.lsn + u64::from(*lsn) * LSN_UNIT)));
+                if offset >= until {
+                    break;
+                }
             }
-            if found.len() == LOOKED_UP_MAX {
+            if found.len() == LOOKED_UP_MAX || found.last().is_some_and(|(offset, _)| *offset >= until) {
                 break;
             }
         }
@@ -355,13 +360,13 @@ impl PartitionLog {
         &self,
         mut records: Records<'_>,
         places: Vec<(u64, Lsn)>,
-        from: u64,
+        range: Range<u64>,
         max_bytes: usize,
     ) -> Result<Option<Vec<LogEntry>>, Fault> {
         let mut entries = Vec::new();
         let mut bytes = 0;
         let mut following = places.iter().map(|(offset, _)| *offset).skip(1).collect::<Vec<_>>().into_iter();
-        for (offset, lsn) in places {
+        for (offset, lsn) in places.into_iter().filter(|(offset, _)| *offset < range.end) {
             let next = following.next();
             let read = match records.read(lsn) {
                 Ok(Some(read)) => read,
@@ -376,7 +381,7 @@ impl PartitionLog {
             let Some(entry) = entry_of(&read.0, read.1) else {
                 return Err(Fault::Unreadable { offset, next: next.unwrap_or_else(|| self.end()) });
             };
-            if entry.offset + u64::from(entry.span) <= from {
+            if entry.offset + u64::from(entry.span) <= range.start {
                 continue;
             }
             let size = entry.payload.body.len() + entry.payload.head.len();
