@@ -197,11 +197,11 @@ fn run(seed: u64) {
     for life in 0..6 {
         let current = Life::open(&bucket, from);
         if let Some(old) = old.take() {
-            // It may have been told of more until it was fenced, and of nothing since.
-            acknowledged.extend(old.completions.try_iter().map(|c| (c.number, c.base.0)));
             old.submit(u64::MAX);
             assert!(old.failed.recv_timeout(Duration::from_secs(60)).is_ok(), "seed {seed}: not fenced");
-            assert!(old.completions.try_iter().next().is_none(), "seed {seed}: acknowledged after the fence");
+            // Answers may come late, but only to what was put before the fence: its successor has read that.
+            let late = old.completions.try_iter().map(|c| (c.number, c.base.0));
+            acknowledged.extend(late);
         }
         assert!(current.report.quarantined.is_empty(), "seed {seed}: {:?}", current.report);
         let expected: Vec<_> = acknowledged.iter().filter(|(_, lsn)| **lsn >= from.0).collect();
