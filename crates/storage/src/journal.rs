@@ -256,7 +256,32 @@ pub struct Journal {
 struct Owner {
     shared: Arc<Shared>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    stepped: Option<Mutex<Writer>>,
+    stepped: Option<Mutex<Stepped>>,
+}
+
+/// A writer without a thread.
+enum Stepped {
+    Disk(Writer),
+    Bucket(object::ObjectWriter),
+}
+
+impl Stepped {
+    fn step(&mut self) -> Step {
+        match self {
+            Stepped::Disk(writer) => writer.step(),
+            Stepped::Bucket(writer) => writer.step(),
+        }
+    }
+
+    fn finish(&mut self) {
+        match self {
+            Stepped::Disk(writer) => {
+                while writer.step() == Step::Committed {}
+                writer.finish();
+            }
+            Stepped::Bucket(writer) => writer.finish(),
+        }
+    }
 }
 
 impl Journal {
@@ -293,7 +318,7 @@ impl Journal {
         let writer = Writer::new(shared.clone(), start, completed, fatal);
         let mut owner = Owner { shared, threads: Mutex::new(Vec::new()), stepped: None };
         match drive {
-            Drive::Steps => owner.stepped = Some(Mutex::new(writer)),
+            Drive::Steps => owner.stepped = Some(Mutex::new(Stepped::Disk(writer))),
             Drive::Threads => {
                 let mut writer = writer;
                 owner.spawn(move || writer.run()).map_err(no_threads)?;
@@ -316,8 +341,8 @@ impl Journal {
 
     /// As [`Journal::open`], in a bucket: a batch is durable once it and all before it are there as objects.
     /// Fences every earlier opener: what it put before is replayed, and it puts nothing more. There are
-    /// always threads, whatever [`JournalConfig::drive`] says, and one sync mode: everything is durable when
-    /// it completes.
+    /// threads if the bucket has them, whatever [`JournalConfig::drive`] says, and one sync mode: everything is
+    /// durable when it completes.
     pub fn open_bucket(
         disk: &ObjectDisk,
         mut config: JournalConfig,
@@ -325,14 +350,18 @@ impl Journal {
         replay: &mut dyn FnMut(Lsn, RecordRef<'_>),
         completed: Box<dyn FnMut(Completion) + Send>,
     ) -> Result<(Journal, RecoveryReport), OpenError> {
+        let drive = if disk.bucket().is_stepped() { Drive::Steps } else { Drive::Threads };
         // Released objects are removed, never used again.
-        (config.spare_files, config.drive) = (0, Drive::Threads);
+        (config.spare_files, config.drive) = (0, drive);
         let fatal = config.fatal.take();
         let home = Arc::new(object::ObjectHome::new(disk.cache().clone(), disk.epoch()));
         let (shared, start, report) = object::recover(&home, config, from, replay)?;
         let mut writer = object::ObjectWriter::new(shared.clone(), home, start, completed, fatal);
         let mut owner = Owner { shared, threads: Mutex::new(Vec::new()), stepped: None };
-        owner.spawn(move || writer.run()).map_err(no_threads)?;
+        match drive {
+            Drive::Steps => owner.stepped = Some(Mutex::new(Stepped::Bucket(writer))),
+            Drive::Threads => owner.spawn(move || writer.run()).map_err(no_threads)?,
+        }
         Ok((Journal { owner: Arc::new(owner) }, report))
     }
 
@@ -416,7 +445,10 @@ impl Journal {
     /// [`JournalConfig::lazy_sync`].
     pub fn step_lazy_sync(&self) -> StepOutcome {
         let Some(writer) = &self.owner.stepped else { return StepOutcome::Idle };
-        writer.lock().sync();
+        // In a bucket everything is synced that is there.
+        if let Stepped::Disk(writer) = &mut *writer.lock() {
+            writer.sync();
+        }
         if self.owner.shared.has_failed() { StepOutcome::Failed } else { StepOutcome::Committed }
     }
 
@@ -425,9 +457,7 @@ impl Journal {
         let shared = &self.owner.shared;
         shared.begin_close();
         if let Some(writer) = &self.owner.stepped {
-            let mut writer = writer.lock();
-            while writer.step() == Step::Committed {}
-            writer.finish();
+            writer.lock().finish();
         }
         self.owner.join();
         shared.close_outcome()

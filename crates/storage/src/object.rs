@@ -13,10 +13,10 @@
 
 mod cache;
 mod disk;
-#[cfg(test)]
-pub(crate) mod faults;
+mod drive;
 mod file;
 mod probe;
+mod sim;
 #[cfg(test)]
 mod tests;
 
@@ -25,7 +25,6 @@ use std::future::Future;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::mpsc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -38,14 +37,13 @@ use object_store::{
     BackoffConfig, ClientOptions, Error, GetOptions, GetRange, MultipartUpload, ObjectStore, ObjectStoreExt,
     PutMode, PutOptions, PutPayload, RetryConfig,
 };
-use tokio::runtime::Runtime;
 
 pub use disk::ObjectDisk;
+pub use sim::{Rates, SimStore};
 
 pub(crate) use cache::BlockCache;
+use drive::{Driver, Started};
 
-/// Threads that drive requests; the rest of the program waits on them.
-const RUNTIME_THREADS: usize = 2;
 /// A request that takes longer is given up, and tried again.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -126,7 +124,7 @@ struct Inner {
     store: Arc<dyn ObjectStore>,
     prefix: Path,
     name: String,
-    runtime: Option<Runtime>,
+    driver: Driver,
 }
 
 /// How a put-if-absent went, for certain.
@@ -175,14 +173,18 @@ impl Bucket {
 
     /// Uses a store that is there; `name` is what messages call it.
     pub fn on(store: Arc<dyn ObjectStore>, prefix: &str, name: &str) -> io::Result<Bucket> {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(RUNTIME_THREADS)
-            .thread_name("object-store")
-            .enable_all()
-            .build()?;
-        let inner =
-            Inner { store, prefix: Path::from(prefix), name: name.to_owned(), runtime: Some(runtime) };
-        Ok(Bucket { inner: Arc::new(inner) })
+        Ok(Bucket::driven(store, prefix, name, Driver::threads()?))
+    }
+
+    /// As [`Bucket::on`], without threads: whoever waits for a request drives it, and the journal's puts go on
+    /// with [`crate::journal::Journal::step`].
+    pub fn stepped(store: Arc<dyn ObjectStore>, prefix: &str, name: &str) -> Bucket {
+        Bucket::driven(store, prefix, name, Driver::steps())
+    }
+
+    fn driven(store: Arc<dyn ObjectStore>, prefix: &str, name: &str, driver: Driver) -> Bucket {
+        let inner = Inner { store, prefix: Path::from(prefix), name: name.to_owned(), driver };
+        Bucket { inner: Arc::new(inner) }
     }
 
     /// What messages call it.
@@ -223,7 +225,7 @@ impl Bucket {
                 return Err(io_error(error));
             }
             tracing::warn!(key, %error, store = self.name(), "the object store did not take a put; trying again");
-            tokio::time::sleep(pause).await;
+            self.inner.driver.pause(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
@@ -241,12 +243,12 @@ impl Bucket {
 
     /// Bytes of an object; fewer if it ends before the range does.
     pub(crate) async fn get_range(&self, key: &str, range: Range<u64>) -> io::Result<Bytes> {
-        patiently(|| self.try_get_range(key, range.clone())).await
+        self.patiently(|| self.try_get_range(key, range.clone())).await
     }
 
     /// A whole object.
     pub(crate) async fn get(&self, key: &str) -> io::Result<Bytes> {
-        patiently(|| async { self.inner.store.get(&self.path(key)).await?.bytes().await }).await
+        self.patiently(|| async { self.inner.store.get(&self.path(key)).await?.bytes().await }).await
     }
 
     /// Puts an object under a key that only this process knows.
@@ -254,19 +256,19 @@ impl Bucket {
         let put = || async {
             self.inner.store.put(&self.path(key), PutPayload::from(bytes.clone())).await.map(drop)
         };
-        patiently(put).await
+        self.patiently(put).await
     }
 
     /// Begins an object that arrives in parts.
     pub(crate) async fn put_multipart(&self, key: &str) -> io::Result<Box<dyn MultipartUpload>> {
         let path = self.path(key);
-        patiently(|| self.inner.store.put_multipart(&path)).await
+        self.patiently(|| self.inner.store.put_multipart(&path)).await
     }
 
     /// Removes an object; one that is gone is no error.
     pub(crate) async fn delete(&self, key: &str) -> io::Result<()> {
         let path = self.path(key);
-        match patiently(|| self.inner.store.delete(&path)).await {
+        match self.patiently(|| self.inner.store.delete(&path)).await {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             outcome => outcome,
         }
@@ -276,7 +278,7 @@ impl Bucket {
     pub(crate) async fn list(&self, dir: &str) -> io::Result<Vec<(String, u64)>> {
         let path = self.path(dir);
         let list = || self.inner.store.list(Some(&path)).try_collect::<Vec<_>>();
-        let found = patiently(list).await?;
+        let found = self.patiently(list).await?;
         let strip = self.inner.prefix.as_ref().len() + usize::from(!self.inner.prefix.as_ref().is_empty());
         let keys = found
             .iter()
@@ -295,32 +297,51 @@ impl Bucket {
         }
     }
 
-    /// Starts a task on the store's own threads.
-    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        if let Some(runtime) = &self.inner.runtime {
-            runtime.spawn(task);
+    /// Tries again what may succeed later.
+    async fn patiently<T, F>(&self, attempt: impl Fn() -> F) -> io::Result<T>
+    where
+        F: Future<Output = object_store::Result<T>>,
+    {
+        let mut pause = FIRST_PAUSE;
+        for _ in 1..ATTEMPTS {
+            match attempt().await {
+                Err(Error::Generic { .. } | Error::JoinError { .. }) => self.inner.driver.pause(pause).await,
+                outcome => return outcome.map_err(io_error),
+            }
+            pause = (pause * 2).min(LONGEST_PAUSE);
         }
+        attempt().await.map_err(io_error)
     }
 
-    /// Waits for a task on the store's own threads, wherever the caller runs.
+    /// Leaves a task to the store's own threads, or to [`Bucket::step`].
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.inner.driver.spawn(task);
+    }
+
+    /// Begins what can be waited for later.
+    fn start<T: Send + 'static>(
+        &self,
+        task: impl Future<Output = io::Result<T>> + Send + 'static,
+    ) -> Started<T> {
+        self.inner.driver.start(task)
+    }
+
+    /// Waits for a request, wherever the caller runs.
     pub(crate) fn wait<T: Send + 'static>(
         &self,
         task: impl Future<Output = io::Result<T>> + Send + 'static,
     ) -> io::Result<T> {
-        let (sender, outcome) = mpsc::sync_channel(1);
-        self.spawn(async move {
-            let _ = sender.send(task.await);
-        });
-        outcome.recv().map_err(|_| io::Error::other("the object store's threads have ended"))?
+        self.start(task).wait()
     }
-}
 
-impl Drop for Inner {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            // The last handle may be dropped where nothing may block.
-            runtime.shutdown_background();
-        }
+    /// Whether it has no threads.
+    pub(crate) fn is_stepped(&self) -> bool {
+        self.inner.driver.is_stepped()
+    }
+
+    /// Where there are no threads: gives every task that was left a turn.
+    pub(crate) fn step(&self) {
+        self.inner.driver.step();
     }
 }
 
@@ -350,19 +371,6 @@ fn s3(bucket: &str) -> object_store::Result<object_store::aws::AmazonS3> {
         .with_retry(retry)
         .with_conditional_put(object_store::aws::S3ConditionalPut::ETagMatch)
         .build()
-}
-
-/// Tries again what may succeed later.
-async fn patiently<T, F: Future<Output = object_store::Result<T>>>(attempt: impl Fn() -> F) -> io::Result<T> {
-    let mut pause = FIRST_PAUSE;
-    for _ in 1..ATTEMPTS {
-        match attempt().await {
-            Err(Error::Generic { .. } | Error::JoinError { .. }) => tokio::time::sleep(pause).await,
-            outcome => return outcome.map_err(io_error),
-        }
-        pause = (pause * 2).min(LONGEST_PAUSE);
-    }
-    attempt().await.map_err(io_error)
 }
 
 pub(crate) fn io_error(error: Error) -> io::Error {

@@ -8,10 +8,9 @@ use bytes::Bytes;
 use object_store::MultipartUpload;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use tokio::task::JoinHandle;
 
 use super::disk::Shared;
-use super::{BlockCache, io_error};
+use super::{BlockCache, Started, io_error};
 use crate::disk::DiskFile;
 
 /// A part of a large object, in bytes.
@@ -52,7 +51,7 @@ struct Upload {
     key: Arc<str>,
     multipart: Box<dyn MultipartUpload>,
     sent: u64,
-    parts: VecDeque<JoinHandle<object_store::Result<()>>>,
+    parts: VecDeque<Started<()>>,
 }
 
 impl ObjectFile {
@@ -136,22 +135,17 @@ impl Content {
 impl Upload {
     fn send(&mut self, part: Vec<u8>, disk: &Shared) -> io::Result<()> {
         while self.parts.len() >= PARTS_IN_FLIGHT {
-            self.wait_for_one(disk)?;
+            self.wait_for_one()?;
         }
         self.sent += part.len() as u64;
         let part = self.multipart.put_part(part.into());
-        let (sender, handle) = std::sync::mpsc::sync_channel(1);
-        disk.cache().bucket().spawn(async move {
-            let _ = sender.send(tokio::spawn(part));
-        });
-        let handle = handle.recv().map_err(|_| io::Error::other("the object store's threads have ended"))?;
-        self.parts.push_back(handle);
+        let started = disk.cache().bucket().start(async move { part.await.map_err(io_error) });
+        self.parts.push_back(started);
         Ok(())
     }
 
-    fn wait_for_one(&mut self, disk: &Shared) -> io::Result<()> {
-        let Some(part) = self.parts.pop_front() else { return Ok(()) };
-        disk.cache().bucket().wait(async move { part.await.map_err(io::Error::other)?.map_err(io_error) })
+    fn wait_for_one(&mut self) -> io::Result<()> {
+        self.parts.pop_front().map_or(Ok(()), Started::wait)
     }
 
     fn finish(mut self, last: Vec<u8>, disk: &Shared) -> io::Result<Stored> {
@@ -159,7 +153,7 @@ impl Upload {
             self.send(last, disk)?;
         }
         while !self.parts.is_empty() {
-            self.wait_for_one(disk)?;
+            self.wait_for_one()?;
         }
         let Upload { key, mut multipart, sent, .. } = self;
         disk.cache().bucket().wait(async move { multipart.complete().await.map(drop).map_err(io_error) })?;

@@ -69,13 +69,12 @@ async fn race_for(bucket: &Bucket, key: &str) -> io::Result<Option<String>> {
     let racers = (0..RACERS).map(|racer| {
         let (bucket, key) = (bucket.clone(), key.clone());
         let body = Bytes::from(format!("racer {racer:02}"));
-        let put = tokio::spawn(async move { bucket.try_put_new(&key, &[body]).await });
-        async move { put.await.map(|outcome| (racer, outcome)) }
+        async move { (racer, bucket.try_put_new(&key, &[body]).await) }
     });
     let mut winners = Vec::new();
     let mut unsure = false;
     for outcome in join_all(racers).await {
-        match outcome.map_err(io::Error::other)? {
+        match outcome {
             (racer, Ok(())) => winners.push(racer),
             (_, Err(Error::AlreadyExists { .. } | Error::Precondition { .. })) => {}
             // A lost answer is no breach, but the winner may be among these.

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use super::super::batch::PlacedBatch;
 use super::super::files::{JournalFile, Life, Shared};
 use super::super::format::{CLEAN, FILE_HEADER_BYTES, FRAME_HEADER_BYTES, FileHeader, FrameHeader};
+use super::super::writer::Step;
 use super::super::{Batch, Completion, Lsn};
 use super::{Identity, ObjectFile, ObjectHome, key_of, number_of};
 use crate::Random;
@@ -116,13 +117,51 @@ impl ObjectWriter {
         while self.turn().is_ok() {}
     }
 
+    /// Where there are no threads: gives requests a turn, and begins to put what has arrived.
+    pub fn step(&mut self) -> Step {
+        self.home.bucket().step();
+        let (begun, durable) = (self.sequence, self.durable);
+        if self.collect().is_err() {
+            return Step::Idle;
+        }
+        let batches = {
+            let mut inbox = self.shared.inbox.lock();
+            let open = matches!(inbox.life, Life::Open | Life::Closing);
+            let takes = open && !inbox.batches.is_empty() && self.in_flight.len() < IN_FLIGHT;
+            if takes { inbox.take(self.shared.config.frame_bytes) } else { Vec::new() }
+        };
+        if !batches.is_empty() {
+            self.put(batches, 0);
+        }
+        if (begun, durable) == (self.sequence, self.durable) { Step::Idle } else { Step::Committed }
+    }
+
+    /// Where there are no threads: puts what is left, and marks the end, if the store answers in time.
+    pub fn finish(&mut self) {
+        let since = Instant::now();
+        while !self.shared.has_ended() {
+            self.step();
+            if self.end_if_done().is_err() {
+                return;
+            }
+            if since.elapsed() > CLOSE_PATIENCE {
+                self.shared.turn(Life::Abandoned);
+            }
+        }
+    }
+
     fn turn(&mut self) -> Result<(), Stopped> {
         self.collect()?;
         let batches = self.wait()?;
         if !batches.is_empty() {
             self.put(batches, 0);
         }
-        if self.closing_since.is_some() && self.in_flight.is_empty() && !self.has_work() {
+        if self.closing_since.is_some() { self.end_if_done() } else { Ok(()) }
+    }
+
+    /// Marks the end behind everything else, and then stops.
+    fn end_if_done(&mut self) -> Result<(), Stopped> {
+        if self.in_flight.is_empty() && !self.has_work() {
             if self.marked_clean {
                 self.shared.turn(Life::Closed);
                 return Err(Stopped);
