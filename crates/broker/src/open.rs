@@ -373,7 +373,7 @@ fn random() -> Result<[u8; 16], OpenError> {
     Ok(random)
 }
 
-fn nonce(random: &[u8; 16]) -> u64 {
+pub(crate) fn nonce(random: &[u8; 16]) -> u64 {
     u64::from_le_bytes(random.first_chunk().copied().unwrap_or_default())
 }
 

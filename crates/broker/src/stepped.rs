@@ -4,7 +4,7 @@ use crate::{
     Broker, Config, OpenError,
     checkpoint::Checkpointer,
     environment::{Clock, Work},
-    open::{Assembled, Environment, Fatal},
+    open::{Assembled, Environment, Fatal, nonce},
     thread::EngineThread,
 };
 use posthaste_model::{ShardId, Timestamp};
@@ -12,13 +12,14 @@ use posthaste_storage::{
     DataDir,
     disk::Disk,
     journal::{Drive, Journal, StepOutcome},
+    object::{Bucket, ObjectDisk},
 };
 use std::sync::{Arc, atomic::AtomicI64};
 use tokio::sync::oneshot;
 
 /// What a stepped broker runs on.
 pub struct World {
-    pub disk: Arc<dyn Disk>,
+    pub home: Home,
     /// Milliseconds since 1970; whoever steps moves it.
     pub clock: Arc<AtomicI64>,
     /// Becomes ids and nonces.
@@ -29,6 +30,13 @@ pub struct World {
     pub ignores_checkpoints: bool,
     /// Checkpoints release nothing of the journal.
     pub keeps_journal: bool,
+}
+
+/// Where a stepped broker's data lies.
+pub enum Home {
+    Disk(Arc<dyn Disk>),
+    /// One that [`Bucket::stepped`] has made.
+    Bucket(Bucket),
 }
 
 /// Drives a broker. Its async tasks run on the runtime that it was opened on, which should have one thread and a clock
@@ -52,16 +60,24 @@ pub struct Digest {
 }
 
 impl Broker {
-    /// Recovers what the disk holds. Nothing happens before [`Stepper::begin`].
+    /// Recovers what the disk or the bucket holds. Nothing happens before [`Stepper::begin`].
     pub fn open_stepped(world: World, config: Config) -> Result<(Broker, Stepper, Checkpoints), OpenError> {
-        let data = DataDir::open_on(world.disk, &config.data.display().to_string(), world.random)?;
+        let (disk, bucket): (Arc<dyn Disk>, _) = match world.home {
+            Home::Disk(disk) => (disk, None),
+            Home::Bucket(bucket) => {
+                bucket.probe()?;
+                let disk = ObjectDisk::open(bucket, nonce(&world.random))?;
+                (Arc::new(disk.clone()), Some(disk))
+            }
+        };
+        let data = DataDir::open_on(disk, &config.data.display().to_string(), world.random)?;
         let environment = Environment {
             random: world.random,
             clock: Clock::Manual(world.clock),
             work: Work::Here,
             drive: Drive::Steps,
             fatal: Some(world.fatal),
-            bucket: None,
+            bucket,
             ignores_checkpoints: world.ignores_checkpoints,
             keeps_journal: world.keeps_journal,
         };
@@ -95,7 +111,7 @@ impl Stepper {
         self.threads.get_mut(thread).is_some_and(|thread| thread.step(inputs_max))
     }
 
-    /// Has the journal write and sync one frame.
+    /// Has the journal write and sync one frame, or begin an object and look after those on their way.
     pub fn journal(&self) -> StepOutcome {
         self.journal.step()
     }

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use posthaste_broker::{
     Broker, Config, Formats,
-    stepped::{Stepper, World},
+    stepped::{Home, Stepper, World},
 };
 use posthaste_model::Limits;
 use posthaste_net::{Peer, Protocol};
@@ -76,7 +76,7 @@ pub fn run<F: Future<Output = Result<()>> + 'static>(work: impl FnOnce(Doors) ->
 
 fn open(data: &std::path::Path) -> Result<(Broker, Stepper)> {
     let world = World {
-        disk: Arc::new(LocalDisk::new(data)),
+        home: Home::Disk(Arc::new(LocalDisk::new(data))),
         clock: Arc::new(AtomicI64::new(BEGINNING_MS)),
         random: [7; 16],
         fatal: Box::new(|why| eprintln!("posthaste-profile: {why}")),

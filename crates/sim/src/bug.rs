@@ -6,7 +6,7 @@ use posthaste_engine::planted;
 /// A mistake that a run can be made with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Bug {
-    /// The disk says that it synced when it did not.
+    /// The disk says that it synced when it did not, the bucket that it took what it did not.
     SkipSync,
     /// A message that a consumer gave back is lost.
     LoseRelease,

@@ -1,7 +1,7 @@
 //! `cargo xtask sim`
 
 use clap::Parser;
-use posthaste_sim::{Bug, Report, Settings, run};
+use posthaste_sim::{Bug, On, Report, Settings, run};
 use std::{
     process::ExitCode,
     sync::{
@@ -26,6 +26,9 @@ struct Options {
     /// A mistake to make on purpose; it is an error then if no seed finds it
     #[arg(long)]
     bug: Option<Bug>,
+    /// What the data lies on; by default each seed chooses, a bucket one time in four
+    #[arg(long)]
+    on: Option<On>,
     /// Runs at the same time; by default one per processor
     #[arg(long)]
     jobs: Option<usize>,
@@ -33,16 +36,17 @@ struct Options {
 
 fn main() -> ExitCode {
     let options = Options::parse();
+    let settings = |seed, verbose| Settings { seed, bug: options.bug, on: options.on, verbose };
     if let Some(seed) = options.seed {
-        let report = run(Settings { seed, bug: options.bug, verbose: true });
+        let report = run(settings(seed, true));
         report.log.iter().for_each(|line| println!("{line}"));
         print(&report);
         return if report.violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
-    many(&options)
+    many(&options, settings)
 }
 
-fn many(options: &Options) -> ExitCode {
+fn many(options: &Options, settings: impl Fn(u64, bool) -> Settings + Sync) -> ExitCode {
     let started = Instant::now();
     let jobs = options.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     let next = AtomicU64::new(options.first);
@@ -52,13 +56,11 @@ fn many(options: &Options) -> ExitCode {
     let mut total = posthaste_sim::Counts::default();
     std::thread::scope(|scope| {
         for _ in 0..jobs.max(1) {
-            let (sender, next) = (sender.clone(), &next);
+            let (sender, next, settings) = (sender.clone(), &next, &settings);
             scope.spawn(move || {
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= end
-                        || sender.send(run(Settings { seed, bug: options.bug, verbose: false })).is_err()
-                    {
+                    if seed >= end || sender.send(run(settings(seed, false))).is_err() {
                         return;
                     }
                 }

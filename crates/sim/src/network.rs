@@ -11,7 +11,7 @@ use tokio::{
 const IN_FLIGHT_OCTETS: usize = 32 << 10;
 
 /// How connections behave.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Weather {
     /// A connection breaks after about this many pieces; `None`: never.
     pub pieces_until_cut: Option<u64>,

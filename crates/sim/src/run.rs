@@ -4,6 +4,7 @@
 use crate::{
     bug::Bug,
     clients::{Doors, Shore, amqp, gardener, group, kafka, mqtt},
+    ground::{Ground, On},
     history::{Counts, History},
     network::Weather,
     panics,
@@ -12,16 +13,15 @@ use crate::{
 };
 use anyhow::{Context, Result, bail};
 use posthaste_broker::{
-    Broker, Config, Formats, OpenError, stepped::World, storage::checkpoint::CheckpointError,
+    Broker, Config, Formats, OpenError,
+    stepped::{Home, World},
+    storage::checkpoint::CheckpointError,
 };
 use posthaste_engine::planted;
 use posthaste_model::Limits;
 use posthaste_mqtt::wire::{ProtocolVersion, QoS};
 use posthaste_net::{Peer, Protocol};
-use posthaste_storage::{
-    Random, data_dir,
-    disk::{Disk, SimDisk},
-};
+use posthaste_storage::{Random, object::Rates};
 use std::{
     cell::{Cell, RefCell},
     net::SocketAddr,
@@ -44,6 +44,8 @@ pub struct Settings {
     pub seed: u64,
     /// A mistake on purpose, to see whether it is found.
     pub bug: Option<Bug>,
+    /// What the data lies on, instead of what the seed chooses.
+    pub on: Option<On>,
     /// Keep every event as text.
     pub verbose: bool,
 }
@@ -95,7 +97,7 @@ pub fn run(settings: Settings) -> Report {
 
 struct Run {
     random: Random,
-    disk: SimDisk,
+    ground: Ground,
     /// Milliseconds since 1970.
     clock: Arc<AtomicI64>,
     shore: Rc<Shore>,
@@ -122,9 +124,9 @@ const DEVICES: u32 = 2;
 impl Run {
     fn new(settings: Settings) -> Run {
         let mut random = Random::new(settings.seed);
-        let disk = SimDisk::new(random.next_u64());
+        let ground = Ground::new(&mut random, settings.on);
         if settings.bug == Some(Bug::SkipSync) {
-            disk.skip_syncs(8);
+            ground.lie();
         }
         let shore = Shore {
             history: RefCell::new(History::new(settings.verbose)),
@@ -146,7 +148,14 @@ impl Run {
         };
         let rots = random.chance(1, 10);
         shore.history.borrow_mut().forgives_loss = rots;
-        Run { rots, random, disk, clock: Arc::new(AtomicI64::new(BEGINNING_MS)), shore: Rc::new(shore), cast }
+        Run {
+            rots,
+            random,
+            ground,
+            clock: Arc::new(AtomicI64::new(BEGINNING_MS)),
+            shore: Rc::new(shore),
+            cast,
+        }
     }
 
     fn all(&mut self) -> Result<()> {
@@ -155,30 +164,12 @@ impl Run {
             let faults = Faults::choose(&mut self.random);
             self.start(number == 0, Some(faults))?;
             if self.rots {
-                self.flip_bits();
+                for flipped in self.ground.flip_bits(&mut self.random) {
+                    self.shore.history.borrow_mut().note(format_args!("{flipped}"));
+                }
             }
         }
         self.start(false, None)
-    }
-
-    /// Bits of what is stored change, also of what was synced long ago.
-    fn flip_bits(&mut self) {
-        let dirs = [data_dir::JOURNAL_DIR, data_dir::SEGMENTS_DIR, data_dir::CHECKPOINTS_DIR];
-        let files: Vec<(String, u64)> = dirs
-            .iter()
-            .flat_map(|dir| self.disk.list(dir).unwrap_or_default().into_iter().map(move |file| (dir, file)))
-            .map(|(dir, file)| (format!("{dir}/{}", file.name), file.bytes))
-            .collect();
-        for _ in 0..=self.random.below(3) {
-            let Some((path, bytes)) = files.get(self.random.below(files.len() as u64) as usize) else {
-                return;
-            };
-            // Journal files are mostly empty space behind their first part.
-            let bit = self.random.below(8 * (*bytes).min(200_000));
-            if self.disk.flip_bit(path, bit) {
-                self.shore.history.borrow_mut().note(format_args!("bit {bit} of {path} flips"));
-            }
-        }
     }
 
     /// One start of the broker, until a fault ends it; without faults until nothing is left to do.
@@ -196,6 +187,15 @@ impl Run {
             },
             None => Weather::CALM,
         });
+        self.ground.set_rates(match faults {
+            Some(_) => Rates {
+                refused: self.random.below(6),
+                answer_lost: self.random.below(6),
+                own_success: self.random.below(6),
+                slow: self.random.below(80),
+            },
+            None => Rates::default(),
+        });
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?;
         let local = LocalSet::new();
@@ -204,10 +204,13 @@ impl Run {
         // All tasks die here, in the middle of whatever they were doing.
         drop(local);
         drop(runtime);
-        outcome
+        if let Some(ended) = outcome? {
+            self.ground.left(ended);
+        }
+        Ok(())
     }
 
-    async fn start_within(&mut self, first: bool, faults: Option<Faults>) -> Result<()> {
+    async fn start_within(&mut self, first: bool, faults: Option<Faults>) -> Result<Option<Ended>> {
         let failed = Arc::new(AtomicBool::new(false));
         let (broker, mut scheduler) = self.open(&failed)?;
         scheduler.until_ready().await?;
@@ -224,30 +227,26 @@ impl Run {
         self.bring_on(first);
         match faults {
             Some(faults) => {
-                let ended = scheduler.until_fault(&self.disk, faults).await;
+                let ended = match &self.ground {
+                    Ground::Disk(disk) => scheduler.until_fault(disk, faults).await,
+                    Ground::Bucket(store) => {
+                        let store = store.clone();
+                        let rival = self.world(self.ground.home());
+                        let rival = || Broker::open_stepped(rival, self.config()).map(drop);
+                        scheduler.until_fault_in(&store, faults, rival).await?
+                    }
+                };
                 self.shore.history.borrow_mut().note(format_args!("{ended:?}"));
-                if ended == Ended::PowerCut {
-                    self.disk.crash();
-                }
-                Ok(())
+                Ok(Some(ended))
             }
-            None => self.finish(&broker, &mut scheduler).await,
+            None => self.finish(&broker, &mut scheduler).await.map(|()| None),
         }
     }
 
     fn open(&mut self, failed: &Arc<AtomicBool>) -> Result<(Broker, Scheduler)> {
-        let mut random = [0; 16];
-        random[..8].copy_from_slice(&self.random.next_u64().to_le_bytes());
-        random[8..].copy_from_slice(&self.random.next_u64().to_le_bytes());
         let (told, shore) = (failed.clone(), Random::new(self.random.next_u64()));
-        let world = World {
-            disk: Arc::new(self.disk.clone()),
-            clock: self.clock.clone(),
-            random,
-            fatal: Box::new(move |_| told.store(true, Ordering::Relaxed)),
-            ignores_checkpoints: false,
-            keeps_journal: true,
-        };
+        let fatal = Box::new(move |_| told.store(true, Ordering::Relaxed));
+        let world = World { fatal, ..self.world(self.ground.home()) };
         let (broker, stepper, checkpoints) =
             Broker::open_stepped(world, self.config()).context("the broker does not start")?;
         let scheduler = Scheduler::new(
@@ -259,6 +258,20 @@ impl Run {
             self.shore.clone(),
         );
         Ok((broker, scheduler))
+    }
+
+    fn world(&mut self, home: Home) -> World {
+        let mut random = [0; 16];
+        random[..8].copy_from_slice(&self.random.next_u64().to_le_bytes());
+        random[8..].copy_from_slice(&self.random.next_u64().to_le_bytes());
+        World {
+            home,
+            clock: self.clock.clone(),
+            random,
+            fatal: Box::new(|_| {}),
+            ignores_checkpoints: false,
+            keeps_journal: true,
+        }
     }
 
     fn config(&self) -> Config {
@@ -367,17 +380,10 @@ impl Run {
         Ok(())
     }
 
-    /// The state that a start would find, on a copy of the disk.
+    /// The state that a start would find, on a copy.
     fn rebuilt(&mut self, ignores_checkpoints: bool) -> Result<posthaste_broker::stepped::Digest> {
-        let copy = self.disk.copy();
-        let world = World {
-            disk: Arc::new(copy),
-            clock: self.clock.clone(),
-            random: [1; 16],
-            fatal: Box::new(|_| {}),
-            ignores_checkpoints,
-            keeps_journal: true,
-        };
+        let home = self.ground.copy().home();
+        let world = World { ignores_checkpoints, ..self.world(home) };
         let (_broker, stepper, _) =
             Broker::open_stepped(world, self.config()).context("the copy does not start")?;
         Ok(stepper.digest())

@@ -3,8 +3,9 @@
 use crate::clients::Shore;
 use anyhow::{Result, bail};
 use posthaste_broker::{
+    OpenError,
     stepped::{Checkpoints, Stepper},
-    storage::{Random, disk::SimDisk, journal::StepOutcome},
+    storage::{Random, disk::SimDisk, journal::StepOutcome, object::SimStore},
 };
 use std::{
     rc::Rc,
@@ -196,5 +197,28 @@ impl Scheduler {
         disk.heal();
         // After a failed sync nobody knows what the disk holds, as after a power cut.
         if dark || self.failed.load(Ordering::Relaxed) { Ended::PowerCut } else { Ended::Killed }
+    }
+    /// As [`Scheduler::until_fault`], in a bucket: what a disk's faults are there is that the store does not answer for
+    /// a while, and that `rival`, another broker, takes the bucket over.
+    pub async fn until_fault_in(
+        &mut self,
+        store: &SimStore,
+        faults: Faults,
+        rival: impl FnOnce() -> Result<(), OpenError>,
+    ) -> Result<Ended> {
+        let end = Instant::now() + faults.life;
+        let half = Instant::now() + faults.life / 2;
+        let back = half + faults.life / 4;
+        let mut rival = faults.fails_sync.then_some(rival);
+        while !self.failed.load(Ordering::Relaxed) && Instant::now() < end {
+            let now = Instant::now();
+            store.set_away(faults.full && now >= half && now < back);
+            if let Some(rival) = rival.take_if(|_| now >= back) {
+                rival()?;
+            }
+            self.turn().await;
+        }
+        store.set_away(false);
+        Ok(Ended::Killed)
     }
 }

@@ -1,16 +1,19 @@
 //! What the simulation is worth: it repeats, it passes, and it finds mistakes.
 
-use posthaste_sim::{Bug, Settings, run};
+use posthaste_sim::{Bug, On, Settings, run};
 
 fn settings(seed: u64) -> Settings {
-    Settings { seed, bug: None, verbose: false }
+    Settings { seed, bug: None, on: None, verbose: false }
 }
 
 #[test]
 fn the_same_seed_gives_the_same_trace() {
-    for seed in 1..6 {
-        let (one, other) = (run(settings(seed)), run(settings(seed)));
-        assert_eq!((one.trace, one.counts), (other.trace, other.counts), "seed {seed}");
+    for on in [On::Disk, On::Bucket] {
+        for seed in 1..6 {
+            let settings = Settings { on: Some(on), ..settings(seed) };
+            let (one, other) = (run(settings), run(settings));
+            assert_eq!((one.trace, one.counts), (other.trace, other.counts), "seed {seed} on {on:?}");
+        }
     }
     assert_ne!(run(settings(1)).trace, run(settings(2)).trace);
 }
@@ -27,11 +30,13 @@ fn a_few_seeds_pass() {
 #[test]
 fn planted_mistakes_are_found() {
     for bug in [Bug::SkipSync, Bug::LoseRelease, Bug::Reorder, Bug::ForgetHole, Bug::BeforeDurable] {
-        let found = (1..=1_000).find(|seed| {
-            let report = run(Settings { bug: Some(bug), ..settings(*seed) });
-            !report.violations.is_empty()
-        });
-        println!("{bug:?} was found by seed {found:?}");
-        assert!(found.is_some(), "{bug:?} was not found in 1,000 seeds");
+        for on in [On::Disk, On::Bucket] {
+            let found = (1..=1_000).find(|seed| {
+                let report = run(Settings { bug: Some(bug), on: Some(on), ..settings(*seed) });
+                !report.violations.is_empty()
+            });
+            println!("{bug:?} on {on:?} was found by seed {found:?}");
+            assert!(found.is_some(), "{bug:?} on {on:?} was not found in 1,000 seeds");
+        }
     }
 }

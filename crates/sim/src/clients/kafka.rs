@@ -4,6 +4,7 @@ use super::{Door, Shore, Stream, persist, wrong};
 use crate::{
     history::{Place, Repeats},
     message::Id,
+    network::Weather,
 };
 use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
@@ -246,6 +247,10 @@ pub(super) async fn fetch(
     };
     let answer = connection.call(FETCH_VERSION, &request).await?;
     for partition in answer.responses.into_iter().flat_map(|topic| topic.partitions) {
+        // A store that does not answer may answer later.
+        if partition.error_code == ErrorCode::KafkaStorageError && shore.weather.get() != Weather::CALM {
+            continue;
+        }
         if partition.error_code != ErrorCode::None {
             return Err(wrong(format!("Fetch: {}", partition.error_code.name())));
         }

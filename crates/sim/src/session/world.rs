@@ -7,7 +7,7 @@ use crate::{
 use anyhow::{Context, Result, bail, ensure};
 use posthaste_broker::{
     Broker, Config, Formats,
-    stepped::{Stepper, World},
+    stepped::{Home, Stepper, World},
 };
 use posthaste_model::Limits;
 use posthaste_storage::{disk::SimDisk, journal::StepOutcome};
@@ -115,7 +115,7 @@ impl Place {
 fn open(disk: &SimDisk, clock: &Arc<AtomicI64>, failed: &Arc<AtomicBool>) -> Result<(Broker, Stepper)> {
     let told = failed.clone();
     let world = World {
-        disk: Arc::new(disk.clone()),
+        home: Home::Disk(Arc::new(disk.clone())),
         clock: clock.clone(),
         random: [7; 16],
         fatal: Box::new(move |_| told.store(true, Ordering::Relaxed)),

@@ -2,13 +2,13 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use futures_util::future::join_all;
 use object_store::Error;
 
-use super::{Bucket, OpenError};
+use super::{ATTEMPTS, Bucket, OpenError};
 
 /// Puts that race for one key.
 const RACERS: usize = 32;
@@ -45,13 +45,20 @@ pub(super) fn probe(bucket: &Bucket) -> Result<(), OpenError> {
 /// What the store did wrong, if anything.
 async fn ask(bucket: &Bucket, dir: &str) -> io::Result<Option<String>> {
     let key = format!("{dir}/0");
-    let put = bucket.put_new(&key, &[Bytes::from_static(b"first")], b"first", || false).await;
+    let attempts = AtomicU32::new(1);
+    let goes_on = || attempts.fetch_add(1, Ordering::Relaxed) < ATTEMPTS;
+    let put = bucket.put_new(&key, &[Bytes::from_static(b"first")], b"first", goes_on).await;
     put.map_err(|error| io::Error::new(error.kind(), format!("a first object cannot be put: {error}")))?;
-    match bucket.try_put_new(&key, &[Bytes::from_static(b"second")]).await {
-        Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => {}
-        Ok(()) => return Ok(Some("it let a second put replace the first".to_owned())),
-        Err(Error::NotImplemented { .. }) => return Ok(Some("it does not know it".to_owned())),
-        Err(error) => return Err(super::io_error(error)),
+    let second = || async {
+        match bucket.try_put_new(&key, &[Bytes::from_static(b"second")]).await {
+            Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => Ok(None),
+            Ok(()) => Ok(Some("it let a second put replace the first".to_owned())),
+            Err(Error::NotImplemented { .. }) => Ok(Some("it does not know it".to_owned())),
+            Err(error) => Err(error),
+        }
+    };
+    if let Some(reason) = bucket.patiently(second).await? {
+        return Ok(Some(reason));
     }
     if bucket.get(&key).await? != b"first"[..] {
         return Ok(Some("a put that it refused changed the object".to_owned()));
@@ -68,8 +75,7 @@ async fn race_for(bucket: &Bucket, key: &str) -> io::Result<Option<String>> {
     let key: Arc<str> = key.into();
     let racers = (0..RACERS).map(|racer| {
         let (bucket, key) = (bucket.clone(), key.clone());
-        let body = Bytes::from(format!("racer {racer:02}"));
-        async move { (racer, bucket.try_put_new(&key, &[body]).await) }
+        async move { (racer, bucket.try_put_new(&key, &[body(racer)]).await) }
     });
     let mut winners = Vec::new();
     let mut unsure = false;
@@ -82,16 +88,22 @@ async fn race_for(bucket: &Bucket, key: &str) -> io::Result<Option<String>> {
         }
     }
     let held = match bucket.get(&key).await {
-        Err(error) if error.kind() == io::ErrorKind::NotFound && winners.is_empty() => return Ok(None),
-        outcome => outcome?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        outcome => Some(outcome?),
     };
-    Ok(match winners[..] {
-        [winner] if held != format!("racer {winner:02}").as_bytes() => {
-            Some(format!("of {RACERS} racing puts, one was told that it won and another's content was kept"))
+    Ok(match (&winners[..], held) {
+        ([winner], Some(held)) if held == body(*winner) => None,
+        ([_], _) => {
+            Some(format!("of {RACERS} racing puts, one was told that it won and its content was not kept"))
         }
-        [_] => None,
-        [] if unsure => None,
-        [] => Some(format!("of {RACERS} racing puts for a new key none won")),
+        // One that is told that the key is taken may have taken it: who puts looks what is there.
+        ([], Some(_)) => None,
+        ([], None) if unsure => None,
+        ([], None) => Some(format!("of {RACERS} racing puts for a new key none won")),
         _ => Some(format!("of {RACERS} racing puts for one key {} were told that they won", winners.len())),
     })
+}
+
+fn body(racer: usize) -> Bytes {
+    Bytes::from(format!("racer {racer:02}"))
 }

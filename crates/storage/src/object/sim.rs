@@ -132,6 +132,13 @@ impl SimStore {
         keys
     }
 
+    /// Whether an object's first bytes are these.
+    pub fn begins_with(&self, key: &str, bytes: &[u8]) -> bool {
+        let path = Path::from(key);
+        let read = self.inner.get_range(&path, 0..bytes.len() as u64).now_or_never();
+        read.is_some_and(|read| read.is_ok_and(|read| read[..] == *bytes))
+    }
+
     /// Flips a bit of an object; false if it has none such.
     pub fn flip_bit(&self, key: &str, bit: u64) -> bool {
         let flip = async {
