@@ -3,10 +3,10 @@
 use crate::{
     damage::{Damage, DamageKind, object_of},
     environment::Work,
+    home::{Home, Place},
     open::{OpenError, Recovered},
 };
 use posthaste_storage::{
-    DataDir,
     checkpoint::{CheckpointError, Checkpoints},
     data_dir,
     disk::Disk,
@@ -73,13 +73,14 @@ impl Check {
     }
 }
 
-/// Looks at the data directory that `disk` is of; `path` is what messages call it. It must not be in use.
-pub fn check(disk: Arc<dyn Disk>, path: &str) -> Result<Check, OpenError> {
-    check_locked(&DataDir::inspect(disk, path)?)
+/// Looks at a data directory or a bucket; `name` is what messages call it. No broker must run on it: a directory in
+/// use is refused; a broker on a bucket is not disturbed, but what it changes meanwhile may look like damage.
+pub fn check(home: &Home, name: &str) -> Result<Check, OpenError> {
+    check_place(&home.look(name)?)
 }
 
-/// As [`check`], of a directory that was opened to be looked at.
-pub(crate) fn check_locked(data: &DataDir) -> Result<Check, OpenError> {
+/// As [`check`], of what was opened to be looked at.
+pub(crate) fn check_place(Place { data, bucket }: &Place) -> Result<Check, OpenError> {
     let disk = data.disk();
     let mut check =
         Check { cluster_id: data.cluster_id().to_owned(), epoch: data.epoch(), ..Check::default() };
@@ -105,7 +106,16 @@ pub(crate) fn check_locked(data: &DataDir) -> Result<Check, OpenError> {
     recovered.index_runs();
     let from = recovered.meta.replay_from;
     let mut replay = |lsn: Lsn, record: RecordRef<'_>| recovered.replay(lsn, record);
-    let report = Journal::inspect(disk.clone(), data_dir::JOURNAL_DIR, from, &mut replay)?;
+    let report = match bucket {
+        Some(bucket) => {
+            for (_, bytes) in Journal::files_in_bucket(bucket)? {
+                check.journal.files += 1;
+                check.journal.bytes += bytes;
+            }
+            Journal::inspect_bucket(bucket, from, &mut replay)?
+        }
+        None => Journal::inspect(disk.clone(), data_dir::JOURNAL_DIR, from, &mut replay)?,
+    };
     check.damage.extend(recovered.assess(&report));
     told_of_journal(&mut check.journal, from, &report);
     check_segments(&mut check, &recovered, &segments)?;

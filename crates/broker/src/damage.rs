@@ -112,7 +112,7 @@ impl Damage {
 
     pub(crate) fn of_journal(damage: &journal::Damage, catalog: &Catalog) -> Damage {
         let mut told = Damage::new(DamageKind::Journal, damage.to_string());
-        told.file = damage.file.map(|file| format!("{JOURNAL_DIR}/{file:016x}.journal"));
+        told.file = damage.file.map(|file| format!("{JOURNAL_DIR}/{}", journal::file_name(file)));
         told.position = damage.file.map(|_| damage.from.0.saturating_sub(damage.file_start.0));
         told.bytes = Some(damage.to.0.saturating_sub(damage.from.0));
         if let Some((what, stream)) = damage.head.as_ref().and_then(|head| contents(damage.shard, head)) {

@@ -7,6 +7,7 @@ use crate::{
     client::Client,
     damage::object_of,
     environment::{Clock, Work},
+    home::{Home, Place},
     inbox::{self, Inbox, inbox},
     log::{Logs, Storage},
     outbox, record, retention,
@@ -26,7 +27,7 @@ use posthaste_storage::{
     data_dir,
     disk::Disk,
     journal::{self, Completion, Drive, Journal, JournalConfig, Lsn, RecordRef, RecoveryReport},
-    object::{self, Bucket, ObjectDisk},
+    object::{self, ObjectDisk},
     segment::{self, DiskSegments, Run, Segments},
 };
 use std::{
@@ -303,14 +304,9 @@ impl Broker {
     /// in `block_in_place`, since recovery reads for as long as it takes.
     pub fn open(config: Config) -> Result<Broker, OpenError> {
         let random = random()?;
-        let (data, bucket) = match config.data.to_str().filter(|data| object::is_address(data)) {
-            Some(address) => {
-                let bucket = Bucket::open(address)?;
-                bucket.probe()?;
-                let disk = ObjectDisk::open(bucket, nonce(&random))?;
-                (DataDir::open_on(Arc::new(disk.clone()), address, random)?, Some(disk))
-            }
-            None => (DataDir::open(&config.data, random)?, None),
+        let Place { data, bucket } = match Home::at(&config.data)? {
+            Home::Disk(_) => Place { data: DataDir::open(&config.data, random)?, bucket: None },
+            home => home.open(&config.data.display().to_string(), random)?,
         };
         Assembled::new(data, config, Environment { bucket, ..Environment::new(random) })?.start()
     }
@@ -367,7 +363,7 @@ impl Broker {
 /// Called once, with the reason.
 pub type Fatal = Box<dyn FnOnce(String) + Send + Sync>;
 
-fn random() -> Result<[u8; 16], OpenError> {
+pub(crate) fn random() -> Result<[u8; 16], OpenError> {
     let mut random = [0u8; 16];
     getrandom::fill(&mut random).map_err(|e| OpenError::State(format!("no randomness: {e}")))?;
     Ok(random)

@@ -3,13 +3,15 @@
 
 use crate::{
     Config,
-    check::{Check, check, check_locked},
-    open::{Assembled, Environment, OpenError},
+    check::{Check, check, check_place},
+    home::Home,
+    open::{Assembled, Environment, OpenError, nonce, random},
 };
 use posthaste_storage::{
     DataDir,
     data_dir::{CHECKPOINTS_DIR, JOURNAL_DIR, SEGMENTS_DIR},
     disk::Disk,
+    object::ObjectDisk,
 };
 use serde::Serialize;
 use std::{collections::BTreeSet, io, io::IoSlice, sync::Arc};
@@ -30,33 +32,53 @@ pub struct Repair {
     pub quarantine: Option<String>,
 }
 
-/// Repairs the directory that `disk` is of. Must be called on a tokio runtime of several threads, in
-/// `block_in_place`.
-pub fn repair(disk: Arc<dyn Disk>, config: Config) -> Result<Repair, OpenError> {
-    let path = config.data.display().to_string();
-    let data = DataDir::inspect(disk.clone(), &path)?;
-    let before = check_locked(&data)?;
+/// Repairs a data directory or a bucket, of which it takes possession. Must be called on a tokio runtime of several
+/// threads, in `block_in_place`.
+pub fn repair(home: &Home, config: Config) -> Result<Repair, OpenError> {
+    let name = config.data.display().to_string();
+    let looked = home.look(&name)?;
+    let before = check_place(&looked)?;
     if before.is_clean() && before.set_aside.is_empty() {
         return Ok(Repair { after: before.clone(), before, quarantine: None });
     }
-    let quarantine = format!("{QUARANTINE_DIR}/{:08}", data.epoch());
-    copy_damaged(&*disk, &before, &quarantine)?;
-    drop(data);
+    let quarantine = format!("{QUARANTINE_DIR}/{:08}", looked.data.epoch());
+    drop(looked);
+    let random = random()?;
+    let (disk, bucket): (Arc<dyn Disk>, _) = match home {
+        Home::Disk(disk) => (disk.clone(), None),
+        Home::Bucket(bucket) => {
+            let disk = ObjectDisk::open(bucket.clone(), nonce(&random))?;
+            (Arc::new(disk.clone()), Some(disk))
+        }
+    };
+    copy_damaged(&*disk, bucket.as_ref(), &before, &quarantine)?;
     if !before.is_clean() {
-        write_anew(disk.clone(), config)?;
+        let data = DataDir::open_on(disk.clone(), &name, random)?;
+        write_anew(data, config, Environment { bucket, ..Environment::new(random) })?;
     }
     move_aside(&*disk, &quarantine)?;
-    let after = check(disk, &path)?;
+    let after = check(home, &name)?;
     Ok(Repair { before, after, quarantine: Some(quarantine) })
 }
 
 /// Copies every file with damage, whole, and the report beside them. Copies of journal files are cut behind what was
 /// ever written, since the rest is zeros.
-fn copy_damaged(disk: &dyn Disk, check: &Check, quarantine: &str) -> io::Result<()> {
+fn copy_damaged(
+    disk: &dyn Disk,
+    bucket: Option<&ObjectDisk>,
+    check: &Check,
+    quarantine: &str,
+) -> io::Result<()> {
     disk.create_dir(quarantine)?;
     let files: BTreeSet<&String> = check.damage.iter().filter_map(|damage| damage.file.as_ref()).collect();
     for file in files {
-        match copy(disk, file, &format!("{quarantine}/{}", flat(file))) {
+        let target = format!("{quarantine}/{}", flat(file));
+        // In a bucket journal files are objects and no names.
+        let copied = match bucket.filter(|_| file.starts_with(JOURNAL_DIR)) {
+            Some(bucket) => bucket.object(file).and_then(|bytes| write(disk, &target, &bytes)),
+            None => copy(disk, file, &target),
+        };
+        match copied {
             // A missing file is part of the damage.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             outcome => outcome?,
@@ -108,11 +130,8 @@ fn flat(path: &str) -> String {
 
 /// Starts a broker that nobody can connect to, has it write two checkpoints (the second makes the first one the
 /// fallback, so that nothing old is needed any more) and stops it.
-fn write_anew(disk: Arc<dyn Disk>, config: Config) -> Result<(), OpenError> {
-    let mut random = [0u8; 16];
-    getrandom::fill(&mut random).map_err(|e| OpenError::State(format!("no randomness: {e}")))?;
-    let data = DataDir::open_on(disk, &config.data.display().to_string(), random)?;
-    let assembled = Assembled::new(data, config, Environment::new(random))?;
+fn write_anew(data: DataDir, config: Config, environment: Environment) -> Result<(), OpenError> {
+    let assembled = Assembled::new(data, config, environment)?;
     let (broker, mut checkpointer) = assembled.start_without_checkpoints()?;
     let written = broker.shared.runtime().clone().block_on(checkpointer.write_anew());
     broker.stop();

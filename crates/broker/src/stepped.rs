@@ -4,21 +4,21 @@ use crate::{
     Broker, Config, OpenError,
     checkpoint::Checkpointer,
     environment::{Clock, Work},
-    open::{Assembled, Environment, Fatal, nonce},
+    home::{Home, Place},
+    open::{Assembled, Environment, Fatal},
     thread::EngineThread,
 };
 use posthaste_model::{ShardId, Timestamp};
 use posthaste_storage::{
     DataDir,
-    disk::Disk,
     journal::{Drive, Journal, StepOutcome},
-    object::{Bucket, ObjectDisk},
 };
 use std::sync::{Arc, atomic::AtomicI64};
 use tokio::sync::oneshot;
 
 /// What a stepped broker runs on.
 pub struct World {
+    /// If it is a bucket, one that [`Bucket::stepped`](posthaste_storage::object::Bucket::stepped) has made.
     pub home: Home,
     /// Milliseconds since 1970; whoever steps moves it.
     pub clock: Arc<AtomicI64>,
@@ -30,13 +30,6 @@ pub struct World {
     pub ignores_checkpoints: bool,
     /// Checkpoints release nothing of the journal.
     pub keeps_journal: bool,
-}
-
-/// Where a stepped broker's data lies.
-pub enum Home {
-    Disk(Arc<dyn Disk>),
-    /// One that [`Bucket::stepped`] has made.
-    Bucket(Bucket),
 }
 
 /// Drives a broker. Its async tasks run on the runtime that it was opened on, which should have one thread and a clock
@@ -62,15 +55,7 @@ pub struct Digest {
 impl Broker {
     /// Recovers what the disk or the bucket holds. Nothing happens before [`Stepper::begin`].
     pub fn open_stepped(world: World, config: Config) -> Result<(Broker, Stepper, Checkpoints), OpenError> {
-        let (disk, bucket): (Arc<dyn Disk>, _) = match world.home {
-            Home::Disk(disk) => (disk, None),
-            Home::Bucket(bucket) => {
-                bucket.probe()?;
-                let disk = ObjectDisk::open(bucket, nonce(&world.random))?;
-                (Arc::new(disk.clone()), Some(disk))
-            }
-        };
-        let data = DataDir::open_on(disk, &config.data.display().to_string(), world.random)?;
+        let Place { data, bucket } = world.home.open(&config.data.display().to_string(), world.random)?;
         let environment = Environment {
             random: world.random,
             clock: Clock::Manual(world.clock),

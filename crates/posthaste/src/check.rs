@@ -1,13 +1,12 @@
 //! `posthaste check`: looks at a data directory that no broker runs on, and changes nothing.
 
 use clap::Args;
-use posthaste_broker::{Check, OpenError, check, storage::disk::LocalDisk};
+use posthaste_broker::{Check, Home, OpenError, check};
 use std::{
     fmt::Write as _,
     io::Write as _,
     path::{Path, PathBuf},
     process::ExitCode,
-    sync::Arc,
 };
 
 /// Verify every checksum of a data directory that no broker is running on; changes nothing.
@@ -21,7 +20,7 @@ pub struct Flags {
 
 #[derive(Args)]
 pub struct Directory {
-    /// The data directory
+    /// The data directory, or a bucket, s3://BUCKET/PREFIX; no broker must run on it
     #[arg(long, value_name = "DIR", env = "POSTHASTE_DATA", default_value = "posthaste-data")]
     pub data: PathBuf,
     /// Print JSON instead of text
@@ -37,7 +36,7 @@ const FAILED: u8 = 2;
 impl Flags {
     pub fn run(self) -> ExitCode {
         let Directory { data, json } = self.directory;
-        match check(Arc::new(LocalDisk::new(&data)), &data.display().to_string()) {
+        match Home::at(&data).and_then(|home| check(&home, &data.display().to_string())) {
             Ok(found) => {
                 let json = json.then(|| serde_json::to_string(&found));
                 print(&match json {

@@ -5,8 +5,8 @@ use crate::{
     listeners::formats,
 };
 use clap::Args;
-use posthaste_broker::{Config, Repair, check, model::Limits, repair, storage::disk::LocalDisk};
-use std::{process::ExitCode, sync::Arc};
+use posthaste_broker::{Config, Home, Repair, check, model::Limits, repair};
+use std::process::ExitCode;
 
 /// Set the damaged files of a data directory aside, and write anew what is readable of them.
 ///
@@ -26,9 +26,12 @@ pub struct Flags {
 impl Flags {
     pub fn run(self) -> ExitCode {
         let Directory { data, json } = self.directory;
-        let disk = Arc::new(LocalDisk::new(&data));
+        let home = match Home::at(&data) {
+            Ok(home) => home,
+            Err(error) => return failed(&error),
+        };
         if !self.yes {
-            return match check(disk, &data.display().to_string()) {
+            return match check(&home, &data.display().to_string()) {
                 Ok(found) if found.is_clean() => {
                     print(&text(&data, &found));
                     ExitCode::SUCCESS
@@ -60,7 +63,7 @@ impl Flags {
             threads: None,
         };
         let _inside = runtime.enter();
-        match repair(disk, config) {
+        match repair(&home, config) {
             Ok(repaired) => {
                 if json {
                     print(&(serde_json::to_string(&repaired).unwrap_or_default() + "\n"));

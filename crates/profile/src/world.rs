@@ -2,8 +2,8 @@
 
 use anyhow::{Context, Result, ensure};
 use posthaste_broker::{
-    Broker, Config, Formats,
-    stepped::{Home, Stepper, World},
+    Broker, Config, Formats, Home,
+    stepped::{Stepper, World},
 };
 use posthaste_model::Limits;
 use posthaste_net::{Peer, Protocol};

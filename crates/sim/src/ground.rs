@@ -2,7 +2,7 @@
 
 use crate::schedule::Ended;
 use clap::ValueEnum;
-use posthaste_broker::stepped::Home;
+use posthaste_broker::Home;
 use posthaste_storage::{
     Random, data_dir,
     disk::{Disk, SimDisk},

@@ -13,9 +13,7 @@ use crate::{
 };
 use anyhow::{Context, Result, bail};
 use posthaste_broker::{
-    Broker, Config, Formats, OpenError,
-    stepped::{Home, World},
-    storage::checkpoint::CheckpointError,
+    Broker, Config, Formats, Home, OpenError, stepped::World, storage::checkpoint::CheckpointError,
 };
 use posthaste_engine::planted;
 use posthaste_model::Limits;

@@ -198,8 +198,8 @@ impl Scheduler {
         // After a failed sync nobody knows what the disk holds, as after a power cut.
         if dark || self.failed.load(Ordering::Relaxed) { Ended::PowerCut } else { Ended::Killed }
     }
-    /// As [`Scheduler::until_fault`], in a bucket: what a disk's faults are there is that the store does not answer for
-    /// a while, and that `rival`, another broker, takes the bucket over.
+    /// As [`Scheduler::until_fault`], in a bucket: what a disk's faults are there is that the store does not
+    /// answer for a while, and that `rival`, another broker, takes the bucket over.
     pub async fn until_fault_in(
         &mut self,
         store: &SimStore,

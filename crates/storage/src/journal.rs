@@ -69,8 +69,8 @@ pub struct JournalConfig {
     pub reserve_bytes: u64,
     /// A frame takes batches up to this size; a single larger batch still makes one frame.
     pub frame_bytes: u64,
-    /// Released files kept for reuse while there is need and space for them; more are removed. A file that is used
-    /// again costs one write less than a new one, which has to be filled with zeros first.
+    /// Released files kept for reuse while there is need and space for them; more are removed. A file that is
+    /// used again costs one write less than a new one, which has to be filled with zeros first.
     pub spare_files: usize,
     /// What was written without [`Batch::require_sync`] is synced after at most this long.
     pub lazy_sync: Duration,
@@ -247,6 +247,14 @@ pub enum StepOutcome {
     Failed,
 }
 
+/// What a file of a directory or an object of a bucket is called, in the journal's place there.
+pub fn file_name(number: u64) -> String {
+    match object::is_object(number) {
+        true => object::name_of_number(number),
+        false => format!("{number:016x}.journal"),
+    }
+}
+
 /// A handle to an open journal. When the last one is dropped, the journal stops as if the process had ended.
 #[derive(Clone)]
 pub struct Journal {
@@ -341,8 +349,8 @@ impl Journal {
 
     /// As [`Journal::open`], in a bucket: a batch is durable once it and all before it are there as objects.
     /// Fences every earlier opener: what it put before is replayed, and it puts nothing more. There are
-    /// threads if the bucket has them, whatever [`JournalConfig::drive`] says, and one sync mode: everything is
-    /// durable when it completes.
+    /// threads if the bucket has them, whatever [`JournalConfig::drive`] says, and one sync mode: everything
+    /// is durable when it completes.
     pub fn open_bucket(
         disk: &ObjectDisk,
         mut config: JournalConfig,
@@ -363,6 +371,22 @@ impl Journal {
             Drive::Threads => owner.spawn(move || writer.run()).map_err(no_threads)?,
         }
         Ok((Journal { owner: Arc::new(owner) }, report))
+    }
+
+    /// As [`Journal::inspect`], in a bucket. Whoever writes there is not disturbed.
+    pub fn inspect_bucket(
+        disk: &ObjectDisk,
+        from: Lsn,
+        replay: &mut dyn FnMut(Lsn, RecordRef<'_>),
+    ) -> Result<RecoveryReport, OpenError> {
+        // Read as the next opener would.
+        let home = Arc::new(object::ObjectHome::new(disk.cache().clone(), disk.epoch() + 1));
+        object::inspect(&home, from, replay)
+    }
+
+    /// Numbers and sizes in bytes of the journal's objects in a bucket.
+    pub fn files_in_bucket(disk: &ObjectDisk) -> io::Result<Vec<(u64, u64)>> {
+        object::ObjectHome::new(disk.cache().clone(), disk.epoch()).list()
     }
 
     /// Hands a batch to the writer; never waits for the disk. After a failure or [`Journal::close`] the

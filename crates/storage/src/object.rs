@@ -8,8 +8,8 @@
 //! ```
 //!
 //! Everything rests on put-if-absent: a start claims the next generation of the table, and with it an epoch
-//! of its own; it then puts a fence at the first free sequence of every earlier epoch's journal. A writer that
-//! still runs meets the one or the other with its next put, and stops.
+//! of its own; it then puts a fence at the first free sequence of every earlier epoch's journal. A writer
+//! that still runs meets the one or the other with its next put, and stops.
 
 mod cache;
 mod disk;
@@ -137,8 +137,8 @@ pub(crate) enum Put {
 }
 
 impl Bucket {
-    /// Connects to the store at `url`: `s3://bucket/prefix`, `file:///directory` or `memory:///`. S3 takes its
-    /// credentials, region and endpoint from the environment variables `AWS_*`. Nothing is requested yet.
+    /// Connects to the store at `url`: `s3://bucket/prefix`, `file:///directory` or `memory:///`. S3 takes
+    /// its credentials, region and endpoint from the environment variables `AWS_*`. Nothing is requested yet.
     pub fn open(url: &str) -> Result<Bucket, OpenError> {
         let wrong = |reason: String| OpenError::Address { url: url.to_owned(), reason };
         let (scheme, rest) = url.split_once("://").ok_or_else(|| wrong("it has no scheme".to_owned()))?;
@@ -176,8 +176,8 @@ impl Bucket {
         Ok(Bucket::driven(store, prefix, name, Driver::threads()?))
     }
 
-    /// As [`Bucket::on`], without threads: whoever waits for a request drives it, and the journal's puts go on
-    /// with [`crate::journal::Journal::step`].
+    /// As [`Bucket::on`], without threads: whoever waits for a request drives it, and the journal's puts go
+    /// on with [`crate::journal::Journal::step`].
     pub fn stepped(store: Arc<dyn ObjectStore>, prefix: &str, name: &str) -> Bucket {
         Bucket::driven(store, prefix, name, Driver::steps())
     }

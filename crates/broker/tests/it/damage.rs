@@ -2,7 +2,8 @@
 
 use crate::support::*;
 use posthaste_broker::{
-    AppendBatch, Broker, Check, Client, Config, Damage, DamageKind, Formats, QueueDeclaration, check, repair,
+    AppendBatch, Broker, Check, Client, Config, Damage, DamageKind, Formats, Home, QueueDeclaration, check,
+    repair,
     storage::{
         Random,
         disk::{Disk, SimDisk},
@@ -125,7 +126,7 @@ fn position_of(disk: &SimDisk, path: &str, id: u64) -> Option<u64> {
 }
 
 fn checked(disk: &SimDisk) -> Check {
-    check(Arc::new(disk.clone()), "data").unwrap()
+    check(&Home::Disk(Arc::new(disk.clone())), "data").unwrap()
 }
 
 fn stop(broker: Broker) {
@@ -309,7 +310,7 @@ async fn random_damage_is_told_and_never_shown() {
         let what = harm(&disk, &mut random);
         let context = format!("seed {seed}, {what}");
 
-        let found = match check(Arc::new(disk.clone()), "data") {
+        let found = match check(&Home::Disk(Arc::new(disk.clone())), "data") {
             Ok(found) => found,
             Err(error) => panic!("{context}: {error}"),
         };
@@ -340,7 +341,8 @@ async fn random_damage_is_told_and_never_shown() {
         assert!(!harmless || lost.is_empty(), "{context}: {lost:?}");
         stop(broker);
 
-        let repaired = tokio::task::block_in_place(|| repair(Arc::new(disk.clone()), config(u64::MAX)));
+        let repaired =
+            tokio::task::block_in_place(|| repair(&Home::Disk(Arc::new(disk.clone())), config(u64::MAX)));
         let repaired = repaired.unwrap_or_else(|error| panic!("{context}: {error}"));
         assert!(repaired.after.is_clean(), "{context}: {:?}", repaired.after.damage);
         assert!(checked(&disk).is_clean() && checked(&disk).set_aside.is_empty(), "{context}");
@@ -357,4 +359,52 @@ async fn random_damage_is_told_and_never_shown() {
         assert!(broker.catalog().users().count() > 0, "{context}: nobody could log in");
         stop(broker);
     }
+}
+
+/// A bucket in a directory: the objects are files there.
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_in_a_bucket_is_told_and_repaired() {
+    let dir = tempfile::tempdir().unwrap();
+    let address = format!("file://{}", dir.path().display());
+    let config = |checkpoint_every| Config { data: address.clone().into(), ..config(checkpoint_every) };
+    let home = Home::at(address.as_ref()).unwrap();
+    let checked = || tokio::task::block_in_place(|| check(&home, &address).unwrap());
+
+    let broker = tokio::task::block_in_place(|| Broker::open(config(u64::MAX)).unwrap());
+    fill(&broker, false).await;
+    assert!(!checked().journal.clean_shutdown, "a broker that runs is not disturbed by a look");
+    stop(broker);
+    let found = checked();
+    assert!(found.is_clean() && found.journal.clean_shutdown && found.journal.files > 0, "{found:?}");
+    assert_eq!((found.topics, found.queues), (1, 1));
+
+    let (path, mut bytes, at) = objects(&dir.path().join("journal"))
+        .into_iter()
+        .find_map(|path| {
+            let (bytes, body) = (std::fs::read(&path).unwrap(), body(41));
+            let at = bytes.windows(body.len()).position(|window| window == body)?;
+            Some((path, bytes, at))
+        })
+        .unwrap();
+    bytes[at] ^= 4;
+    std::fs::write(&path, &bytes).unwrap();
+    let found = checked();
+    let key = path.strip_prefix(dir.path()).unwrap().display().to_string();
+    let named = |damage: &Damage| damage.kind == DamageKind::Journal && damage.file.as_ref() == Some(&key);
+    assert!(found.damage.iter().any(named), "{key}: {:?}", found.damage);
+
+    let repaired = tokio::task::block_in_place(|| repair(&home, config(u64::MAX)).unwrap());
+    assert!(repaired.before.damage.iter().any(named) && repaired.after.is_clean(), "{:?}", repaired.after);
+    assert!(checked().is_clean());
+    let broker = tokio::task::block_in_place(|| Broker::open(config(u64::MAX)).unwrap());
+    let client = client_of(&broker).await;
+    let log = read_log(&client).await;
+    assert!(log.len() as u64 >= MESSAGES - 1 && log.iter().all(|(offset, id)| offset == id && *id != 41));
+    assert_eq!(broker.damage(), []);
+    stop(broker);
+}
+
+fn objects(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { objects(&path) } else { vec![path] }).collect()
 }

@@ -8,7 +8,7 @@ use crate::support::*;
 use bytes::Bytes;
 use flate2::{Compression, read::GzDecoder, write::GzEncoder};
 use posthaste_broker::{
-    AppendBatch, Broker, Client, Config, Credentials, Formats, QueueDeclaration, check, hash_password,
+    AppendBatch, Broker, Client, Config, Credentials, Formats, Home, QueueDeclaration, check, hash_password,
     storage::disk::{Disk, SimDisk},
 };
 use posthaste_engine::{
@@ -60,7 +60,7 @@ fn open_on(disk: &SimDisk) -> Broker {
 async fn directories_of_all_versions_open_and_hold_what_they_held() {
     for version in 1..=NEWEST {
         let disk = unpack(&std::fs::read(fixture(version, "bin.gz")).unwrap());
-        let seen = check(Arc::new(disk.clone()), "data").unwrap();
+        let seen = check(&Home::Disk(Arc::new(disk.clone())), "data").unwrap();
         assert!(seen.is_clean(), "version {version}: {:?}", seen.damage);
         assert!(seen.segments.entries > 0 && seen.checkpoints.files > 3 && seen.journal.records > 0);
         let broker = open_on(&disk);

@@ -6,8 +6,8 @@ use crate::{
 };
 use anyhow::{Context, Result, bail, ensure};
 use posthaste_broker::{
-    Broker, Config, Formats,
-    stepped::{Home, Stepper, World},
+    Broker, Config, Formats, Home,
+    stepped::{Stepper, World},
 };
 use posthaste_model::Limits;
 use posthaste_storage::{disk::SimDisk, journal::StepOutcome};

@@ -60,7 +60,7 @@ impl DiskHome {
     }
 
     fn path(&self, number: u64) -> String {
-        format!("{}/{number:016x}.journal", self.dir)
+        format!("{}/{}", self.dir, super::file_name(number))
     }
 }
 

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-pub(super) use recovery::recover;
+pub(super) use recovery::{inspect, recover};
 pub(super) use writer::ObjectWriter;
 
 use super::format::{FILE_HEADER_BYTES, FileHeader, u64_at};
@@ -68,7 +68,7 @@ impl Identity {
 }
 
 fn key_of(epoch: u64, sequence: u64) -> String {
-    format!("journal/{epoch:08}/{sequence:016}")
+    key_of_number(number_of(epoch, sequence))
 }
 
 fn number_of(epoch: u64, sequence: u64) -> u64 {
@@ -76,7 +76,17 @@ fn number_of(epoch: u64, sequence: u64) -> u64 {
 }
 
 fn key_of_number(number: u64) -> String {
-    key_of(number >> SEQUENCE_BITS, number & ((1 << SEQUENCE_BITS) - 1))
+    format!("journal/{}", name_of_number(number))
+}
+
+/// Whether a file with this number is an object: epochs begin with 1, and files of a directory have none.
+pub(super) fn is_object(number: u64) -> bool {
+    number >> SEQUENCE_BITS > 0
+}
+
+/// Epoch and sequence, as in its key.
+pub(super) fn name_of_number(number: u64) -> String {
+    format!("{:08}/{:016}", number >> SEQUENCE_BITS, number & ((1 << SEQUENCE_BITS) - 1))
 }
 
 /// Epoch and sequence of a key.

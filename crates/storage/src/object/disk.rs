@@ -59,7 +59,16 @@ struct State {
     /// Objects that lose their last name with the next generation, and the handles that may still read them.
     unnamed: Vec<(Arc<str>, Weak<ObjectFile>)>,
     next_key: u64,
-    taken_over: bool,
+    right: Right,
+}
+
+/// What the opener may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Right {
+    Change,
+    Look,
+    /// Nothing any more: somebody else has opened it since.
+    TakenOver,
 }
 
 impl ObjectDisk {
@@ -89,31 +98,30 @@ impl ObjectDisk {
                 Put::Taken => {}
             }
         };
-        let shared = Arc::new_cyclic(|shared: &Weak<Shared>| {
-            let cache = BlockCache::new(bucket.clone());
-            let open =
-                |stored: &Stored| Arc::new(ObjectFile::stored(shared.clone(), cache.clone(), stored.clone()));
-            let state = State {
-                generation,
-                files: table.files.iter().map(|(path, stored)| (path.clone(), open(stored))).collect(),
-                published: table.files.clone(),
-                published_dirs: table.dirs.clone(),
-                dirs: table.dirs.clone(),
-                unnamed: Vec::new(),
-                next_key: 0,
-                taken_over: false,
-            };
-            Shared {
-                cache,
-                writer,
-                epoch: table.epoch,
-                state: Mutex::new(state),
-                locked: Arc::default(),
-                publishing: Mutex::new(()),
-            }
-        });
+        let shared = Shared::new(&bucket, writer, generation, &table);
         remove_orphans(&bucket, &table).map_err(failed("clean up"))?;
         Ok(ObjectDisk { shared })
+    }
+
+    /// Opens the bucket as it is now without claiming it: nothing in it can be changed by this.
+    pub fn look(bucket: Bucket) -> Result<ObjectDisk, OpenError> {
+        let name = bucket.name().to_owned();
+        let own = bucket.clone();
+        let newest = bucket.wait(async move { newest_table(&own, 0).await });
+        let newest = newest.map_err(|error| OpenError::Io { action: "read", name: name.clone(), error })?;
+        let (generation, table) = match newest {
+            Some((generation, bytes)) => (generation, decode(&bytes, &name)?),
+            None => (0, Table::default()),
+        };
+        let shared = Shared::new(&bucket, String::new(), generation, &table);
+        shared.state.lock().right = Right::Look;
+        Ok(ObjectDisk { shared })
+    }
+
+    /// The contents of an object of the bucket, whole; keys are relative to the prefix.
+    pub fn object(&self, key: &str) -> io::Result<Vec<u8>> {
+        let (bucket, key) = (self.bucket().clone(), key.to_owned());
+        self.bucket().wait(async move { bucket.get(&key).await }).map(Vec::from)
     }
 
     /// The bucket.
@@ -132,6 +140,32 @@ impl ObjectDisk {
 }
 
 impl Shared {
+    fn new(bucket: &Bucket, writer: String, generation: u64, table: &Table) -> Arc<Shared> {
+        Arc::new_cyclic(|shared: &Weak<Shared>| {
+            let cache = BlockCache::new(bucket.clone());
+            let open =
+                |stored: &Stored| Arc::new(ObjectFile::stored(shared.clone(), cache.clone(), stored.clone()));
+            let state = State {
+                generation,
+                files: table.files.iter().map(|(path, stored)| (path.clone(), open(stored))).collect(),
+                published: table.files.clone(),
+                published_dirs: table.dirs.clone(),
+                dirs: table.dirs.clone(),
+                unnamed: Vec::new(),
+                next_key: 0,
+                right: Right::Change,
+            };
+            Shared {
+                cache,
+                writer,
+                epoch: table.epoch,
+                state: Mutex::new(state),
+                locked: Arc::default(),
+                publishing: Mutex::new(()),
+            }
+        })
+    }
+
     pub(super) fn cache(&self) -> &BlockCache {
         &self.cache
     }
@@ -158,8 +192,10 @@ impl Shared {
         let _one = self.publishing.lock();
         loop {
             let state = self.state.lock();
-            if state.taken_over {
-                return Err(taken_over());
+            match state.right {
+                Right::Change => {}
+                Right::Look => return Err(io::ErrorKind::ReadOnlyFilesystem.into()),
+                Right::TakenOver => return Err(taken_over()),
             }
             let files = state.files.iter().filter_map(|(path, file)| Some((path.clone(), file.place()?)));
             let table = Table {
@@ -182,7 +218,7 @@ impl Shared {
             let newer = bucket.wait(async move { newest_table(&own, generation + 1).await })?;
             let mut state = self.state.lock();
             if put == Put::Taken || newer.is_some() {
-                state.taken_over = true;
+                state.right = Right::TakenOver;
                 return Err(taken_over());
             }
             state.generation = generation;

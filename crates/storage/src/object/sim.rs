@@ -1,5 +1,5 @@
-//! A store for tests, in memory: it loses answers, answers late, fails, and, if told to, lies. What it does follows
-//! from a seed and from the order in which it is asked and polled.
+//! A store for tests, in memory: it loses answers, answers late, fails, and, if told to, lies. What it does
+//! follows from a seed and from the order in which it is asked and polled.
 
 use std::fmt;
 use std::future::Future;

@@ -57,13 +57,47 @@ pub(in crate::journal) fn recover(
     from: Lsn,
     replay: &mut Replay<'_>,
 ) -> Result<(Arc<Shared>, Start, RecoveryReport), OpenError> {
+    let Recovery { end, frame_sequence, files, report, .. } = read(home, Ends::Fenced, from, replay)?;
+    // Above all that an earlier writer can have given out: it had at most so much under way.
+    let start = end.saturating_add(config.file_bytes.saturating_mul(4)).next_multiple_of(START_ALIGN);
+    let nonces = Random::new(config.nonce_seed ^ Random::new(start).next_u64());
+    let shared = Shared::new(home.clone(), config, files, Vec::new(), 0);
+    let start =
+        Start { lsn: start, previous_end: end, frame_sequence: frame_sequence.wrapping_add(1), nonces };
+    Ok((Arc::new(shared), start, report))
+}
+
+/// Replays, and changes nothing.
+pub(in crate::journal) fn inspect(
+    home: &Arc<ObjectHome>,
+    from: Lsn,
+    replay: &mut Replay<'_>,
+) -> Result<RecoveryReport, OpenError> {
+    Ok(read(home, Ends::Seen, from, replay)?.report)
+}
+
+/// Where epochs end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ends {
+    /// At a fence, which is put where there is none.
+    Fenced,
+    /// Where a fence would be put now.
+    Seen,
+}
+
+fn read<'a>(
+    home: &'a Arc<ObjectHome>,
+    ends: Ends,
+    from: Lsn,
+    replay: &mut Replay<'_>,
+) -> Result<Recovery<'a>, OpenError> {
     let failed = |action: &str| {
         let action = format!("{action} in {}", home.bucket().name());
         move |error| OpenError::Io { action, error }
     };
     let (bucket, current) = (home.bucket().clone(), home.epoch);
-    let found = home.bucket().wait(async move { fence_all(&bucket, current, from.0).await });
-    let found = found.map_err(failed("fence earlier journals"))?;
+    let found = home.bucket().wait(async move { files_of_all(&bucket, current, ends, from.0).await });
+    let found = found.map_err(failed("find the end of earlier journals"))?;
     let mut recovery = Recovery {
         home,
         from: from.0,
@@ -91,17 +125,10 @@ pub(in crate::journal) fn recover(
         }
         rest = later;
     }
-    let Recovery { end, frame_sequence, files, mut report, .. } = recovery;
-    report.end = Lsn(end);
+    recovery.report.end = Lsn(recovery.end);
     // The opener before this one may have left without a word.
-    report.clean_shutdown &= found.last().is_some_and(|last| last.epoch + 1 == home.epoch);
-    // Above all that an earlier writer can have given out: it had at most so much under way.
-    let start = end.saturating_add(config.file_bytes.saturating_mul(4)).next_multiple_of(START_ALIGN);
-    let nonces = Random::new(config.nonce_seed ^ Random::new(start).next_u64());
-    let shared = Shared::new(home.clone(), config, files, Vec::new(), 0);
-    let start =
-        Start { lsn: start, previous_end: end, frame_sequence: frame_sequence.wrapping_add(1), nonces };
-    Ok((Arc::new(shared), start, report))
+    recovery.report.clean_shutdown &= found.last().is_some_and(|last| last.epoch + 1 == home.epoch);
+    Ok(recovery)
 }
 
 struct Recovery<'a> {
@@ -181,13 +208,13 @@ impl Recovery<'_> {
     }
 }
 
-/// Ends every epoch before `current`, and returns the files that count, in order.
-async fn fence_all(bucket: &Bucket, current: u64, from: u64) -> io::Result<Vec<Found>> {
+/// The files that count of every epoch before `current`, in order.
+async fn files_of_all(bucket: &Bucket, current: u64, ends: Ends, from: u64) -> io::Result<Vec<Found>> {
     let mut epochs = list(bucket).await?;
     let mut found = Vec::new();
     for number in 1..current {
         let epoch = epochs.remove(&number).unwrap_or_default();
-        let ended = fence(bucket, current, number, epoch, from).await?;
+        let ended = end(bucket, current, number, epoch, ends, from).await?;
         let end = ended.fence.unwrap_or(0);
         let files = ended.files.range(..end);
         found.extend(files.map(|(sequence, bytes)| Found {
@@ -213,8 +240,15 @@ async fn list(bucket: &Bucket) -> io::Result<BTreeMap<u64, Epoch>> {
     Ok(epochs)
 }
 
-/// Puts the fence of an epoch, unless it has one.
-async fn fence(bucket: &Bucket, by: u64, number: u64, mut epoch: Epoch, from: u64) -> io::Result<Epoch> {
+/// Finds where an epoch ends.
+async fn end(
+    bucket: &Bucket,
+    by: u64,
+    number: u64,
+    mut epoch: Epoch,
+    ends: Ends,
+    from: u64,
+) -> io::Result<Epoch> {
     while epoch.fence.is_none() {
         let sequence = match first_free(bucket, number, &epoch, from).await {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -224,6 +258,10 @@ async fn fence(bucket: &Bucket, by: u64, number: u64, mut epoch: Epoch, from: u6
             }
             outcome => outcome?,
         };
+        if ends == Ends::Seen {
+            epoch.fence = Some(sequence);
+            break;
+        }
         let body = Bytes::from(format!("{{\"fence\":{number},\"by\":{by:020}}}"));
         let put =
             bucket.put_new(&key_of(number, sequence), std::slice::from_ref(&body), &body, || true).await?;
