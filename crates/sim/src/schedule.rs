@@ -66,6 +66,8 @@ pub struct Scheduler {
 
 /// The broker had nothing to do that many times in a row before time goes on.
 const IDLE_TURNS: u32 = 6;
+/// After so many more nothing is on its way to the disk, or to a slow store.
+const STILL_TURNS: u32 = 1_000;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 impl Scheduler {
@@ -169,6 +171,16 @@ impl Scheduler {
         self.checkpoints.abort();
         self.shore.doors.take();
         self.run_for(Duration::from_secs(1)).await?;
+        // Without a pause, so that no client adds to it.
+        let mut idle = 0;
+        while idle < STILL_TURNS {
+            let mut worked = false;
+            for thread in 0..self.stepper.threads() {
+                worked |= self.stepper.engine(thread, usize::MAX);
+            }
+            worked |= self.stepper.journal() == StepOutcome::Committed;
+            idle = if worked { 0 } else { idle + 1 };
+        }
         self.stepper.lazy_sync();
         self.check()
     }

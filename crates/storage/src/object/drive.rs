@@ -92,9 +92,10 @@ impl Driver {
             Driver::Threads(_) => tokio::time::sleep(time).await,
             Driver::Steps(_) => {
                 let mut polls = time.as_millis() / PAUSE_MS_PER_POLL;
-                poll_fn(|_| match polls.checked_sub(1) {
+                poll_fn(|context| match polls.checked_sub(1) {
                     Some(left) => {
                         polls = left;
+                        context.waker().wake_by_ref();
                         Poll::Pending
                     }
                     None => Poll::Ready(()),
@@ -123,7 +124,7 @@ impl Drop for Driver {
     }
 }
 
-/// Stepped tasks are polled again in any case: nobody has to be woken.
+/// Stepped tasks are polled again in any case; only what is joined within them has to be woken.
 fn poll<T>(task: Pin<&mut (impl Future<Output = T> + ?Sized)>) -> Poll<T> {
     task.poll(&mut Context::from_waker(Waker::noop()))
 }

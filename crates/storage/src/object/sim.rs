@@ -284,9 +284,24 @@ impl ObjectStore for SimStore {
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        let (inner, prefix) = (self.inner.clone(), prefix.cloned());
-        let listed = self.ask(async move { inner.list(prefix.as_ref()).try_collect::<Vec<_>>().await });
-        listed.map_ok(|all| stream::iter(all.into_iter().map(Ok))).try_flatten_stream().boxed()
+        let (store, inner, prefix) = (self.clone(), self.inner.clone(), prefix.cloned());
+        let now = move || {
+            let (inner, prefix) = (inner.clone(), prefix.clone());
+            async move { inner.list(prefix.as_ref()).try_collect::<Vec<_>>().await }
+        };
+        // As over a network: a later page shows what was put after the first one was made.
+        let pages = async move {
+            let mut listed = store.ask(now()).await?;
+            listed.sort_unstable_by(|a, b| a.location.cmp(&b.location));
+            let split = store.network.lock().random.below(listed.len() as u64 + 1) as usize;
+            if let Some(after) = listed.get(split).map(|meta| meta.location.clone()) {
+                listed.truncate(split);
+                let rest = store.ask(now()).await?;
+                listed.extend(rest.into_iter().filter(|meta| meta.location >= after));
+            }
+            Ok(stream::iter(listed.into_iter().map(Ok)))
+        };
+        pages.try_flatten_stream().boxed()
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {

@@ -272,6 +272,37 @@ fn acknowledged_records_survive_failures_and_takeovers() {
     }
 }
 
+/// Lists are no snapshots, and a look takes longer than a put.
+#[test]
+fn a_writer_at_full_speed_is_fenced_and_loses_nothing() {
+    let bucket = bucket_on(Arc::new(SimStore::new(Rates { slow: 60, ..Rates::default() }, 1)));
+    for _ in 0..4 {
+        let old = Life::open(&bucket, Lsn(0));
+        let (first, mut next) = (old.replayed.len() as u64, old.replayed.len() as u64);
+        let mut acknowledged = Vec::new();
+        let replayed = std::thread::scope(|scope| {
+            let (runs, running) = mpsc::channel();
+            let heir = scope.spawn(|| {
+                running.into_iter().next();
+                Life::open(&bucket, Lsn(0)).replayed
+            });
+            while old.failed.try_recv().is_err() {
+                if old.journal.room() > 1 << 20 && next - first < acknowledged.len() as u64 + 100 {
+                    old.submit(next);
+                    next += 1;
+                }
+                acknowledged.extend(old.completions.try_iter().map(|c| (c.number, c.base.0)));
+                if acknowledged.len() > 1_000 {
+                    let _ = runs.send(());
+                }
+            }
+            heir.join().unwrap()
+        });
+        acknowledged.extend(old.completions.try_iter().map(|c| (c.number, c.base.0)));
+        assert_eq!(replayed[first as usize..][..acknowledged.len()], acknowledged);
+    }
+}
+
 #[test]
 fn publishers_wait_while_the_store_is_away() {
     let store = Arc::new(SimStore::new(Rates::default(), 1));

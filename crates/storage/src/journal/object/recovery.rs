@@ -1,6 +1,6 @@
 //! Opening the journal of a bucket: fences every earlier epoch, replays what lies before the fences.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -20,19 +20,26 @@ use super::{Identity, ObjectHome, key_of, number_of, place_of_key};
 use crate::Random;
 use crate::object::{Bucket, Put};
 
+/// How far ahead of a running writer a barrier is put at first; more than it has under way.
+const STRIDE: u64 = 64;
+/// A barrier has at least so many bytes; a fence has fewer, a journal file has more than both.
+const BARRIER_BYTES: u64 = 100;
 /// Objects fetched at once.
-const FETCHED_AT_ONCE: usize = 16;
+const FETCHED_AT_ONCE: usize = 64;
 /// Bytes fetched at once, if that is fewer objects.
 const FETCHED_BYTES: u64 = 64 << 20;
 const START_ALIGN: u64 = 4096;
 
 /// An epoch's objects as they are listed.
-#[derive(Clone, Default)]
+#[derive(Default)]
 struct Epoch {
     /// Sizes of journal files by number.
     files: BTreeMap<u64, u64>,
     fence: Option<u64>,
+    barriers: BTreeSet<u64>,
 }
+
+static NONE: Epoch = Epoch { files: BTreeMap::new(), fence: None, barriers: BTreeSet::new() };
 
 /// A journal file that counts.
 struct Found {
@@ -210,20 +217,29 @@ impl Recovery<'_> {
 
 /// The files that count of every epoch before `current`, in order.
 async fn files_of_all(bucket: &Bucket, current: u64, ends: Ends, from: u64) -> io::Result<Vec<Found>> {
-    let mut epochs = list(bucket).await?;
-    let mut found = Vec::new();
-    for number in 1..current {
-        let epoch = epochs.remove(&number).unwrap_or_default();
-        let ended = end(bucket, current, number, epoch, ends, from).await?;
-        let end = ended.fence.unwrap_or(0);
-        let files = ended.files.range(..end);
-        found.extend(files.map(|(sequence, bytes)| Found {
-            epoch: number,
-            sequence: *sequence,
-            bytes: *bytes,
-        }));
+    let mut ended: BTreeMap<u64, u64> = BTreeMap::new();
+    loop {
+        let mut epochs = list(bucket).await?;
+        // A list is no snapshot: an object may be missing in it although later ones are there. What ended before it
+        // was asked for is whole.
+        let open: Vec<u64> = (1..current).filter(|number| !ended.contains_key(number)).collect();
+        if open.is_empty() {
+            let files = |(number, end)| {
+                let epoch: Epoch = epochs.remove(&number).unwrap_or_default();
+                let files = epoch.files.into_iter().take_while(move |(sequence, _)| *sequence < end);
+                files.map(move |(sequence, bytes)| Found { epoch: number, sequence, bytes })
+            };
+            return Ok(ended.into_iter().flat_map(files).collect());
+        }
+        for number in open {
+            let epoch = epochs.get(&number).unwrap_or(&NONE);
+            let end = match epoch.fence {
+                Some(fence) => Some(fence),
+                None => end(bucket, current, number, epoch, ends, from).await?,
+            };
+            ended.extend(end.map(|end| (number, end)));
+        }
     }
-    Ok(found)
 }
 
 async fn list(bucket: &Bucket) -> io::Result<BTreeMap<u64, Epoch>> {
@@ -231,48 +247,51 @@ async fn list(bucket: &Bucket) -> io::Result<BTreeMap<u64, Epoch>> {
     for (key, bytes) in bucket.list("journal").await? {
         let Some((number, sequence)) = place_of_key(&key) else { continue };
         let epoch = epochs.entry(number).or_default();
-        if bytes < FILE_HEADER_BYTES {
-            epoch.fence = Some(sequence);
-        } else {
-            epoch.files.insert(sequence, bytes);
+        match bytes {
+            // The end may be before it.
+            BARRIER_BYTES..FILE_HEADER_BYTES => _ = epoch.barriers.insert(sequence),
+            0..BARRIER_BYTES => epoch.fence = epoch.fence.or(Some(sequence)),
+            _ => _ = epoch.files.insert(sequence, bytes),
         }
     }
     Ok(epochs)
 }
 
-/// Finds where an epoch ends.
+/// Finds where an epoch ends, or has it end; `None` if that needs another look.
 async fn end(
     bucket: &Bucket,
     by: u64,
     number: u64,
-    mut epoch: Epoch,
+    epoch: &Epoch,
     ends: Ends,
     from: u64,
-) -> io::Result<Epoch> {
-    while epoch.fence.is_none() {
-        let sequence = match first_free(bucket, number, &epoch, from).await {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                // Its writer has released something since it was listed.
-                epoch = list(bucket).await?.remove(&number).unwrap_or_default();
-                continue;
-            }
-            outcome => outcome?,
-        };
-        if ends == Ends::Seen {
-            epoch.fence = Some(sequence);
-            break;
-        }
-        let body = Bytes::from(format!("{{\"fence\":{number},\"by\":{by:020}}}"));
-        let put =
-            bucket.put_new(&key_of(number, sequence), std::slice::from_ref(&body), &body, || true).await?;
-        if put == Put::Done {
-            epoch.fence = Some(sequence);
-        } else {
-            // Its writer still runs and was quicker, or somebody else fences it too.
-            epoch = list(bucket).await?.remove(&number).unwrap_or_default();
-        }
+) -> io::Result<Option<u64>> {
+    let free = match first_free(bucket, number, epoch, from).await {
+        // Its writer has released something since it was listed.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        free => free?,
+    };
+    if ends == Ends::Seen || epoch.barriers.contains(&free) {
+        return Ok(Some(free));
     }
-    Ok(epoch)
+    let put = async |sequence, body: String| {
+        let body = Bytes::from(body);
+        bucket.put_new(&key_of(number, sequence), std::slice::from_ref(&body), &body, || true).await
+    };
+    if put(free, format!("{{\"fence\":{number},\"by\":{by:020}}}")).await? == Put::Done {
+        return Ok(Some(free));
+    }
+    // Its writer still runs, and puts faster than somebody else can list. A barrier stops it there at the latest;
+    // the fence goes to the first place that it leaves free before that.
+    let (mut at, mut stride) = (free, STRIDE);
+    let mut stopped = epoch.barriers.range(free..).next().is_some();
+    while !stopped {
+        at += stride;
+        stride = stride.saturating_mul(2);
+        let barrier = format!("{{\"barrier\":{number},\"by\":{by:0100}}}");
+        stopped = put(at, barrier).await? == Put::Done;
+    }
+    Ok(None)
 }
 
 /// The number of the first object that the epoch's writer cannot have acknowledged.
