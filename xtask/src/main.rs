@@ -23,6 +23,8 @@ usage: cargo xtask COMMAND
                                              only power cuts: on a disk that forgets what was not synced
   power-loss-without-syncs [--rounds N]      only the proof that a broker which syncs nothing is found out
   disk-full [--rounds N]                     only a full disk: publishers are told, consumers go on
+  object-store [--server versitygw|minio] [--rounds N] [--seed N]
+                                             only a bucket of a real server: kill broker and server, fence, check
   sim [--seeds N] [--first N] [--seed N] [--bug NAME] [--jobs N]
                                              the whole broker with faults, each run repeatable
   fuzz [--minutes N | --seconds N] [--target NAME] [--input FILE] [--seed N]
@@ -45,9 +47,13 @@ fn run(arguments: &[String]) -> Result<()> {
     match command.as_str() {
         "ci" => none(rest).and_then(|()| steps::ci()),
         "conformance" => steps::conformance("clients", rest),
-        "contract" | "crash" | "disk-full" | "flow" | "power-loss" | "power-loss-without-syncs" => {
-            steps::conformance(command, rest)
-        }
+        "contract"
+        | "crash"
+        | "disk-full"
+        | "flow"
+        | "object-store"
+        | "power-loss"
+        | "power-loss-without-syncs" => steps::conformance(command, rest),
         "fuzz" => steps::fuzz(rest),
         "profile" => profile::run(rest),
         "sim" => steps::sim(rest),

@@ -12,6 +12,9 @@ use crate::{profile, tidy};
 /// How long the decoders are fuzzed in CI, all together.
 const CI_FUZZ_SECONDS: u64 = 60;
 
+/// Rounds on a bucket in CI: about half a minute.
+const CI_OBJECT_STORE_ROUNDS: u64 = 1;
+
 /// Seeds of the simulation in CI.
 const CI_SIM_SEEDS: u64 = 200;
 
@@ -47,6 +50,9 @@ pub fn test() -> Result<()> {
     for command in ["contract", "clients", "flow", "crash"] {
         step(&format!("conformance: {command}"), || run_conformance(command, &[]))?;
     }
+    step("conformance: object-store", || {
+        run_conformance("object-store", &["--rounds".to_owned(), CI_OBJECT_STORE_ROUNDS.to_string()])
+    })?;
     // Whoever may not mount a file system cannot take its power away.
     if run_conformance("can-mount", &[]).is_err() {
         println!("\n=== NOT RUN: power-loss and disk-full. Run them where file systems can be mounted.");

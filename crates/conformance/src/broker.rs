@@ -21,11 +21,15 @@ const STOP_SECONDS_MAX: u64 = 30;
 /// Lines of the log that a failure shows.
 const LOG_LINES_SHOWN: usize = 40;
 
+/// Variables that the broker is started with, besides those of this process.
+pub type Environment = BTreeMap<String, String>;
+
 /// A running broker. Dropping it kills the process.
 pub struct Broker {
     binary: PathBuf,
     data: PathBuf,
     log: PathBuf,
+    environment: Environment,
     addresses: Addresses,
     child: Child,
     /// How long the last start took until `ready`.
@@ -44,13 +48,19 @@ pub struct Memory {
 impl Broker {
     /// Starts `binary` on `data` with every listener on a free port of the loopback address, and waits for `ready`.
     pub fn start(binary: &Path, data: &Path, log: &Path) -> Result<Self> {
+        Self::start_with(binary, data, log, &Environment::new())
+    }
+
+    /// As [`Broker::start`]; `data` may be the address of a bucket, which takes its settings from `environment`.
+    pub fn start_with(binary: &Path, data: &Path, log: &Path, environment: &Environment) -> Result<Self> {
         let free = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let wanted = Protocol::ALL.into_iter().map(|protocol| (protocol, free.to_string())).collect();
-        let (child, addresses, start_time) = launch(binary, data, log, &wanted)?;
+        let (child, addresses, start_time) = launch(binary, data, log, environment, &wanted)?;
         Ok(Self {
             binary: binary.to_owned(),
             data: data.to_owned(),
             log: log.to_owned(),
+            environment: environment.clone(),
             addresses,
             child,
             start_time,
@@ -88,7 +98,7 @@ impl Broker {
     /// Starts the ended broker again on the same directory and the same ports.
     pub fn restart(&mut self) -> Result<()> {
         let (child, addresses, start_time) =
-            launch(&self.binary, &self.data, &self.log, &self.addresses.clone())?;
+            launch(&self.binary, &self.data, &self.log, &self.environment, &self.addresses.clone())?;
         (self.child, self.addresses, self.start_time) = (child, addresses, start_time);
         Ok(())
     }
@@ -152,12 +162,13 @@ fn launch(
     binary: &Path,
     data: &Path,
     log: &Path,
+    environment: &Environment,
     listen: &Addresses,
 ) -> Result<(Child, Addresses, Duration)> {
     let started = Instant::now();
     let errors = OpenOptions::new().create(true).append(true).open(log)?;
     let mut command = Command::new(binary);
-    command.arg("serve").arg("--data").arg(data);
+    command.arg("serve").arg("--data").arg(data).envs(environment);
     for (protocol, address) in listen {
         command.arg("--listen").arg(format!("{protocol}={address}"));
     }

@@ -18,7 +18,7 @@ use crate::volume::{Volume, without_syncs};
 
 const SCRIPT: &str = "crash_worker.py";
 /// Workers that publish, and those that read; each is one process.
-const PRODUCERS: [&str; 3] = ["produce-log", "produce-queue", "produce-sessions"];
+pub(crate) const PRODUCERS: [&str; 3] = ["produce-log", "produce-queue", "produce-sessions"];
 pub(crate) const CONSUMERS: [&str; 6] = [
     "consume-log-a",
     "consume-log-b",
@@ -32,7 +32,7 @@ const READY_SECONDS_MAX: u64 = 60;
 /// From the last restart until all that was sent is acknowledged, and then until all of it has been received.
 const SETTLE_SECONDS_MAX: u64 = 120;
 /// Fewer acknowledged messages than this per round and channel would prove little.
-const ACKED_PER_ROUND_MIN: usize = 20;
+pub(crate) const ACKED_PER_ROUND_MIN: usize = 20;
 /// Of the disk whose power is cut.
 const VOLUME_MEGABYTES: u64 = 1_500;
 
@@ -322,10 +322,10 @@ pub(crate) fn wait_until_received_on(
 }
 
 /// SplitMix64: enough to choose moments, and the same on every machine.
-struct Random(u64);
+pub(crate) struct Random(pub u64);
 
 impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
+    pub fn below(&mut self, limit: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut value = self.0;
         value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

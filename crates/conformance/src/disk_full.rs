@@ -85,7 +85,7 @@ fn run_in(tools: &Tools, binary: &Path, folder: &Path, killed: bool) -> Result<(
 }
 
 /// Messages acknowledged so far, by channel.
-fn acked(folder: &Path) -> Result<Vec<usize>> {
+pub(crate) fn acked(folder: &Path) -> Result<Vec<usize>> {
     let history = read_histories(folder)?;
     Ok(CHANNELS.iter().map(|channel| history.counts(channel).acked).collect())
 }
@@ -104,7 +104,7 @@ fn readiness(broker: &Broker) -> Result<u16> {
     status.with_context(|| format!("no status in: {answer}"))
 }
 
-fn wait(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
+pub(crate) fn wait(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
     let since = Instant::now();
     while !done()? {
         ensure!(since.elapsed() < PATIENCE, "not {} s later: {what}", PATIENCE.as_secs());

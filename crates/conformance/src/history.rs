@@ -169,6 +169,13 @@ impl History {
         acked.map_or(0, |acked| acked.keys().filter(|sequence| !received.contains(sequence)).count())
     }
 
+    /// Acknowledged messages of a log that no audit found in it.
+    pub fn not_logged(&self, channel: &Channel) -> Vec<u64> {
+        let logged: HashSet<u64> = self.logged_on(channel).iter().map(|(sequence, _)| *sequence).collect();
+        let acked = self.acked.get(channel.source).into_iter().flat_map(BTreeMap::keys);
+        acked.filter(|sequence| !logged.contains(sequence)).copied().collect()
+    }
+
     /// Every broken promise, in words; empty when all were kept.
     pub fn violations(&self, channels: &[Channel]) -> Vec<String> {
         let mut found = Vec::new();
@@ -210,9 +217,7 @@ impl History {
         let lost = acked.keys().filter(|sequence| !received.contains(sequence));
         list(found, &format!("{}: acknowledged and never received", channel.name), lost);
         if channel.promise == Promise::Log {
-            let logged: HashSet<u64> =
-                self.logged_on(channel).iter().map(|(sequence, _)| *sequence).collect();
-            let lost = acked.keys().filter(|sequence| !logged.contains(sequence));
+            let lost = self.not_logged(channel);
             list(found, &format!("{}: acknowledged and not in the log", channel.name), lost);
         }
     }

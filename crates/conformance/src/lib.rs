@@ -3,7 +3,8 @@
 //! [`Broker`] runs the release binary on a directory of its own, kills it and starts it again. [`programs`] names the
 //! client programs under `clients/`, [`Tools`] installs what they need, [`suite`] runs them. [`crash`] kills the broker
 //! under load, or cuts the power of a disk in a file ([`volume`]), and has [`history`] judge what the clients saw;
-//! [`disk_full`] fills such a disk meanwhile; [`flow`] runs the flow that the README shows; [`contract`]
+//! [`disk_full`] fills such a disk meanwhile; [`object_store`] has the data in a bucket of a real server
+//! ([`s3_server`]) and ends this, too; [`flow`] runs the flow that the README shows; [`contract`]
 //! is what an operator and a hostile peer meet.
 //!
 //! Nothing here links the broker: it is known by its command line, its output and its sockets (ARCHITECTURE.md).
@@ -14,7 +15,9 @@ pub mod crash;
 pub mod disk_full;
 pub mod flow;
 pub mod history;
+pub mod object_store;
 pub mod programs;
+pub mod s3_server;
 pub mod scratch;
 pub mod suite;
 pub mod tools;

@@ -9,8 +9,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, bail, ensure};
 use posthaste_conformance::crash::{self, Blow, Plan};
 use posthaste_conformance::programs::{Addresses, Language, select};
+use posthaste_conformance::s3_server::Product;
 use posthaste_conformance::suite::{self, Target};
-use posthaste_conformance::{Broker, Scratch, Tools, Volume, contract, disk_full, flow};
+use posthaste_conformance::{Broker, Scratch, Tools, Volume, contract, disk_full, flow, object_store};
 
 const USAGE: &str = "\
 usage: conformance COMMAND --binary PATH --cache DIR [options]
@@ -21,6 +22,8 @@ usage: conformance COMMAND --binary PATH --cache DIR [options]
   power-loss-without-syncs [--rounds N]                         the same, for a broker that must be found out
   can-mount                                                     whether a disk in a file is possible here
   disk-full [--rounds N]                                        fill a disk in a file under load
+  object-store [--server versitygw|minio] [--rounds N] [--seed N]
+                                                                kill broker and server of a bucket under load
   judge --folder DIR                                            judge the histories of a kept crash run again
   flow                                                          run the flow of the README
   install                                                       only install what the programs need";
@@ -55,8 +58,6 @@ fn run(arguments: Vec<String>) -> Result<()> {
         }
         name @ ("crash" | "power-loss" | "power-loss-without-syncs") => {
             tools.install_language(Language::Python)?;
-            let now =
-                SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| u64::from(time.subsec_nanos()));
             let (blow, rounds) = match name {
                 "crash" => (Blow::Kill, 20),
                 "power-loss" => (Blow::PowerCut, 6),
@@ -68,10 +69,22 @@ fn run(arguments: Vec<String>) -> Result<()> {
             let plan = Plan {
                 blow,
                 rounds: options.number("--rounds", rounds)?.try_into()?,
-                seed: options.number("--seed", now)?,
+                seed: options.number("--seed", some_seed())?,
                 round_milliseconds_max: options.number("--round-ms", 6000)?,
             };
             crash::run(&tools, &options.path("--binary")?, &work, plan)
+        }
+        "object-store" => {
+            tools.install_language(Language::Python)?;
+            let plan = object_store::Plan {
+                product: options
+                    .all("--server")
+                    .last()
+                    .map_or(Ok(Product::Versitygw), |name| name.parse())?,
+                rounds: options.number("--rounds", 3)?.try_into()?,
+                seed: options.number("--seed", some_seed())?,
+            };
+            object_store::run(&tools, &options.path("--binary")?, &work, plan)
         }
         "judge" => crash::judge(&options.path("--folder")?, 0),
         "flow" => {
@@ -81,6 +94,10 @@ fn run(arguments: Vec<String>) -> Result<()> {
         "install" => tools.install(&select(&[])?),
         other => bail!("unknown command {other}\n{USAGE}"),
     }
+}
+
+fn some_seed() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| u64::from(time.subsec_nanos()))
 }
 
 fn clients(options: &Options, tools: &Tools, work: &Path) -> Result<()> {
@@ -125,8 +142,17 @@ struct Options {
 
 impl Options {
     fn parse(arguments: Vec<String>) -> Result<Self> {
-        const KNOWN: [&str; 8] =
-            ["--against", "--binary", "--cache", "--folder", "--only", "--round-ms", "--rounds", "--seed"];
+        const KNOWN: [&str; 9] = [
+            "--against",
+            "--binary",
+            "--cache",
+            "--folder",
+            "--only",
+            "--round-ms",
+            "--rounds",
+            "--seed",
+            "--server",
+        ];
         let mut arguments = arguments.into_iter();
         let command = arguments.next().context(USAGE)?;
         let mut values: BTreeMap<String, Vec<String>> = BTreeMap::new();

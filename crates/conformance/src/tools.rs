@@ -54,6 +54,21 @@ impl Tools {
         install_packages(&[(program, package)])
     }
 
+    /// Builds a program of a Go module in `version` unless that was done; returns its path.
+    pub fn install_go_program(&self, package: &str, version: &str) -> Result<PathBuf> {
+        let name = package.rsplit('/').next().unwrap_or(package);
+        let home = self.directory.join("go-programs").join(name);
+        let runtime = runtime("go", "version", "Go 1.26 or newer")?;
+        let wanted = format!("{package}@{version}");
+        installed_once(&home, &[], &format!("{runtime}{wanted}"), || {
+            say(&format!("go: building {wanted} in {}; it takes a few minutes", home.display()));
+            fs::create_dir_all(&home)?;
+            let bin = fs::canonicalize(&home)?;
+            run_quietly(Command::new("go").args(["install", &wanted]).env("GOBIN", bin))
+        })?;
+        Ok(home.join(name))
+    }
+
     /// The command that runs `entry`.
     pub fn command(&self, language: Language, entry: &str) -> Command {
         let script = |folder: &str| sources().join(folder).join(entry);
