@@ -13,7 +13,7 @@ use crate::{profile, tidy};
 const CI_FUZZ_SECONDS: u64 = 60;
 
 /// Rounds on a bucket in CI: about half a minute.
-const CI_OBJECT_STORE_ROUNDS: u64 = 1;
+const CI_OBJECT_STORE_ROUNDS: u64 = 2;
 
 /// Seeds of the simulation in CI.
 const CI_SIM_SEEDS: u64 = 200;

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use crate::broker::{Broker, Environment};
 use crate::crash::{
@@ -27,6 +27,8 @@ const LIFE_MILLISECONDS_MAX: u64 = 4_000;
 /// After the last acknowledgement that comes while the server is away.
 const SILENCE: Duration = Duration::from_secs(1);
 const SILENCE_SECONDS_MAX: u64 = 30;
+/// How much later than the broker the server is started when both were killed.
+const AWAY_AT_START: Duration = Duration::from_secs(1);
 /// Small, so that checkpoints are made and objects removed under load.
 const BYTES_BETWEEN_CHECKPOINTS: u64 = 4 << 20;
 const TAKEN_OVER: &str = "another broker has taken over this bucket";
@@ -36,7 +38,7 @@ const NOT_HONOURED: &str = "does not honour put-if-absent";
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
     pub product: Product,
-    /// Each kills the broker once and the server once.
+    /// Each kills the broker once and then the server once. After the last one both are killed together.
     pub rounds: u32,
     /// The same seed kills after the same times.
     pub seed: u64,
@@ -104,6 +106,7 @@ impl Run<'_> {
             all_alive(&mut producers)?;
             all_alive(&mut consumers)?;
         }
+        self.kill_both(&mut broker, random.below(LIFE_MILLISECONDS_MAX))?;
         self.take_over(&mut broker, &environment)?;
         self.goes_on("the start after the takeover")?;
         self.settle(&crew, producers, consumers, plan.rounds as usize * ACKED_PER_ROUND_MIN)?;
@@ -143,6 +146,29 @@ impl Run<'_> {
         }
         println!("   round {round}: server killed after {milliseconds} ms, away for {away} ms");
         Ok(())
+    }
+
+    /// A broker that is started while the server is away waits for it.
+    fn kill_both(&mut self, broker: &mut Broker, milliseconds: u64) -> Result<()> {
+        thread::sleep(Duration::from_millis(milliseconds));
+        self.server.kill()?;
+        broker.kill()?;
+        let server = &mut self.server;
+        let (served, started) = thread::scope(|scope| {
+            let later = scope.spawn(|| {
+                thread::sleep(AWAY_AT_START);
+                server.restart()
+            });
+            let started = broker.restart();
+            (later.join(), started)
+        });
+        served.map_err(|_| anyhow!("the thread that starts the server has panicked"))??;
+        started.context("a start while the server is away")?;
+        let ready = broker.start_time.as_millis();
+        println!(
+            "   both killed after {milliseconds} ms, the broker started first and was ready in {ready} ms"
+        );
+        self.goes_on("the restart of both")
     }
 
     fn goes_on(&self, after: &str) -> Result<()> {
@@ -229,7 +255,9 @@ impl Run<'_> {
             }
             put += last.map_or(0, |last| last + 1);
         }
-        println!("ok object-store: {left} of {put} objects of the journal are left, the rest is removed");
+        println!(
+            "ok object-store: the journal had about {put} objects; {left} are left, the rest is removed"
+        );
         Ok(())
     }
 }

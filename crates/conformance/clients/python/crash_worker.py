@@ -319,12 +319,21 @@ def fill_queue():
 def mqtt_client(name, version, history=None, channel=None):
     """A client with a session that outlives the broker, which reconnects by itself."""
     import paho.mqtt.client as mqtt
-    from paho.mqtt.enums import CallbackAPIVersion
+    from paho.mqtt.enums import CallbackAPIVersion, MessageState
     from paho.mqtt.packettypes import PacketTypes
     from paho.mqtt.properties import Properties
 
+    class Client(mqtt.Client):
+        def _messages_reconnect_reset_out(self):
+            # With its second attempt to reconnect Paho forgets that a message had its PUBREC, and would publish it
+            # anew, which [MQTT-4.3.3-1] forbids.
+            for message in self._out_messages.values():
+                if message.state == MessageState.MQTT_MS_RESEND_PUBREL:
+                    message.state = MessageState.MQTT_MS_WAIT_FOR_PUBCOMP
+            super()._messages_reconnect_reset_out()
+
     settings = {} if version == mqtt.MQTTv5 else {"clean_session": False}
-    client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=name, protocol=version, **settings)
+    client = Client(CallbackAPIVersion.VERSION2, client_id=name, protocol=version, **settings)
     client.reconnect_delay_set(0.1, 0.5)
     client.connected = threading.Event()
 
