@@ -28,10 +28,12 @@ pub(super) fn probe(bucket: &Bucket) -> Result<(), OpenError> {
     let (own, name) = (bucket.clone(), bucket.name().to_owned());
     let verdict = bucket.wait(async move {
         let verdict = ask(&own, &dir).await;
-        let keys = (0..=RACES).map(|race| format!("{dir}/{race}")).collect::<Vec<_>>();
-        for key in keys {
-            // What stays behind is a few bytes under a key that nobody uses again.
-            let _ = own.delete(&key).await;
+        // What stays behind is a few bytes under a key that nobody uses again: not worth waiting for a store that
+        // does not answer.
+        if verdict.is_ok() {
+            for race in 0..=RACES {
+                let _ = own.delete(&format!("{dir}/{race}")).await;
+            }
         }
         verdict
     });
