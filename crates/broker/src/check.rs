@@ -46,7 +46,8 @@ pub struct JournalCheck {
     pub records: u64,
     /// The broker was stopped in order.
     pub clean_shutdown: bool,
-    /// An unsynced tail: what was being written when the broker ended, and never acknowledged. The next start drops it.
+    /// An unsynced tail: what was being written when the broker ended, and never acknowledged. The next start
+    /// drops it.
     pub unsynced_bytes: u64,
 }
 
@@ -73,8 +74,9 @@ impl Check {
     }
 }
 
-/// Looks at a data directory or a bucket; `name` is what messages call it. No broker must run on it: a directory in
-/// use is refused; a broker on a bucket is not disturbed, but what it changes meanwhile may look like damage.
+/// Looks at a data directory or a bucket; `name` is what messages call it. No broker must run on it: a
+/// directory in use is refused; a broker on a bucket is not disturbed, but what it changes meanwhile may look
+/// like damage.
 pub fn check(home: &Home, name: &str) -> Result<Check, OpenError> {
     check_place(&home.look(name)?)
 }

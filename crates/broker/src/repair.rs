@@ -1,5 +1,5 @@
-//! Repairing a data directory, when it is asked for: damaged files are copied to `quarantine/`, what is readable is
-//! written anew, and what is lost is told.
+//! Repairing a data directory, when it is asked for: damaged files are copied to `quarantine/`, what is
+//! readable is written anew, and what is lost is told.
 
 use crate::{
     Config,
@@ -32,8 +32,8 @@ pub struct Repair {
     pub quarantine: Option<String>,
 }
 
-/// Repairs a data directory or a bucket, of which it takes possession. Must be called on a tokio runtime of several
-/// threads, in `block_in_place`.
+/// Repairs a data directory or a bucket, of which it takes possession. Must be called on a tokio runtime of
+/// several threads, in `block_in_place`.
 pub fn repair(home: &Home, config: Config) -> Result<Repair, OpenError> {
     let name = config.data.display().to_string();
     let looked = home.look(&name)?;
@@ -61,8 +61,8 @@ pub fn repair(home: &Home, config: Config) -> Result<Repair, OpenError> {
     Ok(Repair { before, after, quarantine: Some(quarantine) })
 }
 
-/// Copies every file with damage, whole, and the report beside them. Copies of journal files are cut behind what was
-/// ever written, since the rest is zeros.
+/// Copies every file with damage, whole, and the report beside them. Copies of journal files are cut behind
+/// what was ever written, since the rest is zeros.
 fn copy_damaged(
     disk: &dyn Disk,
     bucket: Option<&ObjectDisk>,
@@ -128,8 +128,8 @@ fn flat(path: &str) -> String {
     path.replace('/', "-")
 }
 
-/// Starts a broker that nobody can connect to, has it write two checkpoints (the second makes the first one the
-/// fallback, so that nothing old is needed any more) and stops it.
+/// Starts a broker that nobody can connect to, has it write two checkpoints (the second makes the first one
+/// the fallback, so that nothing old is needed any more) and stops it.
 fn write_anew(data: DataDir, config: Config, environment: Environment) -> Result<(), OpenError> {
     let assembled = Assembled::new(data, config, environment)?;
     let (broker, mut checkpointer) = assembled.start_without_checkpoints()?;

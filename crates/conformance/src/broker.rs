@@ -46,12 +46,14 @@ pub struct Memory {
 }
 
 impl Broker {
-    /// Starts `binary` on `data` with every listener on a free port of the loopback address, and waits for `ready`.
+    /// Starts `binary` on `data` with every listener on a free port of the loopback address, and waits for
+    /// `ready`.
     pub fn start(binary: &Path, data: &Path, log: &Path) -> Result<Self> {
         Self::start_with(binary, data, log, &Environment::new())
     }
 
-    /// As [`Broker::start`]; `data` may be the address of a bucket, which takes its settings from `environment`.
+    /// As [`Broker::start`]; `data` may be the address of a bucket, which takes its settings from
+    /// `environment`.
     pub fn start_with(binary: &Path, data: &Path, log: &Path, environment: &Environment) -> Result<Self> {
         let free = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let wanted = Protocol::ALL.into_iter().map(|protocol| (protocol, free.to_string())).collect();
@@ -203,7 +205,8 @@ fn launch(
     }
 }
 
-/// Passes the lines of standard output on; what follows `ready` goes to the log, so that the pipe never fills.
+/// Passes the lines of standard output on; what follows `ready` goes to the log, so that the pipe never
+/// fills.
 fn lines_of(stdout: ChildStdout, log: &Path) -> Result<Receiver<String>> {
     let mut rest = File::options().create(true).append(true).open(log)?;
     let (sender, receiver) = mpsc::channel();

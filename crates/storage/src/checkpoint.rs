@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 pub use file::{FORMAT_VERSION, LostKeys};
 
-pub(crate) use file::{SliceFile, scan as scan_file};
+pub(crate) use file::{SliceFile, repair as repair_file, scan as scan_file};
 pub(crate) use manifest::Manifest;
 
 use crate::disk::Disk;

@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 pub use store::{DiskSegments, SegmentFile, SegmentSink, SegmentStore};
 pub use write::{SegmentWriter, WriteError};
 
+pub(crate) use format::repair;
 pub(crate) use read::read_all;
 
 use cache::Cache;

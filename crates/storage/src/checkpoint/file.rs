@@ -400,17 +400,51 @@ impl FileReader {
     }
 }
 
-/// Reads every entry of a file's bytes, for fuzzing; returns how many.
+/// Reads every entry of a file's bytes, for fuzzing; returns how many. Reads it past its damage too.
 pub(crate) fn scan(file: Arc<dyn DiskFile>, number: u64) -> Result<u64, CheckpointError> {
     let kind = Kind::Delta;
     let bytes = file.size().map_err(|error| io_error("read", "", error))?;
     let info = FileInfo { kind, number, bytes, entries: 0, crc: 0 };
-    let mut reader = FileReader::of(file, &info, false)?;
-    let mut entries = 0;
-    while reader.next()?.is_some() {
-        entries += 1;
+    let count = |mut reader: FileReader| {
+        let mut entries = 0;
+        while reader.next()?.is_some() {
+            entries += 1;
+        }
+        Ok(entries)
+    };
+    let salvaged = FileReader::of(file.clone(), &info, true).and_then(count);
+    let whole = count(FileReader::of(file, &info, false)?)?;
+    assert_eq!(
+        salvaged.ok(),
+        Some(whole),
+        "what reads without damage reads the same when damage is stepped over"
+    );
+    Ok(whole)
+}
+
+/// Makes the checksums of a changed file right again, for fuzzing: what is behind them is reached. With
+/// `placed` the header also names the file, and every block its index.
+pub(crate) fn repair(bytes: &mut [u8], number: u64, placed: bool) {
+    if let Some(header) = bytes.first_chunk_mut::<HEADER_BYTES>() {
+        if placed {
+            header[..8].copy_from_slice(&MAGIC);
+            header[16..24].copy_from_slice(&number.to_le_bytes());
+            header[24] = Kind::Delta.code();
+        }
+        let crc = header_crc(header);
+        header[12..16].copy_from_slice(&crc.to_le_bytes());
     }
-    Ok(entries)
+    let (mut at, mut index) = (HEADER_BYTES, 0_u32);
+    while let Some(length) = u32_at(bytes, at + 4) {
+        let end = at.saturating_add(BLOCK_HEADER_BYTES).saturating_add(length as usize);
+        let Some(block) = bytes.get_mut(at..end) else { return };
+        if placed {
+            block[12..16].copy_from_slice(&index.to_le_bytes());
+        }
+        let crc = block_crc(number, block);
+        block[..4].copy_from_slice(&crc.to_le_bytes());
+        (at, index) = (end, index + 1);
+    }
 }
 
 /// A file's bytes in memory.

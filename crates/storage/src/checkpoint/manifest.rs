@@ -114,6 +114,19 @@ impl Manifest {
         bytes
     }
 
+    /// Makes the checksum of a changed manifest right again, for fuzzing: what is behind it is reached. With
+    /// `placed` the metadata also takes what the files leave.
+    pub fn repair(bytes: &mut [u8], placed: bool) {
+        let (Some(files), true) = (u32_at(bytes, 28), bytes.len() >= HEADER_BYTES) else { return };
+        let left = (bytes.len() - HEADER_BYTES).checked_sub((files as usize).saturating_mul(FILE_BYTES));
+        if placed && let Some(left) = left {
+            bytes[..8].copy_from_slice(&MAGIC);
+            bytes[24..28].copy_from_slice(&(left as u32).to_le_bytes());
+        }
+        let crc = manifest_crc(bytes);
+        bytes[12..16].copy_from_slice(&crc.to_le_bytes());
+    }
+
     /// Reads a manifest of this version; `None` if it is damaged or another version's.
     pub fn decode(bytes: &[u8]) -> Option<Manifest> {
         match Manifest::decode_any(bytes) {

@@ -3,7 +3,8 @@
 //! Object `journal/{epoch:08}/{sequence:016}` is a journal file that holds what had come in when it was put.
 //! Numbers have no gaps, and only what lies before the first one that is missing is acknowledged: a later one
 //! that did arrive counts for nothing until then. A fence, which is smaller than any journal file, ends an
-//! epoch at its number for good. A barrier, a little larger, stops a writer that runs faster than whoever fences it.
+//! epoch at its number for good. A barrier, a little larger, stops a writer that runs faster than whoever
+//! fences it.
 
 mod recovery;
 mod writer;

@@ -28,8 +28,8 @@ pub(super) fn probe(bucket: &Bucket) -> Result<(), OpenError> {
     let (own, name) = (bucket.clone(), bucket.name().to_owned());
     let verdict = bucket.wait(async move {
         let verdict = ask(&own, &dir).await;
-        // What stays behind is a few bytes under a key that nobody uses again: not worth waiting for a store that
-        // does not answer.
+        // What stays behind is a few bytes under a key that nobody uses again: not worth waiting for a store
+        // that does not answer.
         if verdict.is_ok() {
             for race in 0..=RACES {
                 let _ = own.delete(&format!("{dir}/{race}")).await;

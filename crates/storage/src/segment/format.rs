@@ -212,6 +212,62 @@ pub fn decode_footer(segment: SegmentId, bytes: &[u8], footer_crc: u32) -> Optio
     bytes.chunks_exact(FOOTER_RUN_BYTES).map(run).collect()
 }
 
+/// Makes the checksums of a changed file right again, for fuzzing: what is behind them is reached. With
+/// `placed` the trailer also says where the footer lies now, and entries name the stream of their run.
+pub(crate) fn repair(bytes: &mut [u8], segment: SegmentId, placed: bool) {
+    if let Some(header) = bytes.get_mut(..HEADER_BYTES) {
+        let crc = crc(segment, &[&header[..12]]);
+        header[12..16].copy_from_slice(&crc.to_le_bytes());
+    }
+    let file_bytes = bytes.len() as u64;
+    let Some(trailer_at) = bytes.len().checked_sub(TRAILER_BYTES) else { return };
+    let (content, trailer) = bytes.split_at_mut(trailer_at);
+    let runs = u64::from(u32_at(trailer, 36).unwrap_or(0));
+    if placed && let Some(position) = (trailer_at as u64).checked_sub(runs * FOOTER_RUN_BYTES as u64) {
+        trailer[..8].copy_from_slice(&TRAILER_MAGIC);
+        trailer[16..24].copy_from_slice(&segment.0.to_le_bytes());
+        trailer[24..32].copy_from_slice(&position.to_le_bytes());
+    }
+    let position = u64_at(trailer, 24).and_then(|position| usize::try_from(position).ok());
+    let position = position.unwrap_or(usize::MAX).min(content.len());
+    let (entries, footer) = content.split_at_mut(position);
+    trailer[32..36].copy_from_slice(&crc(segment, &[footer]).to_le_bytes());
+    let trailer_crc = crc(segment, &[&trailer[16..]]);
+    trailer[12..16].copy_from_slice(&trailer_crc.to_le_bytes());
+    if decode_trailer(segment, trailer, file_bytes).is_none() {
+        return;
+    }
+    for run in footer.chunks_exact(FOOTER_RUN_BYTES) {
+        repair_run(entries, segment, run, placed);
+    }
+}
+
+/// The same for the entries and the index of the run that these bytes of the footer tell of.
+fn repair_run(bytes: &mut [u8], segment: SegmentId, run: &[u8], placed: bool) -> Option<()> {
+    let run_bytes = u64_at(run, 32)?;
+    let mut at = usize::try_from(u64_at(run, 40)?).ok()?;
+    let end = at.checked_add(usize::try_from(run_bytes).ok()?)?.min(bytes.len());
+    while let Some(header) = EntryHeader::decode(bytes.get(at..end)?) {
+        let Some(entry) = bytes.get_mut(at..at.checked_add(usize::try_from(header.entry_bytes()).ok()?)?)
+        else {
+            break;
+        };
+        if placed {
+            entry[32..40].copy_from_slice(&run[..8]);
+        }
+        let crc = crc(segment, &[&entry[4..]]);
+        entry[..4].copy_from_slice(&crc.to_le_bytes());
+        at += entry.len();
+    }
+    if run_bytes > INDEX_EVERY_BYTES {
+        let index = usize::try_from(index_bytes(bytes.get(end..)?)?).ok()?;
+        let index = bytes.get_mut(end..end.checked_add(index)?)?;
+        let crc = crc(segment, &[&index[..4], &index[INDEX_HEADER_BYTES..]]);
+        index[4..8].copy_from_slice(&crc.to_le_bytes());
+    }
+    Some(())
+}
+
 fn crc(segment: SegmentId, parts: &[&[u8]]) -> u32 {
     let seed = crc32c::crc32c(&segment.0.to_le_bytes());
     parts.iter().fold(seed, |crc, part| crc32c::crc32c_append(crc, part))

@@ -134,15 +134,20 @@ pub(super) fn runs(shared: &Shared, id: SegmentId) -> Result<Vec<Run>, ReadError
     read_footer(&*file, id).map_err(|fault| fault.of_segment(id))
 }
 
-/// Reads everything in a file's bytes, for fuzzing; returns the number of entries.
+/// Reads everything in a file's bytes, past damage, for fuzzing; returns the number of entries.
 pub(crate) fn read_all(file: &dyn SegmentFile, id: SegmentId) -> Option<u64> {
     let runs = read_footer(file, id).ok()?;
     let mut entries = 0;
     for run in runs {
-        let _ = read_index(file, &run);
+        let points = read_index(file, &run).ok()?.unwrap_or_default();
         let mut cursor = Cursor::new(file, &run, run_start(&run), INDEX_EVERY_BYTES);
-        while let Ok(Some(_)) = cursor.next() {
-            entries += 1;
+        loop {
+            match cursor.next() {
+                Ok(Some(_)) => entries += 1,
+                Ok(None) => break,
+                Err(Fault::Damaged) => cursor.step_over(&points),
+                Err(Fault::Io(_)) => return None,
+            }
         }
     }
     Some(entries)

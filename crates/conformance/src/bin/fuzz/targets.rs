@@ -1,5 +1,7 @@
 //! The decoders and the sessions, each with the memory that it may use.
 
+use posthaste_storage::fuzz as stored;
+
 use crate::mutate::Repair;
 
 /// One decoder, or the sessions of one protocol.
@@ -38,18 +40,30 @@ pub const TARGETS: [Target; 10] = [
     Target { repair: Some(checksum_of_batch), ..target("kafka", posthaste_kafka::wire::fuzz_decode) },
     target("amqp", posthaste_amqp::wire::fuzz_decode),
     target("mqtt", posthaste_mqtt::wire::fuzz_decode),
-    target("journal", |bytes| {
-        posthaste_storage::fuzz::journal_file(bytes);
-    }),
-    target("segment", |bytes| {
-        posthaste_storage::fuzz::segment_file(1, bytes);
-    }),
-    target("checkpoint", |bytes| {
-        posthaste_storage::fuzz::checkpoint_file(1, bytes);
-    }),
-    target("manifest", |bytes| {
-        posthaste_storage::fuzz::manifest(bytes);
-    }),
+    Target {
+        repair: Some(stored::repair_journal),
+        ..target("journal", |bytes| {
+            stored::journal_file(bytes);
+        })
+    },
+    Target {
+        repair: Some(|bytes| stored::repair_segment(1, bytes)),
+        ..target("segment", |bytes| {
+            stored::segment_file(1, bytes);
+        })
+    },
+    Target {
+        repair: Some(|bytes| stored::repair_checkpoint(1, bytes)),
+        ..target("checkpoint", |bytes| {
+            stored::checkpoint_file(1, bytes);
+        })
+    },
+    Target {
+        repair: Some(stored::repair_manifest),
+        ..target("manifest", |bytes| {
+            stored::manifest(bytes);
+        })
+    },
     session("amqp-session", posthaste_sim::session::fuzz_amqp),
     session("kafka-session", posthaste_sim::session::fuzz_kafka),
     session("mqtt-session", posthaste_sim::session::fuzz_mqtt),

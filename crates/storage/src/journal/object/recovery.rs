@@ -220,8 +220,8 @@ async fn files_of_all(bucket: &Bucket, current: u64, ends: Ends, from: u64) -> i
     let mut ended: BTreeMap<u64, u64> = BTreeMap::new();
     loop {
         let mut epochs = list(bucket).await?;
-        // A list is no snapshot: an object may be missing in it although later ones are there. What ended before it
-        // was asked for is whole.
+        // A list is no snapshot: an object may be missing in it although later ones are there. What ended
+        // before it was asked for is whole.
         let open: Vec<u64> = (1..current).filter(|number| !ended.contains_key(number)).collect();
         if open.is_empty() {
             let files = |(number, end)| {
@@ -281,8 +281,8 @@ async fn end(
     if put(free, format!("{{\"fence\":{number},\"by\":{by:020}}}")).await? == Put::Done {
         return Ok(Some(free));
     }
-    // Its writer still runs, and puts faster than somebody else can list. A barrier stops it there at the latest;
-    // the fence goes to the first place that it leaves free before that.
+    // Its writer still runs, and puts faster than somebody else can list. A barrier stops it there at the
+    // latest; the fence goes to the first place that it leaves free before that.
     let (mut at, mut stride) = (free, STRIDE);
     let mut stopped = epoch.barriers.range(free..).next().is_some();
     while !stopped {
@@ -297,9 +297,9 @@ async fn end(
 /// The number of the first object that the epoch's writer cannot have acknowledged.
 ///
 /// Released objects are gone, but never the newest of those that were acknowledged; released ones end at or
-/// below `from`. So a gap below `from` is what was released, and a gap above it is where the acknowledged part
-/// ends, unless a later object says that more had been durable: then something was lost, and the fence goes
-/// behind it.
+/// below `from`. So a gap below `from` is what was released, and a gap above it is where the acknowledged
+/// part ends, unless a later object says that more had been durable: then something was lost, and the fence
+/// goes behind it.
 async fn first_free(bucket: &Bucket, number: u64, epoch: &Epoch, from: u64) -> io::Result<u64> {
     let mut next = 0;
     // Unknown until an object is looked at.
