@@ -3,6 +3,7 @@
 use crate::{
     client::Client,
     error::Error,
+    live::{Gathering, LiveMessage},
     thread::{Input, PublishDone, PublishItem, PublishJob},
 };
 use bytes::Bytes;
@@ -13,8 +14,13 @@ use posthaste_engine::{
     effect::Refusal,
     event::Sequence,
 };
-use posthaste_model::{Envelope, Payload, ShardId, Timestamp};
-use std::sync::{Arc, atomic::AtomicUsize};
+use posthaste_model::{Envelope, Payload, ShardId, Subject, Timestamp, Value};
+use smallvec::SmallVec;
+use std::{
+    borrow::Cow,
+    cell::Cell,
+    sync::{Arc, atomic::AtomicUsize},
+};
 
 /// Publishes that belong together only in that they came together. Each call that adds one counts as one
 /// index.
@@ -25,7 +31,16 @@ pub struct Batch {
     jobs: Vec<(Vec<PublishItem>, usize)>,
     refused: Vec<(u32, Refusal)>,
     routes: Routes,
+    /// What `routes` are the routes of; none when they depend on more.
+    routed: Option<RoutedAs>,
+    live: Gathering,
     len: u32,
+}
+
+/// All that the routes of a message depend on, unless an exchange asks for its headers.
+struct RoutedAs {
+    exchange: Option<SmallVec<[u8; 16]>>,
+    subject: Subject,
 }
 
 /// Where a publish went.
@@ -33,7 +48,7 @@ pub struct Batch {
 pub struct Routed {
     pub queues: usize,
     pub topics: usize,
-    /// Live readers that were handed it.
+    /// Live readers that it is handed to, unless they are too slow.
     pub live: usize,
 }
 
@@ -74,7 +89,16 @@ impl Batch {
         let catalog = client.broker().catalog();
         let threads = client.broker().shared.threads();
         let jobs = (0..threads).map(|_| (Vec::new(), 0)).collect();
-        Batch { client, catalog, jobs, refused: Vec::new(), routes: Routes::default(), len: 0 }
+        Batch {
+            client,
+            catalog,
+            jobs,
+            refused: Vec::new(),
+            routes: Routes::default(),
+            routed: None,
+            live: Gathering::default(),
+            len: 0,
+        }
     }
 
     /// Publishes so far.
@@ -94,39 +118,52 @@ impl Batch {
         payload: Payload,
         headers: &dyn Headers,
     ) -> Result<Routed, Error> {
-        let resource = if exchange == Some(BUS) { Resource::Subject } else { Resource::Exchange };
-        let named = match (exchange, resource) {
-            (Some(BUS), _) => envelope.subject.to_dotted().into_owned(),
-            (name, _) => name.unwrap_or_default().to_owned(),
-        };
-        self.client.may(Action::Write, resource, &named)?;
         self.check_size(&envelope, &payload)?;
         envelope.origin = self.client.connection();
-        let mut routes = std::mem::take(&mut self.routes);
-        let catalog = self.catalog.clone();
-        let namespace =
-            catalog.namespace(self.client.namespace()).ok_or_else(|| self.client.no_namespace())?;
-        let known = catalog.route(namespace, exchange, &envelope.subject, headers, &mut routes);
-        if !known {
-            self.routes = routes;
-            return Err(Error::NotFound(Resource::Exchange, named));
+        if !self.routed.as_ref().is_some_and(|last| last.is(exchange, &envelope.subject)) {
+            self.route(exchange, &envelope.subject, headers)?;
         }
         let index = self.take_index();
-        let routed = self.spread(index, &routes, envelope, payload);
-        self.routes = routes;
+        let routed = self.spread(index, envelope, payload);
         if routed.nowhere() {
             self.client.broker().metrics().unroutable.add(1);
         }
         Ok(routed)
     }
 
-    fn spread(&mut self, index: u32, routes: &Routes, envelope: Envelope, payload: Payload) -> Routed {
-        let mut routed = Routed::default();
-        for route in &routes.queues {
-            if route.transient {
-                routed.live += usize::from(offer(&self.client, &route.queue, &envelope, &payload));
-                continue;
-            }
+    /// Finds where a message goes, if it may be published.
+    fn route(
+        &mut self,
+        exchange: Option<&str>,
+        subject: &Subject,
+        headers: &dyn Headers,
+    ) -> Result<(), Error> {
+        self.routed = None;
+        let resource = if exchange == Some(BUS) { Resource::Subject } else { Resource::Exchange };
+        let named = match (exchange, resource) {
+            (Some(BUS), _) => subject.to_dotted(),
+            (name, _) => Cow::Borrowed(name.unwrap_or_default()),
+        };
+        self.client.may(Action::Write, resource, &named)?;
+        let namespace =
+            self.catalog.namespace(self.client.namespace()).ok_or_else(|| self.client.no_namespace())?;
+        let headers = Asked { headers, asked: Cell::new(false) };
+        if !self.catalog.route(namespace, exchange, subject, &headers, &mut self.routes) {
+            return Err(Error::NotFound(Resource::Exchange, named.into_owned()));
+        }
+        if !headers.asked.get() {
+            self.routed = Some(RoutedAs {
+                exchange: exchange.map(|name| name.as_bytes().into()),
+                subject: subject.clone(),
+            });
+        }
+        Ok(())
+    }
+
+    fn spread(&mut self, index: u32, envelope: Envelope, payload: Payload) -> Routed {
+        let routes = std::mem::take(&mut self.routes);
+        let mut routed = Routed { live: self.live.address(&self.client, &routes), ..Routed::default() };
+        for route in routes.queues.iter().filter(|route| !route.transient) {
             routed.queues += 1;
             self.add_enqueue(index, &route.queue, envelope.clone(), payload.clone());
         }
@@ -140,6 +177,10 @@ impl Batch {
                 payload: payload.clone(),
             };
             self.add_append(index, partition, append, Some(envelope.clone()));
+        }
+        self.routes = routes;
+        if routed.live > 0 {
+            self.live.add(&self.client, LiveMessage { envelope, payload });
         }
         routed
     }
@@ -226,9 +267,20 @@ impl Batch {
         Ok(())
     }
 
+    /// Sends it on its way, completely, if nothing of it is to be stored, so that there is nothing to wait
+    /// for. Otherwise nothing happens.
+    pub fn submit_volatile(&mut self) -> Option<Outcome> {
+        if self.jobs.iter().any(|(items, _)| !items.is_empty()) {
+            return None;
+        }
+        self.live.hand_over(&self.client);
+        Some(Outcome { refused: std::mem::take(&mut self.refused), ..Outcome::default() })
+    }
+
     /// Sends it on its way. `done` is called once all of it is as durable as promised, on an engine thread,
     /// or at once when there is nothing to wait for: it must only push into a channel.
-    pub fn submit(self, done: impl FnOnce(Outcome) + Send + 'static) {
+    pub fn submit(mut self, done: impl FnOnce(Outcome) + Send + 'static) {
+        self.live.hand_over(&self.client);
         let outcome = Outcome { refused: self.refused, ..Outcome::default() };
         let jobs: Vec<_> =
             self.jobs.into_iter().enumerate().filter(|(_, (items, _))| !items.is_empty()).collect();
@@ -250,18 +302,24 @@ impl Batch {
     }
 }
 
-/// Hands a message straight to a queue's live reader, if it has one.
-pub(crate) fn offer(client: &Client, queue: &Queue, envelope: &Envelope, payload: &Payload) -> bool {
-    let shared = &client.broker().shared;
-    let live = shared.live.load();
-    let Some(sink) = live.get(&queue.id) else { return false };
-    let taken = sink.offer(envelope, payload);
-    if taken {
-        shared.metrics.live.add(1);
-    } else {
-        shared.metrics.live_dropped.add(1);
+impl RoutedAs {
+    fn is(&self, exchange: Option<&str>, subject: &Subject) -> bool {
+        // The same text with another separator is only routed anew.
+        self.subject.parts() == subject.parts() && self.exchange.as_deref() == exchange.map(str::as_bytes)
     }
-    taken
+}
+
+/// Headers, and whether they were asked for.
+struct Asked<'a> {
+    headers: &'a dyn Headers,
+    asked: Cell<bool>,
+}
+
+impl Headers for Asked<'_> {
+    fn value(&self, name: &str) -> Option<Value> {
+        self.asked.set(true);
+        self.headers.value(name)
+    }
 }
 
 /// The partition of a captured message: by its key, else by its subject, so that either keeps its order.

@@ -8,11 +8,12 @@ use crate::{
     error::Error,
     format::Formats,
     inbox,
+    live::LiveSink,
     log::Logs,
     metrics::Metrics,
     retained::RetainedView,
     tap::Taps,
-    thread::{Input, LiveSink},
+    thread::Input,
 };
 use arc_swap::ArcSwap;
 use posthaste_engine::{

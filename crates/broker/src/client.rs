@@ -6,7 +6,7 @@ use crate::{
     broker::{Broker, Shared},
     error::Error,
     log::PartitionLog,
-    thread::{DeliverySink, Input, LiveSink},
+    thread::{DeliverySink, Input},
 };
 use bytes::Bytes;
 use posthaste_engine::{
@@ -674,7 +674,7 @@ impl Client {
     // ---- live readers
 
     /// Has messages that reach `queue` through transient bindings handed to `sink`.
-    pub fn attach_live(&self, queue: QueueId, sink: Arc<dyn LiveSink>) {
+    pub fn attach_live(&self, queue: QueueId, sink: Arc<dyn crate::LiveSink>) {
         let shared = self.shared();
         let _one_at_a_time = shared.live_change.lock();
         let mut live = (**shared.live.load()).clone();
@@ -683,7 +683,7 @@ impl Client {
     }
 
     /// Ends that, unless another sink has taken its place.
-    pub fn detach_live(&self, queue: QueueId, sink: &Arc<dyn LiveSink>) {
+    pub fn detach_live(&self, queue: QueueId, sink: &Arc<dyn crate::LiveSink>) {
         let shared = self.shared();
         let _one_at_a_time = shared.live_change.lock();
         let mut live = (**shared.live.load()).clone();

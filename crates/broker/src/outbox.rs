@@ -2,8 +2,9 @@
 
 use crate::{
     Broker, Error,
-    batch::{offer, partition_for},
+    batch::partition_for,
     client::Client,
+    live,
     log::{LogEntry, ReadError},
 };
 use posthaste_engine::{
@@ -247,11 +248,8 @@ fn add_queues(
     number: u64,
     arrivals: &mut Arrivals,
 ) {
-    for route in &routes.queues {
-        if route.transient {
-            offer(client, &route.queue, envelope, payload);
-            continue;
-        }
+    live::offer(client, routes, envelope, payload);
+    for route in routes.queues.iter().filter(|route| !route.transient) {
         let enqueue = Enqueue { queue: route.queue.id, envelope: envelope.clone(), payload: payload.clone() };
         arrivals.entry(route.queue.shard).or_default().push((number, Arrival::Enqueue(enqueue)));
     }

@@ -14,7 +14,7 @@ use posthaste_engine::{
     effect::Refusal,
     event::{PartitionSpec, QueueSpec},
 };
-use posthaste_model::{ConsumerId, Envelope, Payload, QueueId, ShardId, Timestamp};
+use posthaste_model::{ConsumerId, QueueId, ShardId, Timestamp};
 use posthaste_storage::journal::{Batch, Completion, Journal, Lsn};
 use std::{
     collections::{BTreeMap, HashMap},
@@ -32,12 +32,6 @@ pub trait DeliverySink: Send + Sync {
     fn deliver(&self, consumer: ConsumerId, deliveries: Vec<Delivery>);
     /// The queue is gone, and the consumer with it.
     fn cancelled(&self, consumer: ConsumerId);
-}
-
-/// A live reader of messages without durability, served straight from routing, on the publisher's task.
-pub trait LiveSink: Send + Sync {
-    /// Never blocks; false when the reader is too slow and the message was dropped.
-    fn offer(&self, envelope: &Envelope, payload: &Payload) -> bool;
 }
 
 /// What an engine thread is given.

@@ -11,12 +11,13 @@ pub struct Output {
     tail: BytesMut,
 }
 
-/// Smaller chunks are cheaper copied than written on their own.
-const COPIED_BYTES: usize = 512;
 /// Pieces written at a time.
 const SLICES: usize = 64;
 
 impl Output {
+    /// Smaller chunks are cheaper copied than written on their own.
+    pub const COPIED_BYTES: usize = 512;
+
     pub fn new() -> Output {
         Output::default()
     }
@@ -28,12 +29,18 @@ impl Output {
 
     /// For payloads: not copied, unless they are small.
     pub fn chunk(&mut self, chunk: Bytes) {
-        if chunk.len() <= COPIED_BYTES {
+        if chunk.len() <= Self::COPIED_BYTES {
             return self.tail.extend_from_slice(&chunk);
         }
         self.seal();
         self.chunk_bytes += chunk.len();
         self.chunks.push_back(chunk);
+    }
+
+    /// All of it in the pieces in which it would be written, to be shared by several outputs.
+    pub fn into_chunks(mut self) -> impl Iterator<Item = Bytes> {
+        self.seal();
+        self.chunks.into_iter()
     }
 
     /// Bytes that wait to be written.

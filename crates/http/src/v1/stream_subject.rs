@@ -7,7 +7,7 @@ use crate::{
     v1::stream::{Ended, Lines},
 };
 use bytes::Bytes;
-use posthaste_broker::{Broker, Client, LiveSink, QueueDeclaration};
+use posthaste_broker::{Broker, Client, LiveBatch, LiveMessage, LiveSink, QueueDeclaration};
 use posthaste_engine::catalog::{Action, BUS, Binding, Queue, Resource, Rule, Target};
 use posthaste_model::{Envelope, Name, Pattern, Payload, Syntax};
 use serde::{Deserialize, Serialize};
@@ -167,18 +167,22 @@ impl LiveReader {
 }
 
 impl LiveSink for LiveReader {
-    fn offer(&self, envelope: &Envelope, payload: &Payload) -> bool {
+    fn offer(&self, batch: &Arc<LiveBatch>) -> usize {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let bytes = waiting.bytes + payload.head.len() + payload.body.len();
-        // One message always fits, however big.
-        let full = waiting.messages.len() >= MESSAGES_MAX || bytes > BYTES_MAX;
-        if full && !waiting.messages.is_empty() {
-            waiting.dropped += 1;
-            return false;
+        let mut taken = 0;
+        for LiveMessage { envelope, payload } in batch.messages() {
+            let bytes = waiting.bytes + payload.head.len() + payload.body.len();
+            // One message always fits, however big.
+            let full = waiting.messages.len() >= MESSAGES_MAX || bytes > BYTES_MAX;
+            if full && !waiting.messages.is_empty() {
+                break;
+            }
+            waiting.bytes = bytes;
+            waiting.messages.push_back((envelope.clone(), payload.clone()));
+            taken += 1;
         }
-        waiting.bytes = bytes;
-        waiting.messages.push_back((envelope.clone(), payload.clone()));
+        waiting.dropped += (batch.messages().len() - taken) as u64;
         self.arrived.notify_one();
-        true
+        taken
     }
 }

@@ -75,11 +75,11 @@ impl Conversation {
             Received::Settled(settled) => self.settled(settled).await,
             Received::Subscribe(subscribe) => {
                 // What comes after it is to be routed by it.
-                self.submit();
+                self.submit()?;
                 self.subscribe(subscribe).await?;
             }
             Received::Unsubscribe(unsubscribe) => {
-                self.submit();
+                self.submit()?;
                 self.unsubscribe(unsubscribe).await?;
             }
             // No authentication method is ever accepted, so the session lets no AUTH through.
@@ -107,11 +107,11 @@ impl Conversation {
 
     /// Hands on what has gathered, and writes what is to be said.
     pub async fn finish(&mut self, out: &mut Output) -> Result<(), Ended> {
-        self.submit();
-        let result = self.deliver(out).await;
+        let submitted = self.submit();
+        let delivered = self.deliver(out).await;
         self.settle();
         self.write(out);
-        result
+        submitted.and(delivered)
     }
 
     /// Whether more packets should be read.
@@ -211,7 +211,8 @@ impl Conversation {
 
     /// Ends the conversation: gives back what is not done, and leaves the session to the next connection.
     pub async fn leave(mut self, ending: Ending) {
-        self.submit();
+        // It is over anyway.
+        let _ = self.submit();
         self.settle();
         if let (Some(queue), Some(live)) = (&self.queue, &self.live) {
             let sink: Arc<dyn LiveSink> = live.clone();

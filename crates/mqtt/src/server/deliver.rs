@@ -3,13 +3,14 @@
 
 use std::collections::VecDeque;
 
-use posthaste_broker::{Error, Resolved};
+use posthaste_broker::{Error, LiveMessage, Resolved};
 use posthaste_engine::Delivery;
 use posthaste_model::{ConsumerId, Envelope, Payload};
 use posthaste_net::Output;
 
 use super::connection::{Ended, Event, EventKind, ShareDelivery};
 use super::conversation::{Backlog, Conversation, Resumed, begin};
+use super::live::LivePart;
 use super::publish::reply_disconnect;
 use super::retained::Sweep;
 use super::sessions::{Handle, submitted};
@@ -60,7 +61,7 @@ impl Conversation {
                 || self.sweep()
                 || self.deliver_backlog().await
                 || self.adopt().await
-                || self.deliver_live();
+                || self.deliver_live(out);
             if !progress {
                 break;
             }
@@ -331,23 +332,39 @@ impl Conversation {
     }
 
     /// Sends what came straight from publishers.
-    fn deliver_live(&mut self) -> bool {
-        let Some(live) = self.live.clone() else { return false };
-        let messages = live.take(OUTPUT_BYTES);
-        if messages.is_empty() {
-            return false;
-        }
-        for (envelope, payload) in messages {
-            if envelope.expires.is_some_and(|at| at <= self.broker.now()) {
-                self.sessions.counters.expired.add(1);
-                continue;
-            }
-            if let Some(mut publish) = self.publish_of(&envelope, &payload) {
-                publish.qos = QoS::AtMostOnce;
-                self.send(publish, Handle::Settled);
+    fn deliver_live(&mut self, out: &mut Output) -> bool {
+        let Some(part) = self.live.as_ref().and_then(|live| live.next()) else { return false };
+        if !self.send_encoded(&part, out) {
+            for message in part.messages() {
+                self.deliver_live_one(message);
             }
         }
         true
+    }
+
+    /// Sends messages as they were encoded once for all connections, if they are the same to this one.
+    fn send_encoded(&mut self, part: &LivePart, out: &mut Output) -> bool {
+        let version = self.session.version();
+        let Some(encoded) = part.encoded(version, self.broker.formats()) else { return false };
+        let subjects = part.messages().iter().map(|message| &message.envelope.subject);
+        if !self.session.takes_encoded(encoded.largest_bytes())
+            || !self.subscriptions.grants_as_to_all(encoded.retained(), subjects)
+        {
+            return false;
+        }
+        self.write(out);
+        self.sessions.counters.sent.add(part.messages().len() as u64);
+        encoded.chunks().for_each(|chunk| out.chunk(chunk.clone()));
+        true
+    }
+
+    fn deliver_live_one(&mut self, LiveMessage { envelope, payload }: &LiveMessage) {
+        if envelope.expires.is_some_and(|at| at <= self.broker.now()) {
+            self.sessions.counters.expired.add(1);
+        } else if let Some(mut publish) = self.publish_of(envelope, payload) {
+            publish.qos = QoS::AtMostOnce;
+            self.send(publish, Handle::Settled);
+        }
     }
 }
 

@@ -2,13 +2,15 @@
 //! the broker between.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use parking_lot::Mutex;
-use posthaste_broker::LiveSink;
-use posthaste_model::{Envelope, Payload};
+use posthaste_broker::{Formats, LiveBatch, LiveMessage, LiveSink};
 use posthaste_net::Mailbox;
 
 use super::connection::{Event, EventKind};
+use super::encoded::{Encoded, Encodings};
+use crate::wire::ProtocolVersion;
 
 /// Messages and bytes that wait for one slow reader. What comes on top is dropped, as QoS 0 allows.
 const MESSAGES_MAX: usize = 8_192;
@@ -22,10 +24,33 @@ pub(crate) struct LiveReader {
 
 #[derive(Default)]
 struct Waiting {
-    messages: VecDeque<(Envelope, Payload)>,
+    parts: VecDeque<LivePart>,
+    messages: usize,
     bytes: usize,
     /// The connection knows that there is something.
     told: bool,
+}
+
+/// Messages of one batch for one reader: all, or as many of the first as it had room for.
+#[derive(Debug)]
+pub(crate) struct LivePart {
+    batch: Arc<LiveBatch>,
+    count: usize,
+    bytes: usize,
+}
+
+impl LivePart {
+    pub fn messages(&self) -> &[LiveMessage] {
+        self.batch.messages().get(..self.count).unwrap_or_default()
+    }
+
+    /// The messages encoded for any client that speaks `version`, if they can be.
+    pub fn encoded(&self, version: ProtocolVersion, formats: &Formats) -> Option<&Encoded> {
+        if self.count < self.batch.messages().len() {
+            return None;
+        }
+        self.batch.rendering::<Encodings>()?.encoded(version, formats, &self.batch)
+    }
 }
 
 impl LiveReader {
@@ -33,41 +58,57 @@ impl LiveReader {
         LiveReader { waiting: Mutex::default(), mailbox }
     }
 
-    /// Takes messages up to about `bytes_max` bytes of payload, at least one if there is any.
-    pub fn take(&self, bytes_max: usize) -> Vec<(Envelope, Payload)> {
+    /// What has waited longest.
+    pub fn next(&self) -> Option<LivePart> {
         let mut waiting = self.waiting.lock();
-        let (mut taken, mut bytes) = (Vec::new(), 0);
-        while bytes < bytes_max {
-            let Some(message) = waiting.messages.pop_front() else { break };
-            bytes += size(&message.0, &message.1);
-            taken.push(message);
+        let Some(part) = waiting.parts.pop_front() else {
+            waiting.told = false;
+            return None;
+        };
+        waiting.messages -= part.count;
+        waiting.bytes -= part.bytes;
+        Some(part)
+    }
+}
+
+impl Waiting {
+    /// How many messages there is room for, and their bytes.
+    fn room(&self, batch: &LiveBatch) -> (usize, usize) {
+        let messages = batch.messages();
+        let room = MESSAGES_MAX.saturating_sub(self.messages);
+        if messages.len() <= room && self.bytes + batch.bytes() <= BYTES_MAX {
+            return (messages.len(), batch.bytes());
         }
-        waiting.bytes = waiting.bytes.saturating_sub(bytes);
-        waiting.told = !waiting.messages.is_empty();
-        taken
+        let (mut count, mut bytes) = (0, 0);
+        for message in messages.iter().take(room) {
+            let with = bytes + message.bytes();
+            // One message always fits, however big.
+            if self.bytes + with > BYTES_MAX && self.messages + count > 0 {
+                break;
+            }
+            (count, bytes) = (count + 1, with);
+        }
+        (count, bytes)
     }
 }
 
 impl LiveSink for LiveReader {
-    fn offer(&self, envelope: &Envelope, payload: &Payload) -> bool {
+    fn offer(&self, batch: &Arc<LiveBatch>) -> usize {
         let mut waiting = self.waiting.lock();
-        let bytes = waiting.bytes + size(envelope, payload);
-        // One message always fits, however big.
-        let full = waiting.messages.len() >= MESSAGES_MAX || bytes > BYTES_MAX;
-        if full && !waiting.messages.is_empty() {
-            return false;
+        let (count, bytes) = waiting.room(batch);
+        if count == 0 {
+            return 0;
         }
-        waiting.bytes = bytes;
-        waiting.messages.push_back((envelope.clone(), payload.clone()));
-        if !std::mem::replace(&mut waiting.told, true) {
+        waiting.messages += count;
+        waiting.bytes += bytes;
+        waiting.parts.push_back(LivePart { batch: batch.clone(), count, bytes });
+        let told = std::mem::replace(&mut waiting.told, true);
+        drop(waiting);
+        if !told {
             self.mailbox.send(Event(EventKind::Live));
         }
-        true
+        count
     }
-}
-
-fn size(envelope: &Envelope, payload: &Payload) -> usize {
-    envelope.subject.parts().0.len() + payload.head.len() + payload.body.len()
 }
 
 #[cfg(test)]
@@ -75,31 +116,35 @@ fn size(envelope: &Envelope, payload: &Payload) -> usize {
 mod tests {
     use super::*;
     use bytes::Bytes;
-    use posthaste_model::{Subject, Timestamp};
+    use posthaste_model::{Envelope, Payload, Subject, Timestamp};
 
-    fn message(bytes: usize) -> (Envelope, Payload) {
-        let envelope = Envelope::new(Subject::slashed("a").unwrap(), Timestamp(0));
+    fn batch(messages: usize, bytes: usize) -> Arc<LiveBatch> {
         let body = Bytes::from(vec![0; bytes]);
-        (envelope, Payload { format: crate::convert::FORMAT, head: Bytes::new(), body })
+        let message = || LiveMessage {
+            envelope: Envelope::new(Subject::slashed("a").unwrap(), Timestamp(0)),
+            payload: Payload { format: crate::convert::FORMAT, head: Bytes::new(), body: body.clone() },
+        };
+        Arc::new(LiveBatch::new((0..messages).map(|_| message()).collect()))
     }
 
     #[test]
     fn a_slow_reader_loses_what_is_too_much_and_is_told_once() {
         let (mailbox, mut events) = Mailbox::new();
         let reader = LiveReader::new(mailbox);
-        for (bytes, expect) in [(5 << 20, true), (1, false), (0, false)] {
-            let (envelope, payload) = message(bytes);
-            assert_eq!(reader.offer(&envelope, &payload), expect);
+        for (messages, bytes, taken) in [(2, 5 << 20, 1), (1, 1, 0), (1, 0, 0)] {
+            assert_eq!(reader.offer(&batch(messages, bytes)), taken, "{messages} of {bytes} bytes");
         }
-        assert_eq!(reader.take(1).len(), 1);
-        assert!(reader.take(1).is_empty());
-        let (envelope, payload) = message(0);
-        let taken = (0..10_000).filter(|_| reader.offer(&envelope, &payload)).count();
+        assert_eq!(reader.next().map(|part| part.messages().len()), Some(1));
+        assert!(reader.next().is_none());
+        let taken: usize = (0..10).map(|_| reader.offer(&batch(1_000, 0))).sum();
         assert_eq!(taken, MESSAGES_MAX);
+        let parts = std::iter::from_fn(|| reader.next()).map(|part| part.messages().len());
+        assert_eq!(parts.collect::<Vec<_>>(), [&[1_000; 8][..], &[192]].concat());
+        assert_eq!(reader.offer(&batch(3, 0)), 3, "there is room again");
         let mut told = 0;
         while events.try_recv().is_ok() {
             told += 1;
         }
-        assert_eq!(told, 2, "once each time it had nothing");
+        assert_eq!(told, 3, "once each time it had nothing");
     }
 }

@@ -10,6 +10,7 @@ mod connection;
 mod conversation;
 mod counters;
 mod deliver;
+mod encoded;
 mod live;
 mod names;
 mod protocol;

@@ -91,20 +91,28 @@ impl Conversation {
     }
 
     /// Sends the batch of this read on its way.
-    pub fn submit(&mut self) {
-        let Some(batch) = self.incoming.batch.take() else { return };
+    pub fn submit(&mut self) -> Result<(), Ended> {
+        let Some(mut batch) = self.incoming.batch.take() else { return Ok(()) };
         let answers = std::mem::take(&mut self.incoming.answers);
         let bytes = std::mem::take(&mut self.incoming.bytes);
+        if let Some(outcome) = batch.submit_volatile() {
+            return self.answer(answers, &outcome);
+        }
         self.incoming.add(answers.len(), bytes);
         let mailbox = self.mailbox.clone();
         batch.submit(move |outcome| {
             mailbox.send(Event(EventKind::Published { answers, bytes, outcome }));
         });
+        Ok(())
     }
 
     /// A batch is as safe as promised, or refused.
     pub fn published(&mut self, answers: Vec<Answer>, bytes: usize, outcome: &Outcome) -> Result<(), Ended> {
         self.incoming.remove(answers.len(), bytes);
+        self.answer(answers, outcome)
+    }
+
+    fn answer(&mut self, answers: Vec<Answer>, outcome: &Outcome) -> Result<(), Ended> {
         let mut result = Ok(());
         for Answer { receipt, publishes, unmatched } in answers {
             // Almost always empty.

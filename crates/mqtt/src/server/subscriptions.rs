@@ -45,6 +45,11 @@ impl Subscription {
         Some(Subscription { filter, options, identifier, share })
     }
 
+    /// Whether its messages are not what any other subscriber gets.
+    fn is_particular(&self) -> bool {
+        self.identifier.is_some() || self.options.no_local
+    }
+
     /// What its topic filter matches. `None` for a filter that is no pattern, which the decoder lets not
     /// pass.
     pub fn pattern(&self) -> Option<Pattern> {
@@ -68,6 +73,12 @@ pub(crate) struct Grant {
 pub(crate) struct Subscriptions {
     by_filter: BTreeMap<ByteString, Subscription>,
     tree: Level,
+    /// Those not shared whose subscriber gets PUBLISH packets of its own: with an identifier, or No Local.
+    particular: usize,
+    /// Those not shared that want the retain flag as it was published.
+    retaining: usize,
+    /// Whether one was ever removed: what the broker has routed may then match no more.
+    removed: bool,
 }
 
 /// A level of the tree: what its filters go on with.
@@ -107,8 +118,14 @@ impl Subscriptions {
         {
             let entry = Entry { options: subscription.options, identifier: subscription.identifier };
             *self.tree.slot(pattern.words()) = Some(entry);
+            self.particular += usize::from(subscription.is_particular());
+            self.retaining += usize::from(subscription.options.retain_as_published);
         }
-        self.by_filter.insert(subscription.filter.as_byte_string().clone(), subscription)
+        let replaced = self.by_filter.insert(subscription.filter.as_byte_string().clone(), subscription);
+        if let Some(replaced) = &replaced {
+            self.uncount(replaced);
+        }
+        replaced
     }
 
     pub fn remove(&mut self, filter: &str) -> Option<Subscription> {
@@ -118,7 +135,29 @@ impl Subscriptions {
         {
             self.tree.remove(pattern.words());
         }
+        self.uncount(&removed);
+        self.removed = true;
         Some(removed)
+    }
+
+    fn uncount(&mut self, gone: &Subscription) {
+        if !gone.filter.is_shared() {
+            self.particular -= usize::from(gone.is_particular());
+            self.retaining -= usize::from(gone.options.retain_as_published);
+        }
+    }
+
+    /// Whether a message at QoS 0 that the broker has routed here, from anyone, is delivered as to everyone
+    /// else: with no subscription identifier. `retained` is whether it was published with the retain flag,
+    /// which the others do not see.
+    pub fn grants_as_to_all<'s>(
+        &self,
+        retained: bool,
+        mut subjects: impl Iterator<Item = &'s Subject>,
+    ) -> bool {
+        self.particular == 0
+            && !(retained && self.retaining > 0)
+            && (!self.removed || subjects.all(|subject| self.grant(subject, false).is_some()))
     }
 
     /// How a message on this subject is to be delivered; `None` when no subscription matches. `own` is
@@ -307,6 +346,32 @@ mod tests {
         assert_eq!(subscriptions.grant(&Subject::slashed("x/b").unwrap(), true), None, "No Local alone");
         let replaced = subscriptions.insert(subscription("a/b", 0, 9)).unwrap();
         assert_eq!((replaced.options.qos, subscriptions.len()), (QoS::ExactlyOnce, 3));
+    }
+
+    #[test]
+    fn only_what_is_delivered_alike_is_shared() {
+        const NO_LOCAL: u8 = 0b100;
+        const RETAIN_AS_PUBLISHED: u8 = 0b1000;
+        let check = |subscriptions: &Subscriptions, topic: &str, expect: [bool; 2]| {
+            let subject = Subject::slashed(topic.to_owned()).unwrap();
+            let granted = [false, true].map(|r| subscriptions.grants_as_to_all(r, [&subject].into_iter()));
+            assert_eq!(granted, expect, "{topic}, without and with the retain flag");
+        };
+        let mut subscriptions = Subscriptions::default();
+        subscriptions.insert(subscription("a/#", 0, 0));
+        subscriptions.insert(subscription("$share/g/a", 0, 7));
+        check(&subscriptions, "a/b", [true, true]);
+        for (options, identifier, expect) in
+            [(0, 1, [false, false]), (NO_LOCAL, 0, [false, false]), (RETAIN_AS_PUBLISHED, 0, [true, false])]
+        {
+            subscriptions.insert(subscription("+/b", options, identifier));
+            check(&subscriptions, "a/b", expect);
+            subscriptions.insert(subscription("+/b", 0, 0));
+            check(&subscriptions, "a/b", [true, true]);
+        }
+        subscriptions.remove("+/b");
+        check(&subscriptions, "a/b", [true, true]);
+        check(&subscriptions, "x/b", [false, false]);
     }
 
     #[test]

@@ -243,6 +243,12 @@ impl<H: Clone> Session<H> {
         Delivery::InFlight(packet_identifier)
     }
 
+    /// Whether PUBLISH packets at QoS 0 may be sent as they were encoded for others that speak this version,
+    /// behind what [`Session::poll_transmit`] gives: the largest has so many bytes.
+    pub fn takes_encoded(&self, largest_bytes: u32) -> bool {
+        !self.outbound_aliases.is_enabled() && largest_bytes <= self.client_maximum_packet_size
+    }
+
     /// What [`Delivery::Store`] or [`Received::Pubrec`] asked to store is stored: sends the PUBLISH or
     /// PUBREL, in the order in which they were asked for [MQTT-4.6.0-4].
     pub fn stored(&mut self, packet_identifier: PacketIdentifier) {
