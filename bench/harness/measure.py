@@ -286,7 +286,7 @@ class Run:
 def merged(old, new):
     """A result in which rows, curves and bars that were measured again have replaced the older ones."""
     result = {**old, **new}
-    for kind in ("rows", "curves"):
+    for kind in ("rows", "curves", "paths"):
         if kind in new:
             result[kind] = {**old[kind], **new[kind]}
     if "bars" in new:

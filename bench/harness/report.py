@@ -93,7 +93,7 @@ def bars(rows):
 
 def facts(result):
     """How it was measured."""
-    parts = [*result.get("rows", {}).values(), *result.get("curves", {}).values()]
+    parts = [part for kind in ("rows", "curves", "paths") for part in result.get(kind, {}).values()]
     runs = list({json.dumps(part["run"], sort_keys=True): part["run"] for part in parts}.values())
     out = ""
     for run in runs:
@@ -162,6 +162,28 @@ def scale(result):
     return out + facts(result) + "\n"
 
 
+def profiles(result):
+    """Where the time goes: system calls, the kernel's share, and the functions that run most."""
+    out = cells(["path", "messages/s", "system calls for 1,000 messages", "in the kernel", "most frequent calls, for 1,000 messages"])
+    out += "|---|--:|--:|--:|---|\n"
+    for path in result["paths"].values():
+        frequent = [f"{name} {number(count * 1000)}" for name, count in list(path["by_name"].items())[:5]]
+        out += cells(
+            [
+                path["title"],
+                number(path["rate"], 0),
+                number(path["calls"] * 1000),
+                share(path["kernel"]),
+                ", ".join(frequent),
+            ]
+        )
+    out += "\nFunctions by the share of the broker's processor time that they ran themselves:\n\n"
+    for path in result["paths"].values():
+        ran = [f"`{name}` {share(part)}" for name, part in path["functions"]]
+        out += f"- {path['title']}: {', '.join(ran)}\n"
+    return out + "\n" + facts(result)
+
+
 def page(results):
     """The whole page."""
     out = HEAD
@@ -175,6 +197,8 @@ def page(results):
     for name, title in {"scale": "Scale", "recovery": "Recovery"}.items():
         if name in results:
             out += f"\n## {title}\n\n" + scale(results[name])
+    if "profile" in results:
+        out += "\n## Where the time goes\n\n" + profiles(results["profile"])
     return out.rstrip("\n") + "\n"
 
 

@@ -3,7 +3,7 @@
 import unittest
 import xml.etree.ElementTree
 
-from harness import kafka, measure, plot, rabbitmq, report
+from harness import kafka, measure, plot, profile, rabbitmq, report
 from harness.measure import OURS
 
 
@@ -55,6 +55,14 @@ class Tables(unittest.TestCase):
 
 
 class Tools(unittest.TestCase):
+    def test_perfs_counts_are_read(self):
+        said = "29;;raw_syscalls:sys_enter;1;100.00;;\n<not counted>;;syscalls:sys_enter_read;0;0.00;;\n"
+        self.assertEqual(profile.counts(said), {"raw_syscalls:sys_enter": 29})
+
+    def test_a_functions_share_is_what_it_ran_itself(self):
+        folded = "broker;a;b::h0123456789abcdef 3\nbroker;a;write_[k] 5\nbroker;a 1\nbroker;c;b::hfedcba9876543210 1\n"
+        self.assertEqual(profile.shares(folded), (0.5, [["write", 0.5], ["b", 0.4], ["a", 0.1]]))
+
     def test_kafkas_steady_state_is_read(self):
         said = (
             "400000 records sent, 28745.957600 records/sec (28.07 MB/sec), 906.43 ms avg latency, 1538.00 "
