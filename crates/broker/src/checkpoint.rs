@@ -64,6 +64,8 @@ pub(crate) struct Checkpointer {
 }
 
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Files of a journal after which a checkpoint is made in any case: in a bucket each is fetched on its own.
+const FILES_MAX: usize = 10_000;
 const RETRY_AFTER: Duration = Duration::from_secs(10);
 const SEGMENT_BYTES: u64 = 64 << 20;
 const COPY_BYTES: usize = 1 << 20;
@@ -86,8 +88,11 @@ impl Checkpointer {
     /// Makes a checkpoint if the journal has grown enough; false when that failed. Nothing was released then, so
     /// nothing is lost; it is to be tried again, but not all the time.
     pub async fn checkpoint_if_due(&mut self) -> bool {
-        let grown = self.storage.journal.end().0.saturating_sub(self.meta.replay_from.0);
-        if grown < self.shared.limits.journal_bytes_between_checkpoints {
+        let (journal, from) = (&self.storage.journal, self.meta.replay_from);
+        let grown = journal.end().0.saturating_sub(from.0);
+        if grown < self.shared.limits.journal_bytes_between_checkpoints
+            && journal.files_from(from) < FILES_MAX
+        {
             return true;
         }
         let made = self.checkpoint().await;

@@ -18,12 +18,14 @@ use crate::volume::{Volume, without_syncs};
 
 const SCRIPT: &str = "crash_worker.py";
 /// Workers that publish, and those that read; each is one process.
-pub(crate) const PRODUCERS: [&str; 3] = ["produce-log", "produce-queue", "produce-sessions"];
-pub(crate) const CONSUMERS: [&str; 6] = [
+pub(crate) const PRODUCERS: [&str; 5] =
+    ["produce-log", "produce-exact", "produce-queue", "produce-http", "produce-sessions"];
+pub(crate) const CONSUMERS: [&str; 7] = [
     "consume-log-a",
     "consume-log-b",
     "consume-queue-a",
     "consume-queue-b",
+    "consume-http",
     "consume-bus",
     "consume-sessions",
 ];

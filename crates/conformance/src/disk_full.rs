@@ -19,7 +19,8 @@ use crate::scratch::Scratch;
 use crate::tools::Tools;
 use crate::volume::Volume;
 
-const PRODUCERS: [&str; 3] = ["produce-log", "produce-queue", "produce-sessions-311"];
+const PRODUCERS: [&str; 5] =
+    ["produce-log", "produce-exact", "produce-queue", "produce-http", "produce-sessions-311"];
 const VOLUME_MEGABYTES: u64 = 500;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Fewer acknowledged messages than this on a channel would prove little.
@@ -54,6 +55,7 @@ fn run_in(tools: &Tools, binary: &Path, folder: &Path, killed: bool) -> Result<(
     // Publishes large messages until one is refused.
     crew.once("fill-queue").context("a publisher has to be told that there is no space")?;
     wait("not ready for publishers", || Ok(readiness(&broker)? == 503))?;
+    crew.once("refused").context("each protocol has an error of its own for this")?;
     // What was accepted with QoS 2 and is on its way to other shards needs space for its copies there.
     let served: Vec<&Channel> = CHANNELS.iter().filter(|channel| channel.source != "qos2").collect();
     wait_until_received_on(&served, folder, &mut consumers)

@@ -27,6 +27,8 @@ const LISTED_MAX: usize = 5;
 pub enum Promise {
     /// A partitioned log: per key the first occurrences are in order, each acknowledged place holds its message.
     Log,
+    /// The same, and each message is in it once, however often its producer repeats it.
+    LogOnce,
     /// A queue with competing consumers; a message is published once, so a second delivery must be flagged.
     Queue,
     /// A session at least once; the producer may repeat what was not acknowledged.
@@ -45,9 +47,11 @@ pub struct Channel {
 }
 
 /// The channels of a crash run.
-pub const CHANNELS: [Channel; 5] = [
+pub const CHANNELS: [Channel; 7] = [
     Channel { name: "log", promise: Promise::Log, source: "log" },
+    Channel { name: "exact", promise: Promise::LogOnce, source: "exact" },
     Channel { name: "queue", promise: Promise::Queue, source: "queue" },
+    Channel { name: "http", promise: Promise::Queue, source: "http" },
     Channel { name: "qos1", promise: Promise::AtLeastOnce, source: "qos1" },
     Channel { name: "qos2", promise: Promise::ExactlyOnce, source: "qos2" },
     Channel { name: "bus", promise: Promise::AtLeastOnce, source: "qos1" },
@@ -188,6 +192,11 @@ impl History {
                     self.log_in_order(channel, &mut found);
                     self.acknowledged_places(channel, &mut found);
                 }
+                Promise::LogOnce => {
+                    self.log_in_order(channel, &mut found);
+                    self.acknowledged_places(channel, &mut found);
+                    self.logged_once(channel, &mut found);
+                }
                 Promise::Queue => {
                     self.first_deliveries_in_order(channel, &mut found);
                     self.redeliveries_flagged(channel, &mut found);
@@ -216,7 +225,7 @@ impl History {
         };
         let lost = acked.keys().filter(|sequence| !received.contains(sequence));
         list(found, &format!("{}: acknowledged and never received", channel.name), lost);
-        if channel.promise == Promise::Log {
+        if matches!(channel.promise, Promise::Log | Promise::LogOnce) {
             let lost = self.not_logged(channel);
             list(found, &format!("{}: acknowledged and not in the log", channel.name), lost);
         }
@@ -279,6 +288,13 @@ impl History {
             (there != Some(sequence)).then(|| format!("{sequence} at {place:?}, which holds {there:?}"))
         });
         list(found, &format!("{}: an acknowledged place holds something else", channel.name), wrong);
+    }
+
+    fn logged_once(&self, channel: &Channel, found: &mut Vec<String>) {
+        let mut seen = HashSet::new();
+        let twice = self.logged_on(channel).iter().filter(|(sequence, _)| !seen.insert(*sequence));
+        let twice: Vec<u64> = twice.map(|(sequence, _)| *sequence).collect();
+        list(found, &format!("{}: more than once in the log", channel.name), twice);
     }
 
     /// Per consumer, deliveries that are not flagged and not repeated by the producer come in the order of sending.
@@ -438,7 +454,10 @@ mod tests {
         let with =
             |lines: &[&'static str]| sent.iter().chain(&received).chain(lines).copied().collect::<Vec<_>>();
         check(log, &with(&["logged c 0 0 0", "logged c 16 0 1"]), "");
-        check(log, &with(&["logged c 0 0 0", "logged c 16 0 1", "logged c 16 0 2"]), "");
+        let repeated = ["logged c 0 0 0", "logged c 16 0 1", "logged c 16 0 2"];
+        check(log, &with(&repeated), "");
+        check(Promise::LogOnce, &with(&repeated[..2]), "");
+        check(Promise::LogOnce, &with(&repeated), "c: more than once in the log (1): 16");
         check(log, &with(&["logged c 0 0 0", "logged c 16 0 1", "logged c 16 0 3"]), "c: offsets have a gap");
         check(log, &with(&["logged c 0 0 0", "logged c 16 0 1", "logged c 16 1 0"]), "c: a key changed its");
         let swapped = violations(log, &with(&["logged c 16 0 0", "logged c 0 0 1"]));

@@ -14,7 +14,7 @@ use crate::crash::{
     wait_until_received,
 };
 use crate::disk_full::{acked, wait};
-use crate::history::CHANNELS;
+use crate::history::{CHANNELS, Promise};
 use crate::s3_server::{self, Forgetful, Product, Server};
 use crate::scratch::Scratch;
 use crate::tools::Tools;
@@ -214,11 +214,16 @@ impl Run<'_> {
         let crew = Crew { tools: self.tools, folder: &folder, addresses: second.addresses().clone() };
         crew.once("audit")?;
         history.add(&fs::read_to_string(folder.join("audit.history"))?)?;
-        for channel in CHANNELS.iter().filter(|channel| channel.name == "log") {
+        for channel in
+            CHANNELS.iter().filter(|channel| matches!(channel.promise, Promise::Log | Promise::LogOnce))
+        {
             let lost = history.not_logged(channel);
             ensure!(lost.is_empty(), "acknowledged by the first and not read from the second: {lost:?}");
             let found = history.counts(channel).acked;
-            println!("ok object-store: fenced; all {found} messages of the log are read from the second");
+            println!(
+                "ok object-store: fenced; all {found} messages of {} are read from the second",
+                channel.name
+            );
         }
         second.kill()?;
         broker.restart().context("a start after the second broker was killed")

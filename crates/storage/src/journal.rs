@@ -436,6 +436,11 @@ impl Journal {
         self.owner.shared.oldest()
     }
 
+    /// Files, or objects of a bucket, that hold something from there on: what a start has to fetch.
+    pub fn files_from(&self, from: Lsn) -> usize {
+        self.owner.shared.count_from(from)
+    }
+
     /// Bytes that can surely still be submitted: the rest of the current file, prepared files, and what the
     /// disk says it has beyond the reserve, less what is waiting. Keep a margin of one batch: a batch is
     /// never split over files.

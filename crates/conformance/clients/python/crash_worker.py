@@ -14,13 +14,14 @@ from check import host_port
 
 ROLE, FOLDER = sys.argv[1], Path(sys.argv[2])
 ADDRESSES = dict(argument.split("=", 1) for argument in sys.argv[3:])
-TOPIC = "crash-log"
-QUEUE, BUS_QUEUE, BALLAST_QUEUE = "crash-queue", "crash-bus", "crash-ballast"
+TOPICS = {"log": "crash-log", "exact": "crash-exact"}
+QUEUE, HTTP_QUEUE, BUS_QUEUE, BALLAST_QUEUE = "crash-queue", "crash-http", "crash-bus", "crash-ballast"
 LEVEL_TOPICS = {"qos1": "crash/qos1", "qos2": "crash/qos2"}
 PARTITIONS = 4
 KEYS = 16  # as in history.rs
 WINDOW = 200  # messages that may wait for their acknowledgement
 PAUSE_SECONDS = 0.002
+HTTP_MESSAGES = 10  # in one request
 
 stopping = threading.Event()
 
@@ -77,21 +78,12 @@ def kafka_settings(**more):
     return settings
 
 
-def produce_log():
+def produce_log(channel, **more):
     from confluent_kafka import Producer
 
     history = History()
-    # One request at a time keeps the order of a key when a request is repeated.
-    producer = Producer(
-        kafka_settings(
-            acks="all",
-            enable_idempotence=False,
-            max_in_flight_requests_per_connection=1,
-            linger_ms=2,
-            message_timeout_ms=120000,
-            retry_backoff_ms=50,
-        )
-    )
+    settings = kafka_settings(acks="all", linger_ms=2, message_timeout_ms=120000, retry_backoff_ms=50, **more)
+    producer = Producer(settings)
     print("ready", flush=True)
     outstanding = 0
 
@@ -100,7 +92,7 @@ def produce_log():
             nonlocal outstanding
             outstanding -= 1
             if error is None:
-                history.write("acked", "log", sequence, message.partition(), message.offset())
+                history.write("acked", channel, sequence, message.partition(), message.offset())
             else:
                 sys.stderr.write(f"{sequence}: {error}\n")
 
@@ -109,10 +101,10 @@ def produce_log():
     sequence = 0
     while not stopping.is_set():
         if outstanding < WINDOW:
-            history.write("sent", "log", sequence)
+            history.write("sent", channel, sequence)
             key = str(sequence % KEYS).encode()
             outstanding += 1
-            producer.produce(TOPIC, payload("log", sequence), key, on_delivery=report(sequence))
+            producer.produce(TOPICS[channel], payload(channel, sequence), key, on_delivery=report(sequence))
             sequence += 1
         producer.poll(PAUSE_SECONDS)
     left = producer.flush(100)
@@ -136,32 +128,36 @@ def consume_log():
         )
     )
 
+    channels = {topic: channel for channel, topic in TOPICS.items()}
+
     def on_assign(member, partitions):
         asked = time.monotonic_ns()
         try:
             for place in member.committed(partitions, timeout=10):
                 if place.error is None and place.offset >= 0:
-                    history.write("resumed", asked, "log", place.partition, place.offset)
+                    history.write("resumed", asked, channels[place.topic], place.partition, place.offset)
         except KafkaException as error:
             # The broker died while it was asked; the assignment will come again.
             sys.stderr.write(f"committed: {error}\n")
 
-    consumer.subscribe([TOPIC], on_assign=on_assign)
+    consumer.subscribe(list(channels), on_assign=on_assign)
     print("ready", flush=True)
     places, since = {}, time.monotonic()
     while not stopping.is_set():
         message = consumer.poll(0.1)
         if message is not None and not message.error():
-            sequence = sequence_of("log", message.value(), history)
+            channel = channels[message.topic()]
+            sequence = sequence_of(channel, message.value(), history)
             if sequence is not None:
-                history.write("received", "log", ROLE, sequence, "first")
-            places[message.partition()] = message.offset() + 1
+                history.write("received", channel, ROLE, sequence, "first")
+            places[message.topic(), message.partition()] = message.offset() + 1
         if places and time.monotonic() - since > 0.2:
-            offsets = [TopicPartition(TOPIC, partition, offset) for partition, offset in places.items()]
+            offsets = [TopicPartition(*place, offset) for place, offset in places.items()]
             try:
                 for place in consumer.commit(offsets=offsets, asynchronous=False):
                     if place.error is None:
-                        history.write("committed", time.monotonic_ns(), "log", place.partition, place.offset)
+                        channel = channels[place.topic]
+                        history.write("committed", time.monotonic_ns(), channel, place.partition, place.offset)
             except KafkaException as error:
                 sys.stderr.write(f"commit: {error}\n")
             places, since = {}, time.monotonic()
@@ -169,26 +165,26 @@ def consume_log():
 
 
 def audit():
-    """Reads the whole log once, from the beginning to its end."""
+    """Reads all logs once, from the beginning to their end."""
     from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 
     history = History()
     reader = Consumer(kafka_settings(group_id="crash-audit", enable_auto_commit=False))
-    for partition in range(PARTITIONS):
-        start, end = reader.get_watermark_offsets(TopicPartition(TOPIC, partition), timeout=30)
-        reader.assign([TopicPartition(TOPIC, partition, OFFSET_BEGINNING)])
-        deadline = time.monotonic() + 60
-        place = start
-        while place < end:
-            if time.monotonic() > deadline:
-                sys.exit(f"partition {partition}: at {place} of {end} after 60 s")
-            message = reader.poll(1)
-            if message is None or message.error():
-                continue
-            sequence = sequence_of("log", message.value(), history)
-            if sequence is not None:
-                history.write("logged", "log", sequence, partition, message.offset())
-            place = message.offset() + 1
+    for channel, topic in TOPICS.items():
+        for partition in range(PARTITIONS):
+            place, end = reader.get_watermark_offsets(TopicPartition(topic, partition), timeout=30)
+            reader.assign([TopicPartition(topic, partition, OFFSET_BEGINNING)])
+            deadline = time.monotonic() + 60
+            while place < end:
+                if time.monotonic() > deadline:
+                    sys.exit(f"{topic}/{partition}: at {place} of {end} after 60 s")
+                message = reader.poll(1)
+                if message is None or message.error():
+                    continue
+                sequence = sequence_of(channel, message.value(), history)
+                if sequence is not None:
+                    history.write("logged", channel, sequence, partition, message.offset())
+                place = message.offset() + 1
     reader.close()
 
 
@@ -311,6 +307,81 @@ def fill_queue():
         except NackError:
             return
     sys.exit("nothing was refused in 60 s")
+
+
+# HTTP
+
+
+def produce_http():
+    """Publishes lists of messages; what was not answered when the connection breaks is never sent again."""
+    import http.client
+    import json
+
+    history = History()
+    connection = http.client.HTTPConnection(*host_port(ADDRESSES["http"]), timeout=30)
+    sequence = 0
+    print("ready", flush=True)
+    while not stopping.is_set():
+        numbers = range(sequence, sequence + HTTP_MESSAGES)
+        sequence += HTTP_MESSAGES
+        for number in numbers:
+            history.write("sent", "http", number)
+        body = json.dumps([{"body": payload("http", number).decode()} for number in numbers])
+        try:
+            path = f"/v1/queues/{HTTP_QUEUE}/messages"
+            connection.request("POST", path, body, {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            said = json.loads(answer.read())
+        except (OSError, http.client.HTTPException) as error:
+            sys.stderr.write(f"{error!r}\n")
+            connection.close()
+            time.sleep(0.1)
+            continue
+        if answer.status == 507:
+            time.sleep(0.1)
+        elif answer.status != 200:
+            sys.exit(f"{answer.status}: {said}")
+        for number, result in zip(numbers, said.get("results", [])):
+            if "error" not in result:
+                history.write("acked", "http", number)
+        time.sleep(HTTP_MESSAGES * PAUSE_SECONDS)
+
+
+def refused():
+    """Publishes by every other protocol while there is no space, and demands the error that each has for it."""
+    import http.client
+    import json
+
+    import paho.mqtt.client as mqtt
+    from confluent_kafka import KafkaError, Producer
+
+    large = bytes(200_000)
+    errors = []
+    producer = Producer(kafka_settings(acks="all", retries=0))
+    producer.produce(TOPICS["log"], large, on_delivery=lambda error, _message: errors.append(error))
+    producer.flush(30)
+    if [error and error.code() for error in errors] != [KafkaError.KAFKA_STORAGE_ERROR]:
+        sys.exit(f"Kafka: {errors}")
+
+    codes, told = [], threading.Event()
+    # A session that outlives its connection would itself need space.
+    client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
+    client.connect(*host_port(ADDRESSES["mqtt"]))
+    client.on_publish = lambda _client, _userdata, _mid, code, _properties: (codes.append(code.value), told.set())
+    client.loop_start()
+    client.publish("crash/ballast", large, 1)
+    if not told.wait(30) or codes != [0x97]:
+        sys.exit(f"MQTT: {codes}")
+    client.disconnect()
+    client.loop_stop()
+
+    connection = http.client.HTTPConnection(*host_port(ADDRESSES["http"]), timeout=30)
+    body = json.dumps({"body": large.decode()})
+    path = f"/v1/queues/{BALLAST_QUEUE}/messages"
+    connection.request("POST", path, body, {"Content-Type": "application/json"})
+    answer = connection.getresponse()
+    if answer.status != 507:
+        sys.exit(f"HTTP: {answer.status} {answer.read()}")
 
 
 # MQTT
@@ -453,12 +524,13 @@ def setup():
     from confluent_kafka.admin import AdminClient, NewTopic
 
     admin = AdminClient(kafka_settings())
-    admin.create_topics([NewTopic(TOPIC, PARTITIONS, 1)])[TOPIC].result(30)
+    for created in admin.create_topics([NewTopic(topic, PARTITIONS, 1) for topic in TOPICS.values()]).values():
+        created.result(30)
     channel = pika.BlockingConnection(amqp_parameters()).channel()
-    channel.queue_declare(QUEUE, durable=True)
-    channel.queue_declare(BUS_QUEUE, durable=True)
-    channel.queue_declare(BALLAST_QUEUE, durable=True)
+    for queue in [QUEUE, HTTP_QUEUE, BUS_QUEUE, BALLAST_QUEUE]:
+        channel.queue_declare(queue, durable=True)
     channel.queue_bind(BUS_QUEUE, "amq.topic", "crash.qos1.#")
+    channel.queue_bind(BALLAST_QUEUE, "amq.topic", "crash.ballast")
 
 
 def empty():
@@ -467,7 +539,7 @@ def empty():
     import pika
 
     channel = pika.BlockingConnection(amqp_parameters()).channel()
-    for queue in [QUEUE, BUS_QUEUE]:
+    for queue in [QUEUE, HTTP_QUEUE, BUS_QUEUE]:
         count = channel.queue_declare(queue, passive=True).method.message_count
         if count:
             sys.exit(f"{queue} holds {count} messages after all were acknowledged")
@@ -490,8 +562,13 @@ def empty():
 if __name__ == "__main__":
     threading.Thread(target=watch_input, daemon=True).start()
     {
-        "produce-log": produce_log,
+        # One request at a time keeps the order of a key when a request is repeated.
+        "produce-log": lambda: produce_log(
+            "log", enable_idempotence=False, max_in_flight_requests_per_connection=1
+        ),
+        "produce-exact": lambda: produce_log("exact", enable_idempotence=True),
         "produce-queue": produce_queue,
+        "produce-http": produce_http,
         "produce-sessions": produce_sessions,
         # Paho goes on with PUBREL after a PUBREC that refuses, so that nobody learns of it; in this version the
         # connection ends instead, and it sends the message again.
@@ -500,10 +577,12 @@ if __name__ == "__main__":
         "consume-log-b": consume_log,
         "consume-queue-a": lambda: consume_queue("queue", "queue", QUEUE),
         "consume-queue-b": lambda: consume_queue("queue", "queue", QUEUE),
+        "consume-http": lambda: consume_queue("http", "http", HTTP_QUEUE),
         "consume-bus": lambda: consume_queue("bus", "qos1", BUS_QUEUE),
         "consume-sessions": consume_sessions,
         "setup": setup,
         "fill-queue": fill_queue,
+        "refused": refused,
         "audit": audit,
         "empty": empty,
     }[ROLE]()

@@ -224,6 +224,12 @@ impl Shared {
         Lsn(first.max(self.released.load(Ordering::Relaxed)))
     }
 
+    /// Files that hold something from there on.
+    pub fn count_from(&self, from: Lsn) -> usize {
+        let files = self.files.read();
+        files.len() - files.partition_point(|file| file.end.load(Ordering::Acquire) <= from.0)
+    }
+
     /// Takes files out of the table, from where no reader can find them any more.
     pub fn release(&self, below: Lsn) {
         self.released.fetch_max(below.0, Ordering::Relaxed);

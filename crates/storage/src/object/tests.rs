@@ -272,6 +272,17 @@ fn acknowledged_records_survive_failures_and_takeovers() {
     }
 }
 
+#[test]
+fn objects_that_a_start_has_to_fetch_are_counted() {
+    let life = Life::open(&bucket_on(Arc::new(InMemory::new())), Lsn(0));
+    for number in 0..5 {
+        life.submit(number);
+        life.completions.recv().unwrap();
+    }
+    let count_from = |from| life.journal.files_from(from);
+    assert_eq!((count_from(Lsn(0)), count_from(life.journal.end())), (5, 0));
+}
+
 /// Lists are no snapshots, and a look takes longer than a put.
 #[test]
 fn a_writer_at_full_speed_is_fenced_and_loses_nothing() {
