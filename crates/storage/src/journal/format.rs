@@ -27,6 +27,9 @@ pub const MAX_HEAD_BYTES: usize = 1 << 20;
 /// Largest body of a record, in bytes.
 pub const MAX_BODY_BYTES: usize = 1 << 30;
 
+/// No journal gets there; whatever names more is damaged. The sum of an LSN and of lengths overflows nowhere.
+const LSN_MAX: u64 = 1 << 62;
+
 const FILE_MAGIC: [u8; 8] = *b"PHJOURNL";
 const FRAME_MAGIC: [u8; 4] = *b"PHFR";
 const HEADER_COPY_AT: usize = 2048;
@@ -124,7 +127,8 @@ fn decode_copy(used: &[u8]) -> Option<FileHeaderState> {
         bytes: u64_at(used, 48)?,
     };
     let sound = header.start.is_multiple_of(ALIGN)
-        && header.start.checked_add(header.bytes).is_some()
+        && header.start <= LSN_MAX
+        && header.bytes <= LSN_MAX
         && header.previous_end <= header.start
         && header.previous_start <= header.previous_end;
     sound.then_some(FileHeaderState::Valid(header))
@@ -171,13 +175,13 @@ impl FrameHeader {
         bytes
     }
 
-    /// Reads a header; `None` unless magic and checksum are right.
+    /// Reads a header; `None` unless magic, checksum and place are right.
     pub fn decode(bytes: &[u8]) -> Option<FrameHeader> {
         let bytes = bytes.get(..FRAME_HEADER_BYTES)?;
         if bytes[..4] != FRAME_MAGIC || u32_at(bytes, 4)? != crc32c::crc32c(&bytes[8..]) {
             return None;
         }
-        Some(FrameHeader {
+        let header = FrameHeader {
             sequence: u64_at(bytes, 8)?,
             lsn: u64_at(bytes, 16)?,
             nonce: u64_at(bytes, 24)?,
@@ -185,7 +189,8 @@ impl FrameHeader {
             durable: u64_at(bytes, 40)?,
             records: u32_at(bytes, 48)?,
             flags: u32_at(bytes, 52)?,
-        })
+        };
+        (header.lsn <= LSN_MAX && header.length <= LSN_MAX).then_some(header)
     }
 
     /// LSN behind the frame.
