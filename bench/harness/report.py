@@ -9,6 +9,8 @@ from .measure import OURS, number, of, rate, ratio, share, verdicts
 RESULTS = machine.ROOT / "bench" / "results"
 PAGE = machine.ROOT / "docs" / "performance.md"
 PLOTS = machine.ROOT / "docs" / "performance"
+# Why a bar is missed, and what it would take: written by hand.
+GAPS = machine.ROOT / "bench" / "gaps.md"
 COMPARISONS = {"kafka": "Kafka", "rabbitmq": "RabbitMQ", "mosquitto": "Mosquitto"}
 # Columns of curves that are drawn.
 PLOTTED = {
@@ -197,6 +199,8 @@ def page(results):
     for name, title in {"scale": "Scale", "recovery": "Recovery"}.items():
         if name in results:
             out += f"\n## {title}\n\n" + scale(results[name])
+    if GAPS.exists():
+        out += "\n## What is missed, and why\n\n" + GAPS.read_text()
     if "profile" in results:
         out += "\n## Where the time goes\n\n" + profiles(results["profile"])
     return out.rstrip("\n") + "\n"
