@@ -172,6 +172,7 @@ def main():
     install.debian("linux-perf")
     tools = inferno()
     posthaste.build(options)
+    options.rounds = 1
     run = measure.Run("profile", options)
     run.settings = {
         "load": "posthaste-bench with the arguments of the comparisons; client and broker share the machine",

@@ -7,11 +7,14 @@ import socket
 import time
 
 from . import amqp, measure, posthaste
+from .processes import BenchError
 
 IDLE_MB_MAX, BACKLOG_MB_MAX = 30, 200
 BACKLOG = 10_000_000
 # Declared at once; the broker's answer to the last is waited for.
 CHUNK = 5_000
+# Of one MQTT connection.
+SUBSCRIPTIONS_MAX = 10_000
 
 
 class Bench:
@@ -150,13 +153,20 @@ class Bench:
         )
 
     def subscriptions(self):
-        """MQTT subscriptions of one connection, with a wildcard each."""
+        """MQTT subscriptions, with a wildcard each, as many on one connection as it may have."""
 
         def point(broker, count):
-            client = mqtt_connect(broker.ports["mqtt"], "subscriptions")
-            make = lambda first, last: mqtt_subscribe(
-                client, [f"site/{n // 1000}/{n}/+" for n in range(first, last)]
-            )
+            clients = [
+                mqtt_connect(broker.ports["mqtt"], f"subscriptions-{first}")
+                for first in range(0, count, SUBSCRIPTIONS_MAX)
+            ]
+
+            def make(first, last):
+                for number, client in enumerate(clients):
+                    own = range(number * SUBSCRIPTIONS_MAX, (number + 1) * SUBSCRIPTIONS_MAX)
+                    filters = [f"site/{n // 1000}/{n}/+" for n in range(max(first, own.start), min(last, own.stop))]
+                    mqtt_subscribe(client, filters)
+
             rate = lambda broker: posthaste.bench(
                 "mqtt",
                 "--at",
@@ -172,11 +182,11 @@ class Bench:
 
         self.curve(
             "subscriptions",
-            "Subscriptions of one MQTT connection, with a wildcard each",
+            "MQTT subscriptions, with a wildcard each, up to 10,000 on a connection",
             ["subscriptions", *self.ITEM_COLUMNS],
             self.counts(1_000, 10_000, 100_000),
             point,
-            "Messages/s: MQTT QoS 0, 8 pairs. The session ends with its connection, so a restart has none "
+            "Messages/s: MQTT QoS 0, 8 pairs. The sessions end with their connections, so a restart has none "
             "of them.",
         )
 
@@ -328,12 +338,13 @@ def mqtt_subscribe(client, filters):
     for group in groups:
         body = b"\0\1" + b"".join(len(one).to_bytes(2, "big") + one.encode() + b"\0" for one in group)
         client.sendall(b"\x82" + bytes([len(body) % 128 | 0x80, len(body) // 128]) + body)
-    left = sum(len(group) + 4 for group in groups)
-    while left > 0:
-        read = client.recv(min(left, 65536))
-        if not read:
+    answers = client.makefile("rb")
+    for group in groups:
+        answer = answers.read(len(group) + 4)
+        if len(answer) < len(group) + 4:
             raise OSError("the broker closed the connection")
-        left -= len(read)
+        if any(answer[4:]):
+            raise BenchError(f"a subscription was refused: {answer[4:].hex()}")
 
 
 def main():
