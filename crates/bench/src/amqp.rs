@@ -255,11 +255,11 @@ fn consume(mut connection: Connection, queue: &str, prefetch: Option<u16>, windo
     let mut tally = Tally::default();
     let mut acks = bytes::BytesMut::new();
     loop {
-        connection.wait_until(window.end)?;
         let now = Instant::now();
         if now >= window.end {
             return Ok(tally);
         }
+        // The first deliveries may have come together with consume-ok.
         while let Some(received) = connection.received()? {
             let Received::Delivery { delivery_tag } = received else {
                 bail!("{received:?} instead of a delivery")
@@ -273,5 +273,6 @@ fn consume(mut connection: Connection, queue: &str, prefetch: Option<u16>, windo
             connection.write(&acks)?;
             acks.clear();
         }
+        connection.wait_until(window.end)?;
     }
 }
