@@ -25,7 +25,6 @@ use posthaste_model::{
     TopicId,
 };
 use std::sync::Arc;
-use tokio::sync::oneshot;
 
 /// The handle that an adapter holds for a connection. Cheap to clone.
 #[derive(Clone)]
@@ -160,8 +159,8 @@ impl Client {
         topic.ok_or_else(|| Error::NotFound(Resource::Topic, name.to_owned()))
     }
 
-    /// A partition's readable view. Reading needs [`Action::Read`] on the topic, which the caller checks once per
-    /// request.
+    /// A partition's readable view. Reading needs [`Action::Read`] on the topic, which the caller checks once
+    /// per request.
     pub fn log(&self, partition: PartitionId) -> Result<Arc<PartitionLog>, Error> {
         self.shared().logs.find(partition.0).ok_or(Error::Gone)
     }
@@ -394,7 +393,7 @@ impl Client {
         let ConsumeOptions { credit, mode, exclusive, priority } = options;
         let command =
             Command::Consume(Consume { queue: queue.id, consumer, credit, mode, exclusive, priority });
-        let (reply, answer) = oneshot::channel();
+        let (reply, answer) = tokio::sync::oneshot::channel();
         let input = Input::Consume { shard: queue.shard, command, sink, reply };
         if !self.shared().input(self.shared().thread_of(queue.shard), input) {
             return Err(Error::Stopping);
@@ -431,10 +430,10 @@ impl Client {
         deliveries: Vec<(u8, Position)>,
         outcome: Outcome,
     ) {
-        self.send(queue, Command::Settle(Settle { queue, consumer, deliveries, outcome }));
+        self.send(queue, Command::Settle(Settle { queue, consumer, deliveries, outcome, lasting: false }));
     }
 
-    /// As [`Client::settle`], and returns once it is safe.
+    /// As [`Client::settle`], which a power cut before the next sync undoes, but returns once it lasts.
     pub async fn settle_durably(
         &self,
         queue: QueueId,
@@ -442,7 +441,8 @@ impl Client {
         deliveries: Vec<(u8, Position)>,
         outcome: Outcome,
     ) -> Result<(), Error> {
-        self.ask(queue, Command::Settle(Settle { queue, consumer, deliveries, outcome })).await.map(|_| ())
+        let settle = Settle { queue, consumer, deliveries, outcome, lasting: true };
+        self.ask(queue, Command::Settle(settle)).await.map(|_| ())
     }
 
     /// Ends a consumer; what it holds stays leased to it.
@@ -618,8 +618,8 @@ impl Client {
 
     // ---- durable sessions
 
-    /// Takes a message with an id of the publisher's choice exactly once; false when it had been taken before. The
-    /// broker publishes it itself. Durable when it returns.
+    /// Takes a message with an id of the publisher's choice exactly once; false when it had been taken
+    /// before. The broker publishes it itself. Durable when it returns.
     pub async fn receive(
         &self,
         session: QueueId,

@@ -89,7 +89,7 @@ impl Broker {
             }
         }
         for ((queue, consumer), deliveries) in settled.0 {
-            let settle = Settle { queue, consumer, deliveries, outcome: Outcome::Accept };
+            let settle = Settle { queue, consumer, deliveries, outcome: Outcome::Accept, lasting: false };
             self.shared.send(self.catalog().place(queue.0), Command::Settle(settle));
         }
         resolved

@@ -97,7 +97,13 @@ impl Bench {
                 deliveries.iter().filter(|d| !d.settled).map(|d| (d.lane, d.position)).collect();
             if !deliveries.is_empty() {
                 let outcome = Outcome::Accept;
-                self.step(Command::Settle(Settle { queue: QUEUE, consumer: *consumer, deliveries, outcome }));
+                self.step(Command::Settle(Settle {
+                    queue: QUEUE,
+                    consumer: *consumer,
+                    deliveries,
+                    outcome,
+                    lasting: false,
+                }));
             }
         }
     }

@@ -120,8 +120,8 @@ pub enum Command {
     OutboxDone {
         number: u64,
     },
-    /// Something from another shard's outbox, or a partition's tap, numbered in ascending order; what has arrived
-    /// before is ignored.
+    /// Something from another shard's outbox, or a partition's tap, numbered in ascending order; what has
+    /// arrived before is ignored.
     Arrive {
         source: u64,
         items: Vec<(u64, Arrival)>,
@@ -229,6 +229,9 @@ pub struct Settle {
     pub consumer: ConsumerId,
     pub deliveries: Vec<(u8, Position)>,
     pub outcome: Outcome,
+    /// The reply waits until accepted messages cannot come back any more. Otherwise that they were accepted
+    /// is stored with whatever is synced next: a power cut before that delivers them again.
+    pub lasting: bool,
 }
 
 /// The fate of a delivery.

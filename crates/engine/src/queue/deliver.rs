@@ -83,7 +83,7 @@ impl Work<'_> {
         }
         // What is settled by being handed out need not be safe for that.
         let gate = self.live.delivery_gate(batch, self.sync());
-        self.settle_offsets(settled);
+        self.settle_offsets(settled, false);
         self.mark_delivered();
         for (consumer, mut deliveries) in handed.lists {
             if planted::strikes(Bug::Reorder) {
@@ -117,7 +117,7 @@ impl Work<'_> {
             deliveries.push(delivery);
         }
         let gate = self.gate();
-        self.settle_offsets(settled);
+        self.settle_offsets(settled, false);
         self.mark_delivered();
         self.mark_unused();
         // What leaves by this step is applied later, but no longer ready.

@@ -43,7 +43,7 @@ impl Work<'_> {
                 self.forget_transient(*lane, *position);
             }
         }
-        self.settle_offsets(settled);
+        self.settle_offsets(settled, settle.lasting);
         ended
     }
 
@@ -107,8 +107,8 @@ impl Work<'_> {
         self.touch();
     }
 
-    /// One event per lane for all offsets that were settled.
-    pub(super) fn settle_offsets(&mut self, mut offsets: Vec<(u8, u64)>) {
+    /// One event per lane for all offsets that were settled. `lasting`: replies wait until that is stored.
+    pub(super) fn settle_offsets(&mut self, mut offsets: Vec<(u8, u64)>, lasting: bool) {
         if !offsets.is_sorted() {
             offsets.sort_unstable();
         }
@@ -122,16 +122,22 @@ impl Work<'_> {
                 }
             }
             if let Some((lane, _)) = of_lane.first() {
-                self.settle_ranges(*lane, ranges);
+                self.settle_ranges(*lane, ranges, lasting);
             }
         }
     }
 
-    fn settle_ranges(&mut self, lane: u8, ranges: Ranges) {
-        if self.queue.spec.durable && !ranges.is_empty() {
+    fn settle_ranges(&mut self, lane: u8, ranges: Ranges, lasting: bool) {
+        if !self.queue.spec.durable || ranges.is_empty() {
+            return;
+        }
+        let settled = Event::Settled { queue: self.id, lane, ranges };
+        if lasting {
             self.live.changed = self.ctx.batch;
             let sync = self.sync();
-            self.step.event(Event::Settled { queue: self.id, lane, ranges }, sync);
+            self.step.event(settled, sync);
+        } else {
+            self.step.lazy(settled);
         }
     }
 
@@ -143,7 +149,7 @@ impl Work<'_> {
             if has_target {
                 return crate::transfer::dead_letter(self, lane, position.offset, reason);
             }
-            self.settle_ranges(lane, Ranges::from_slice(&[(position.offset, position.offset + 1)]));
+            self.settle_ranges(lane, Ranges::from_slice(&[(position.offset, position.offset + 1)]), true);
         } else if let Some(message) = self.forget_transient(lane, position)
             && has_target
         {
@@ -179,6 +185,6 @@ impl Work<'_> {
         }
         live.forget_ready(durable);
         self.drop_transients(lane, |p| leased.binary_search(&p).is_err());
-        self.settle_ranges(lane, ranges);
+        self.settle_ranges(lane, ranges, true);
     }
 }

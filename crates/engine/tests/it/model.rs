@@ -372,7 +372,8 @@ impl Model {
             let message = &known.messages[n];
             (message.lane, message.position.unwrap())
         }));
-        let settle = Settle { queue: QueueId(id), consumer, deliveries, outcome };
+        let settle =
+            Settle { queue: QueueId(id), consumer, deliveries, outcome, lasting: self.random.one_in(2) };
         self.command(Command::Settle(settle));
     }
 
@@ -602,11 +603,20 @@ impl Model {
         let mut attempts = HashMap::new();
         let mut dead: BTreeMap<u64, (u64, u8, u64)> = BTreeMap::new();
         let mut delayed = HashMap::new();
+        let mut settled = BTreeSet::new();
         for journaled in &self.world.journal {
             match &journaled.event {
                 Event::OutboxDone { number } => dead = dead.split_off(&(number + 1)),
                 Event::DeadLettered { number, queue, lane, offset, .. } => {
                     dead.insert(*number, (queue.0, *lane, *offset));
+                    settled.insert((queue.0, *lane, *offset));
+                }
+                Event::Settled { queue, lane, ranges } => {
+                    let offsets = ranges.iter().flat_map(|(start, end)| *start..*end);
+                    settled.extend(offsets.map(|offset| (queue.0, *lane, offset)));
+                }
+                Event::Trimmed { start, .. } => {
+                    settled.extend((0..*start).map(|offset| (SUBSCRIPTION, 0, offset)));
                 }
                 Event::Due { queue, lane, offset } => {
                     due.insert((queue.0, *lane, *offset));
@@ -628,6 +638,9 @@ impl Model {
                 let Some(message) = queue.messages.get_mut(number) else { continue };
                 let key = (*id, *lane, *offset);
                 message.attempts = attempts.get(&key).copied().unwrap_or(0);
+                if message.durable && message.state == State::Gone && !settled.contains(&key) {
+                    message.state = State::Ready;
+                }
                 if let (Some(at), false) = (delayed.get(&key), due.contains(&key))
                     && matches!(message.state, State::Ready | State::Leased(_))
                 {
@@ -775,7 +788,7 @@ fn reject_one(world: &mut World) -> Output {
     };
     let deliveries = deliveries.iter().map(|d| (d.lane, d.position)).collect();
     let outcome = Outcome::Reject(DeathReason::Rejected);
-    world.step(Command::Settle(Settle { queue: QueueId(1), consumer, deliveries, outcome }), 0)
+    world.step(Command::Settle(Settle { queue: QueueId(1), consumer, deliveries, outcome, lasting: true }), 0)
 }
 
 fn send(effects: &[Effect], by_offset: &[u64], on_the_way: &mut BTreeMap<u64, u64>) {

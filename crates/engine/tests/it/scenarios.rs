@@ -296,9 +296,10 @@ impl Table {
     fn settle(&self, words: &Words, outcome: Outcome) -> Command {
         let (queue, consumer) = (words.queue(), words.consumer());
         let find = |name: &&str| self.held.get(&(queue.0, (*name).to_owned())).copied();
-        let deliveries =
-            words.0[3..].iter().map(|name| find(name).expect("it was never delivered")).collect();
-        Command::Settle(Settle { queue, consumer, deliveries, outcome })
+        let names = words.0[3..].iter().filter(|word| **word != "lazily");
+        let deliveries = names.map(|name| find(name).expect("it was never delivered")).collect();
+        let lasting = !words.flag("lazily");
+        Command::Settle(Settle { queue, consumer, deliveries, outcome, lasting })
     }
 
     fn show(&mut self, out: &Output, text: &mut String) {
