@@ -5,9 +5,14 @@
 //! backlog grows for no other reason. So what hands out, confirms and settles goes ahead of what is
 //! published. Nothing relies on the order of the two: a settlement follows a delivery, and that follows its
 //! publish.
+//!
+//! Publishers with little on their way each would wake the thread for every message of theirs, only to have
+//! it wait for the sync that is under way. So while the journal is busy the thread [rests](Inbox::rest), and
+//! takes what has come meanwhile in one round.
 
 use crate::thread::Input;
 use posthaste_engine::Command;
+use posthaste_model::bell::Bell;
 use std::{
     sync::{
         Arc,
@@ -25,8 +30,9 @@ pub(crate) fn inbox() -> (Sender, Inbox) {
     let (ahead, from_ahead) = mpsc::channel();
     let (others, from_others) = mpsc::channel();
     let called = Arc::new(AtomicBool::new(false));
-    let sender = Sender { ahead, others, called: called.clone() };
-    (sender, Inbox { ahead: from_ahead, others: from_others, called, in_a_row: 0 })
+    let bell = Arc::new(Bell::default());
+    let sender = Sender { ahead, others, called: called.clone(), bell: bell.clone() };
+    (sender, Inbox { ahead: from_ahead, others: from_others, called, bell, in_a_row: 0 })
 }
 
 #[derive(Clone)]
@@ -35,12 +41,14 @@ pub(crate) struct Sender {
     others: mpsc::Sender<Entry>,
     /// A call is on its way in the second lane, on which alone the thread waits.
     called: Arc<AtomicBool>,
+    bell: Arc<Bell>,
 }
 
 pub(crate) struct Inbox {
     ahead: mpsc::Receiver<Input>,
     others: mpsc::Receiver<Entry>,
     called: Arc<AtomicBool>,
+    bell: Arc<Bell>,
     in_a_row: u32,
 }
 
@@ -55,6 +63,15 @@ enum Entry {
 impl Sender {
     /// False when nobody takes it any more.
     pub fn send(&self, input: Input) -> bool {
+        let rings = !may_wait(&input);
+        let sent = self.put(input);
+        if rings {
+            self.bell.ring();
+        }
+        sent
+    }
+
+    fn put(&self, input: Input) -> bool {
         if !goes_ahead(&input) {
             return self.others.send(Entry::Input(input)).is_ok();
         }
@@ -68,6 +85,16 @@ impl Sender {
 }
 
 impl Inbox {
+    /// Lets publishes gather for at most `limit`; anything else ends it. Returns whether it was let rest.
+    pub fn rest(&self, limit: Duration) -> bool {
+        self.bell.rest(limit)
+    }
+
+    /// What came before this does not end the next rest.
+    pub fn listen(&self) {
+        self.bell.listen();
+    }
+
     /// What is next, if anything waits.
     pub fn next(&mut self) -> Option<Input> {
         if self.in_a_row < AHEAD_MAX
@@ -114,6 +141,11 @@ fn goes_ahead(input: &Input) -> bool {
         }
         _ => false,
     }
+}
+
+/// Whether nobody minds if it is taken a moment later, while the journal is busy with what came before.
+fn may_wait(input: &Input) -> bool {
+    matches!(input, Input::Publish(_))
 }
 
 #[cfg(test)]

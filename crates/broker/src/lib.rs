@@ -8,6 +8,7 @@
 mod authentication;
 mod batch;
 mod broker;
+mod change;
 mod check;
 mod checkpoint;
 mod client;

@@ -12,7 +12,7 @@ use crate::{
     log::{Logs, Storage},
     outbox, record, retention,
     salvage::Followed,
-    thread::{EngineThread, Input, queue_spec},
+    thread::{EngineThread, Input},
 };
 use posthaste_engine::{
     Catalog, Command, Event, Shard,
@@ -540,7 +540,7 @@ fn reconcile(shared: &Shared, recovered: &Recovered) {
                 partitions.insert(partition.id, PartitionSpec { topic: topic.id, index, sync });
             }
         }
-        queues.extend(namespace.queues.values().map(|queue| (queue.id, queue_spec(queue))));
+        queues.extend(namespace.queues.values().map(|queue| (queue.id, crate::change::queue_spec(queue))));
     }
     for shard in &recovered.shards {
         let (held_partitions, held_queues) = shard.objects();

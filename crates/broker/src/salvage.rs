@@ -2,11 +2,12 @@
 //! and keeps what has lost its name.
 
 use crate::{
+    change::queue_spec,
     checkpoint::stream_key,
     damage::{Damage, DamageKind, object_of},
     open::{OpenError, Recovered},
     record,
-    thread::{queue_spec, stream_of},
+    thread::stream_of,
 };
 use posthaste_engine::{
     Event,

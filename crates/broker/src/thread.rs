@@ -3,6 +3,7 @@
 use crate::{
     batch::Outcome,
     broker::Shared,
+    change::{only_deletes, propagate, subject_of},
     error::{Error, from_catalog},
     inbox::Inbox,
     log::PartitionLog,
@@ -10,11 +11,10 @@ use crate::{
 };
 use posthaste_engine::{
     Catalog, Command, Context, Delivery, Effect, Event, Gate, Gated, Output, Publish, Reply, Shard, Ticket,
-    catalog::{CatalogCommand, CatalogEvent, Change, Durability, Queue},
+    catalog::{CatalogCommand, CatalogEvent},
     effect::Refusal,
-    event::{PartitionSpec, QueueSpec},
 };
-use posthaste_model::{ConsumerId, QueueId, ShardId, Timestamp};
+use posthaste_model::{ConsumerId, QueueId, ShardId, Timestamp, bell::Patience};
 use posthaste_storage::journal::{Batch, Completion, Journal, Lsn};
 use std::{
     collections::{BTreeMap, HashMap},
@@ -183,6 +183,11 @@ struct State {
     in_flight: BTreeMap<u64, InFlight>,
     written: u64,
     synced: u64,
+    /// The last batch that was submitted to be synced.
+    sync_wanted: u64,
+    patience: Patience,
+    /// Taken since there was last a chance to rest.
+    publishes: usize,
     last_end: Option<Lsn>,
     /// Where the latest batches end in the journal.
     ends: BTreeMap<u64, Lsn>,
@@ -249,6 +254,8 @@ const BATCH_BYTES: u64 = 1 << 20;
 const STOP_WAIT: Duration = Duration::from_secs(2);
 /// More than can be on their way while something waits for one of them.
 const ENDS_KEPT: usize = 65_536;
+/// While the journal is busy, what comes may gather for so long before it is looked at.
+const REST: Duration = Duration::from_micros(100);
 /// Inputs taken into one batch at most.
 const BATCH_INPUTS: usize = 4_096;
 
@@ -269,7 +276,14 @@ impl EngineThread {
     pub fn run(mut self, clean: bool) {
         let _guard = AbortOnPanic;
         self.begin(clean);
-        while let Some(first) = self.wait() {
+        loop {
+            let gathered = std::mem::take(&mut self.state.publishes) > 1;
+            if self.state.waits_for_journal() && self.state.patience.rests(gathered) && self.inbox.rest(REST)
+            {
+                self.state.patience.rested();
+            }
+            let Some(first) = self.wait() else { return };
+            self.inbox.listen();
             if let Some(done) = self.round(first, BATCH_INPUTS) {
                 return self.stop(&done);
             }
@@ -356,7 +370,10 @@ impl EngineThread {
                 }
                 self.command(shard, command, Some(reply));
             }
-            Input::Publish(job) => self.publish(job),
+            Input::Publish(job) => {
+                self.state.publishes += 1;
+                self.publish(job);
+            }
             Input::Catalog { command, reply } => self.change_catalog(command, reply),
             Input::Completed(completion) => self.completed(completion),
             Input::Streams(reply) => {
@@ -467,6 +484,9 @@ impl EngineThread {
             base: None,
         };
         self.state.in_flight.insert(self.state.number, in_flight);
+        if batch.requires_sync() {
+            self.state.sync_wanted = self.state.number;
+        }
         self.state.number += 1;
         self.state.encoder.reset();
         self.journal.submit(batch);
@@ -652,6 +672,12 @@ impl EngineThread {
 
     /// Answers what is on its way to the disk, then ends.
     fn stop(mut self, done: &mpsc::Sender<()>) {
+        if self.state.synced + 1 < self.state.number {
+            // What was only written would be synced later: an empty batch that asks for it does so now.
+            let number = self.state.number;
+            self.state.batch.get_or_insert_with(|| Batch::new(self.number, number)).require_sync();
+            self.submit();
+        }
         while self.state.synced + 1 < self.state.number {
             match self.inbox.wait(STOP_WAIT) {
                 Ok(Some(Input::Completed(completion))) => self.completed(completion),
@@ -664,6 +690,11 @@ impl EngineThread {
 }
 
 impl State {
+    /// Whether the journal has yet to write or sync something that was submitted for it.
+    fn waits_for_journal(&self) -> bool {
+        self.written + 1 < self.number || self.synced < self.sync_wanted
+    }
+
     /// Whether the journal has no room beyond the reserve, counting what is in the open batch.
     fn no_space(&self, reserve: u64) -> bool {
         let open = self.batch.as_ref().map_or(0, Batch::bytes);
@@ -695,20 +726,6 @@ fn context<'a>(shared: &'a Shared, state: &State) -> Context<'a> {
         no_memory: state.transient_bytes >= shared.limits.transient_bytes_max,
         limits: &shared.limits,
     }
-}
-
-fn only_deletes(changes: &[Change]) -> bool {
-    changes.iter().all(|c| {
-        matches!(
-            c.event,
-            CatalogEvent::NamespaceDeleted(_)
-                | CatalogEvent::TopicDeleted { .. }
-                | CatalogEvent::QueueDeleted { .. }
-                | CatalogEvent::ExchangeDeleted { .. }
-                | CatalogEvent::Unbound { .. }
-                | CatalogEvent::UserDeleted(_)
-        )
-    })
 }
 
 /// Moves what a shard produced into the batch and the waiting effects.
@@ -757,82 +774,6 @@ fn observe(shared: &Shared, state: &mut State, event: &Event, distance: u64, byt
         Event::PartitionClosed { partition } => state.trimmed.push((partition.0, u64::MAX)),
         Event::QueueClosed { queue } => state.trimmed.push((queue.0, u64::MAX)),
         _ => {}
-    }
-}
-
-/// The name that a refusal of the command is about.
-fn subject_of(command: &CatalogCommand) -> String {
-    match command {
-        CatalogCommand::CreateNamespace(name) | CatalogCommand::DeleteNamespace(name) => name.to_string(),
-        CatalogCommand::CreateTopic { name, .. }
-        | CatalogCommand::AddPartitions { name, .. }
-        | CatalogCommand::ConfigureTopic { name, .. }
-        | CatalogCommand::DeleteTopic { name, .. }
-        | CatalogCommand::CreateQueue { name, .. }
-        | CatalogCommand::ConfigureQueue { name, .. }
-        | CatalogCommand::DeleteExchange { name, .. } => name.to_string(),
-        CatalogCommand::DeleteQueue { queue } => queue.to_string(),
-        CatalogCommand::CreateExchange(spec) => spec.name.to_string(),
-        CatalogCommand::Bind { exchange, .. } | CatalogCommand::Unbind { exchange, .. } => {
-            exchange.to_string()
-        }
-        CatalogCommand::PutUser(user) => user.name.to_string(),
-        CatalogCommand::DeleteUser(name) => name.to_string(),
-    }
-}
-
-/// Has the owning shards follow a change of the catalog. Their inboxes have it before anyone can know of it.
-pub(crate) fn propagate(shared: &Shared, before: &Catalog, event: &CatalogEvent) {
-    let close_topic = |topic: &posthaste_engine::catalog::Topic| {
-        for partition in &topic.partitions {
-            shared.send(partition.shard, Command::ClosePartition { partition: partition.id });
-        }
-    };
-    let close_queue = |queue: &Queue| {
-        queue.streams.iter().for_each(|stream| shared.logs.remove(*stream));
-        shared.send(queue.shard, Command::CloseQueue { queue: queue.id, if_unused: false, if_empty: false });
-    };
-    match event {
-        CatalogEvent::TopicPut(topic) => {
-            for (index, partition) in (0u32..).zip(&topic.partitions) {
-                let sync = topic.config.durability == Durability::Fsync;
-                let spec = PartitionSpec { topic: topic.id, index, sync };
-                shared.logs.find_or_add(partition.id.0);
-                shared.send(partition.shard, Command::OpenPartition { partition: partition.id, spec });
-            }
-        }
-        CatalogEvent::TopicDeleted { namespace, name } => {
-            if let Some(topic) = before.namespace(namespace).and_then(|n| n.topics.get(name)) {
-                close_topic(topic);
-            }
-        }
-        CatalogEvent::QueuePut(queue) => {
-            shared.send(queue.shard, Command::OpenQueue { queue: queue.id, spec: queue_spec(queue) });
-        }
-        CatalogEvent::QueueDeleted { namespace, name } => {
-            if let Some(queue) = before.namespace(namespace).and_then(|n| n.queues.get(name)) {
-                close_queue(queue);
-            }
-        }
-        CatalogEvent::NamespaceDeleted(name) => {
-            if let Some(gone) = before.namespace(name) {
-                gone.topics.values().for_each(|t| close_topic(t));
-                gone.queues.values().for_each(|q| close_queue(q));
-            }
-        }
-        _ => {}
-    }
-}
-
-pub(crate) fn queue_spec(queue: &Queue) -> QueueSpec {
-    QueueSpec {
-        namespace: queue.namespace.clone(),
-        name: queue.name.clone(),
-        streams: queue.streams.clone(),
-        config: queue.config.clone(),
-        durable: queue.durable,
-        auto_delete: queue.auto_delete,
-        over: None,
     }
 }
 

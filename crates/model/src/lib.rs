@@ -3,6 +3,7 @@
 //! Nothing here does I/O, knows the time, or knows a protocol.
 #![forbid(unsafe_code)]
 
+pub mod bell;
 pub mod id;
 pub mod limits;
 pub mod message;

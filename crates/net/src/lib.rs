@@ -7,11 +7,13 @@
 
 mod driver;
 mod listener;
+mod loops;
 mod output;
 mod session;
 mod tls;
 
 pub use listener::{BindError, Listener, Shared, serve, serve_stream};
+pub use loops::Loops;
 pub use output::Output;
 pub use session::{Close, Closed, Mailbox, Peer, Protocol, Session};
 pub use tls::{Stream, TlsError, acceptor};

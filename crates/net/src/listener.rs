@@ -2,6 +2,7 @@
 
 use crate::{
     driver::{drive, stopped},
+    loops::{Loops, Place},
     session::{Mailbox, Peer, Protocol},
     tls::Stream,
 };
@@ -52,6 +53,8 @@ pub struct Shared {
     pub stopping: watch::Receiver<bool>,
     /// Open connections, over all listeners.
     pub connections: Arc<AtomicUsize>,
+    /// The threads that serve the connections.
+    pub loops: Loops,
     /// Gives each connection its id.
     pub next_connection: Arc<dyn Fn() -> ConnectionId + Send + Sync>,
 }
@@ -155,7 +158,18 @@ pub async fn serve<P: Protocol>(listener: Listener, protocol: Arc<P>, shared: Sh
                 let open = Open::new(shared.connections.clone());
                 let limit = Duration::from_millis(shared.limits.handshake_ms_max);
                 let secure = listener.secure(limit);
-                conversations.spawn(converse(secure, stream, peer, protocol.clone(), shared.clone(), open));
+                let protocol = protocol.clone();
+                match shared.loops.place() {
+                    Some(place) => {
+                        let Ok(stream) = stream.into_std() else { continue };
+                        let handle = place.handle.clone();
+                        let moved = moved(secure, stream, peer, protocol, shared.clone(), open, place);
+                        conversations.spawn_on(moved, &handle);
+                    }
+                    None => {
+                        conversations.spawn(converse(secure, stream, peer, protocol, shared.clone(), open));
+                    }
+                }
             }
             Some(ended) = conversations.join_next() => {
                 if let Err(error) = ended && error.is_panic() {
@@ -197,6 +211,22 @@ impl Open {
 impl Drop for Open {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// As [`converse`], in the loop that the connection was given.
+async fn moved<P: Protocol>(
+    secure: Secure,
+    stream: std::net::TcpStream,
+    address: SocketAddr,
+    protocol: Arc<P>,
+    shared: Shared,
+    open: Open,
+    _place: Place,
+) {
+    match TcpStream::from_std(stream) {
+        Ok(stream) => converse(secure, stream, address, protocol, shared, open).await,
+        Err(error) => tracing::warn!(%error, "a connection could not be served"),
     }
 }
 

@@ -1,9 +1,9 @@
 //! What a protocol has to be.
 
-use crate::output::Output;
+use crate::{loops, output::Output};
 use bytes::BytesMut;
-use posthaste_model::ConnectionId;
-use std::{future::Future, net::SocketAddr};
+use posthaste_model::{ConnectionId, bell::Bell};
+use std::{future::Future, net::SocketAddr, sync::Arc};
 use tokio::{sync::mpsc, time::Instant};
 
 /// One conversation. Its methods are called one at a time; while one of them waits, nothing more is read.
@@ -89,24 +89,29 @@ pub enum Closed {
 #[derive(Debug)]
 pub struct Mailbox<E> {
     sender: mpsc::UnboundedSender<E>,
+    /// Of the loop that serves the session.
+    bell: Option<Arc<Bell>>,
 }
 
 impl<E> Clone for Mailbox<E> {
     fn clone(&self) -> Mailbox<E> {
-        Mailbox { sender: self.sender.clone() }
+        Mailbox { sender: self.sender.clone(), bell: self.bell.clone() }
     }
 }
 
 impl<E> Mailbox<E> {
-    /// A mailbox and where its events come out.
+    /// A mailbox and where its events come out: on this thread, if it serves connections.
     pub fn new() -> (Mailbox<E>, mpsc::UnboundedReceiver<E>) {
         let (sender, receiver) = mpsc::unbounded_channel();
-        (Mailbox { sender }, receiver)
+        (Mailbox { sender, bell: loops::bell() }, receiver)
     }
 
     /// Never waits. Without effect once the session is over.
     pub fn send(&self, event: E) {
         let _ = self.sender.send(event);
+        if let Some(bell) = &self.bell {
+            bell.ring();
+        }
     }
 
     /// True once the session is over.

@@ -7,11 +7,12 @@ use crate::{
 };
 use clap::Args;
 use posthaste_broker::{Broker, Config};
-use posthaste_net::{Listener, Shared};
+use posthaste_net::{Listener, Loops, Shared};
 use std::{
     collections::{BTreeMap, HashMap},
     io::Write,
     net::SocketAddr,
+    num::NonZeroUsize,
     path::PathBuf,
     process::ExitCode,
     sync::{Arc, atomic::AtomicUsize},
@@ -140,11 +141,15 @@ async fn serve(settings: Settings) -> Result<(), String> {
     }
     let connections = Arc::new(AtomicUsize::new(0));
     broker.watch_connections(connections.clone());
-    let ids = broker.clone();
+    let (ids, syncing) = (broker.clone(), broker.clone());
+    let threads = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    let loops = Loops::start(threads, move || syncing.is_syncing())
+        .map_err(|e| format!("cannot start the threads for connections: {e}"))?;
     let shared = Shared {
         limits,
         stopping: broker.stopping(),
         connections,
+        loops,
         next_connection: Arc::new(move || ids.next_connection()),
     };
     let mut serving = JoinSet::new();

@@ -116,6 +116,7 @@ fn doors(broker: &Broker, stopping: &watch::Sender<bool>) -> Doors {
         limits: Arc::new(broker.limits().clone()),
         stopping: stopping.subscribe(),
         connections: Arc::new(AtomicUsize::new(0)),
+        loops: Default::default(),
         next_connection: Arc::new(move || ids.next_connection()),
     };
     Doors {

@@ -62,6 +62,7 @@ impl Fixture {
             limits: Arc::new(limits),
             stopping: broker.stopping(),
             connections,
+            loops: Default::default(),
             next_connection: Arc::new(move || ids.next_connection()),
         };
         let serving = tokio::spawn(posthaste_http::serve(listener, broker.clone(), shared));

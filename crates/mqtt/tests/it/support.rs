@@ -59,6 +59,7 @@ impl Server {
             limits: Arc::new(limits),
             stopping: broker.stopping(),
             connections: Arc::new(AtomicUsize::new(0)),
+            loops: Default::default(),
             next_connection: Arc::new(move || ids.next_connection()),
         };
         let mqtt = Arc::new(posthaste_mqtt::protocol(broker.clone()));

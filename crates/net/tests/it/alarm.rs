@@ -60,6 +60,7 @@ async fn a_deadline_that_passes_while_input_is_worked_on_is_still_met() {
         limits: Arc::new(Limits::default()),
         stopping,
         connections: Arc::default(),
+        loops: Default::default(),
         next_connection: Arc::new(|| ConnectionId(1)),
     };
     let address = SocketAddr::from(([127, 0, 0, 1], 1));

@@ -2,11 +2,14 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 use posthaste_model::{ConnectionId, Limits};
-use posthaste_net::{Close, Closed, Listener, Mailbox, Output, Peer, Protocol, Session, Shared, serve};
+use posthaste_net::{
+    Close, Closed, Listener, Loops, Mailbox, Output, Peer, Protocol, Session, Shared, serve,
+};
 use std::{
     collections::HashMap,
     future::Future,
     net::SocketAddr,
+    num::NonZeroUsize,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -171,6 +174,8 @@ impl Fixture {
             limits: Arc::new(limits),
             stopping,
             connections: connections.clone(),
+            // Always busy, so that every chance to rest is one.
+            loops: Loops::start(NonZeroUsize::MIN.saturating_add(1), || true).unwrap(),
             next_connection: Arc::new(move || ConnectionId(next.fetch_add(1, Ordering::Relaxed))),
         };
         let serving = tokio::spawn(serve(listener, Arc::new(lines.clone()), shared));

@@ -257,7 +257,10 @@ impl Writer {
             return Err(Halt::Failed);
         }
         if self.durable < self.end {
-            if let Err(error) = self.file.file.sync() {
+            self.shared.syncing.store(true, Ordering::Relaxed);
+            let synced = self.file.file.sync();
+            self.shared.syncing.store(false, Ordering::Relaxed);
+            if let Err(error) = synced {
                 return Err(self.fail("sync", &error));
             }
             self.shared.stats.lock().syncs += 1;
