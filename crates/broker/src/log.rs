@@ -364,10 +364,14 @@ impl PartitionLog {
         max_bytes: usize,
     ) -> Result<Option<Vec<LogEntry>>, Fault> {
         let mut entries = Vec::new();
-        let mut bytes = 0;
+        let (mut bytes, mut last) = (0, 0);
         let mut following = places.iter().map(|(offset, _)| *offset).skip(1).collect::<Vec<_>>().into_iter();
         for (offset, lsn) in places.into_iter().filter(|(offset, _)| *offset < range.end) {
             let next = following.next();
+            // An entry like the last one has no room any more: reading it would be in vain.
+            if !entries.is_empty() && bytes + last > max_bytes {
+                break;
+            }
             let read = match records.read(lsn) {
                 Ok(Some(read)) => read,
                 // What has been found is an answer; the rest is for the next read.
@@ -388,7 +392,7 @@ impl PartitionLog {
             if !entries.is_empty() && bytes + size > max_bytes {
                 break;
             }
-            bytes += size;
+            (bytes, last) = (bytes + size, size);
             entries.push(entry);
         }
         Ok(Some(entries))

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 /// Sizes of what is kept, in bytes, and how many of each at most.
 const CLASSES: [usize; 2] = [256 << 10, 1 << 20];
-const KEPT: [usize; CLASSES.len()] = [16, 4];
+const KEPT: [usize; CLASSES.len()] = [16, 8];
 /// Smaller ones come from the allocator, which keeps these by itself.
 const POOLED_FROM: usize = 64 << 10;
 

@@ -271,7 +271,9 @@ impl PartitionFetch {
             if source.next >= end {
                 break;
             }
-            if room == 0 && !at_least_one {
+            // An entry like the last one has no room any more: reading it would be in vain.
+            let last = self.entries.last().map_or(0, size_of);
+            if (room == 0 || room < last) && !at_least_one {
                 return (false, false);
             }
             let read = match source.log.read_now(source.next, room) {

@@ -53,9 +53,11 @@ pub(super) fn read(
         }
         left = left.saturating_sub(bytes);
         entries.push(entry);
-        if entries.len() == max_entries {
+        // An entry like this one has no room any more: reading it would be in vain.
+        if entries.len() == max_entries || left < bytes {
             break;
         }
+        walk.cursor.want(left as u64);
     }
     Ok(entries)
 }
@@ -299,6 +301,11 @@ impl<'a> Cursor<'a> {
             chunk: Bytes::new(),
             read_bytes: read_bytes.clamp(READ_BYTES.0, READ_BYTES.1),
         }
+    }
+
+    /// So much more is wanted, and little beyond that is read.
+    fn want(&mut self, bytes: u64) {
+        self.read_bytes = bytes.saturating_add(INDEX_EVERY_BYTES).clamp(READ_BYTES.0, READ_BYTES.1);
     }
 
     /// Goes to where the next entry may be readable again.
