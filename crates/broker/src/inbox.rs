@@ -12,7 +12,7 @@
 
 use crate::thread::Input;
 use posthaste_engine::Command;
-use posthaste_model::bell::Bell;
+use posthaste_model::bell::{Bell, Patience};
 use std::{
     sync::{
         Arc,
@@ -32,7 +32,8 @@ pub(crate) fn inbox() -> (Sender, Inbox) {
     let called = Arc::new(AtomicBool::new(false));
     let bell = Arc::new(Bell::default());
     let sender = Sender { ahead, others, called: called.clone(), bell: bell.clone() };
-    (sender, Inbox { ahead: from_ahead, others: from_others, called, bell, in_a_row: 0 })
+    let rest = Rest { bell, patience: Patience::default(), publishes: 0, drained: false };
+    (sender, Inbox { ahead: from_ahead, others: from_others, called, rest, in_a_row: 0 })
 }
 
 #[derive(Clone)]
@@ -48,8 +49,18 @@ pub(crate) struct Inbox {
     ahead: mpsc::Receiver<Input>,
     others: mpsc::Receiver<Entry>,
     called: Arc<AtomicBool>,
-    bell: Arc<Bell>,
+    rest: Rest,
     in_a_row: u32,
+}
+
+/// Whether the thread may rest.
+struct Rest {
+    bell: Arc<Bell>,
+    patience: Patience,
+    /// Handed out since there was last a chance to rest.
+    publishes: usize,
+    /// Nothing was left when the thread last looked.
+    drained: bool,
 }
 
 // Calls are rare beside inputs: no space is lost to them.
@@ -85,18 +96,23 @@ impl Sender {
 }
 
 impl Inbox {
-    /// Lets publishes gather for at most `limit`; anything else ends it. Returns whether it was let rest.
-    pub fn rest(&self, limit: Duration) -> bool {
-        self.bell.rest(limit)
-    }
-
-    /// What came before this does not end the next rest.
-    pub fn listen(&self) {
-        self.bell.listen();
+    /// If the inbox is empty and it pays, lets publishes gather for at most `limit`; anything else ends it.
+    pub fn rest(&mut self, limit: Duration) {
+        let Rest { bell, patience, publishes, drained } = &mut self.rest;
+        let gathered = std::mem::take(publishes) > 1;
+        if *drained && patience.rests(gathered) && bell.rest(limit) {
+            patience.rested();
+        }
     }
 
     /// What is next, if anything waits.
     pub fn next(&mut self) -> Option<Input> {
+        let next = self.take();
+        self.rest.hand_out(next.as_ref());
+        next
+    }
+
+    fn take(&mut self) -> Option<Input> {
         if self.in_a_row < AHEAD_MAX
             && let Ok(input) = self.ahead.try_recv()
         {
@@ -114,22 +130,39 @@ impl Inbox {
         }
     }
 
-    /// What is next, or nothing after `wait`.
+    /// What is next, or nothing after `wait`. What comes later than this keeps the thread from its next rest,
+    /// unless it may wait.
     ///
     /// # Errors
     /// Nobody can send any more.
     pub fn wait(&mut self, wait: Duration) -> Result<Option<Input>, RecvTimeoutError> {
+        let input = self.wait_for_one(wait);
+        self.rest.bell.listen();
+        input
+    }
+
+    fn wait_for_one(&mut self, wait: Duration) -> Result<Option<Input>, RecvTimeoutError> {
         loop {
             if let Some(input) = self.next() {
                 return Ok(Some(input));
             }
             match self.others.recv_timeout(wait) {
-                Ok(Entry::Input(input)) => return Ok(Some(input)),
+                Ok(Entry::Input(input)) => {
+                    self.rest.hand_out(Some(&input));
+                    return Ok(Some(input));
+                }
                 Ok(Entry::Call) => self.called.store(false, Ordering::Release),
                 Err(RecvTimeoutError::Timeout) => return Ok(None),
                 Err(ended) => return Err(ended),
             }
         }
+    }
+}
+
+impl Rest {
+    fn hand_out(&mut self, next: Option<&Input>) {
+        self.drained = next.is_none();
+        self.publishes += usize::from(next.is_some_and(may_wait));
     }
 }
 

@@ -14,7 +14,7 @@ use posthaste_engine::{
     catalog::{CatalogCommand, CatalogEvent},
     effect::Refusal,
 };
-use posthaste_model::{ConsumerId, QueueId, ShardId, Timestamp, bell::Patience};
+use posthaste_model::{ConsumerId, QueueId, ShardId, Timestamp};
 use posthaste_storage::journal::{Batch, Completion, Journal, Lsn};
 use std::{
     collections::{BTreeMap, HashMap},
@@ -185,9 +185,6 @@ struct State {
     synced: u64,
     /// The last batch that was submitted to be synced.
     sync_wanted: u64,
-    patience: Patience,
-    /// Taken since there was last a chance to rest.
-    publishes: usize,
     last_end: Option<Lsn>,
     /// Where the latest batches end in the journal.
     ends: BTreeMap<u64, Lsn>,
@@ -277,13 +274,10 @@ impl EngineThread {
         let _guard = AbortOnPanic;
         self.begin(clean);
         loop {
-            let gathered = std::mem::take(&mut self.state.publishes) > 1;
-            if self.state.waits_for_journal() && self.state.patience.rests(gathered) && self.inbox.rest(REST)
-            {
-                self.state.patience.rested();
+            if self.state.waits_for_journal() {
+                self.inbox.rest(REST);
             }
             let Some(first) = self.wait() else { return };
-            self.inbox.listen();
             if let Some(done) = self.round(first, BATCH_INPUTS) {
                 return self.stop(&done);
             }
@@ -370,10 +364,7 @@ impl EngineThread {
                 }
                 self.command(shard, command, Some(reply));
             }
-            Input::Publish(job) => {
-                self.state.publishes += 1;
-                self.publish(job);
-            }
+            Input::Publish(job) => self.publish(job),
             Input::Catalog { command, reply } => self.change_catalog(command, reply),
             Input::Completed(completion) => self.completed(completion),
             Input::Streams(reply) => {
