@@ -302,11 +302,6 @@ impl Broker {
         self.shared.inbox_bytes.load(Ordering::Relaxed) > self.shared.limits.inbox_bytes_max
     }
 
-    /// Whether the journal waits for its disk, so that nothing published now could be stored at once.
-    pub fn is_syncing(&self) -> bool {
-        self.shared.journal.get().is_some_and(Journal::is_syncing)
-    }
-
     /// Sizes and counts of the journal's commits.
     pub fn commit_stats(&self) -> Option<posthaste_storage::journal::CommitStats> {
         self.shared.journal.get().map(Journal::frame_sizes)

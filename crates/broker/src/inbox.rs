@@ -6,9 +6,8 @@
 //! published. Nothing relies on the order of the two: a settlement follows a delivery, and that follows its
 //! publish.
 //!
-//! Publishers with little on their way each would wake the thread for every message of theirs, only to have
-//! it wait for the sync that is under way. So while the journal is busy the thread [rests](Inbox::rest), and
-//! takes what has come meanwhile in one round.
+//! Publishers with little on their way each would wake the thread for every message of theirs. So where it
+//! pays the thread [rests](Inbox::rest), and takes what has come meanwhile in one round.
 
 use crate::thread::Input;
 use posthaste_engine::Command;
@@ -19,7 +18,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
         mpsc::{self, RecvTimeoutError},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// Inputs of the first lane that are taken before one of the second, if there is one: neither starves.
@@ -32,7 +31,7 @@ pub(crate) fn inbox() -> (Sender, Inbox) {
     let called = Arc::new(AtomicBool::new(false));
     let bell = Arc::new(Bell::default());
     let sender = Sender { ahead, others, called: called.clone(), bell: bell.clone() };
-    let rest = Rest { bell, patience: Patience::default(), publishes: 0, drained: false };
+    let rest = Rest { bell, patience: Patience::default(), published: 0, drained: false };
     (sender, Inbox { ahead: from_ahead, others: from_others, called, rest, in_a_row: 0 })
 }
 
@@ -57,8 +56,8 @@ pub(crate) struct Inbox {
 struct Rest {
     bell: Arc<Bell>,
     patience: Patience,
-    /// Handed out since there was last a chance to rest.
-    publishes: usize,
+    /// Messages handed out since there was last a chance to rest.
+    published: u64,
     /// Nothing was left when the thread last looked.
     drained: bool,
 }
@@ -98,10 +97,9 @@ impl Sender {
 impl Inbox {
     /// If the inbox is empty and it pays, lets publishes gather for at most `limit`; anything else ends it.
     pub fn rest(&mut self, limit: Duration) {
-        let Rest { bell, patience, publishes, drained } = &mut self.rest;
-        let gathered = std::mem::take(publishes) > 1;
-        if *drained && patience.rests(gathered) && bell.rest(limit) {
-            patience.rested();
+        let Rest { bell, patience, published, drained } = &mut self.rest;
+        if *drained && patience.rests(std::mem::take(published), Instant::now()) {
+            bell.rest(limit);
         }
     }
 
@@ -162,7 +160,9 @@ impl Inbox {
 impl Rest {
     fn hand_out(&mut self, next: Option<&Input>) {
         self.drained = next.is_none();
-        self.publishes += usize::from(next.is_some_and(may_wait));
+        if let Some(Input::Publish(job)) = next {
+            self.published += job.items.len() as u64;
+        }
     }
 }
 
@@ -176,7 +176,7 @@ fn goes_ahead(input: &Input) -> bool {
     }
 }
 
-/// Whether nobody minds if it is taken a moment later, while the journal is busy with what came before.
+/// Whether nobody minds if it is taken a moment later.
 fn may_wait(input: &Input) -> bool {
     matches!(input, Input::Publish(_))
 }

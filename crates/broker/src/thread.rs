@@ -183,8 +183,6 @@ struct State {
     in_flight: BTreeMap<u64, InFlight>,
     written: u64,
     synced: u64,
-    /// The last batch that was submitted to be synced.
-    sync_wanted: u64,
     last_end: Option<Lsn>,
     /// Where the latest batches end in the journal.
     ends: BTreeMap<u64, Lsn>,
@@ -251,8 +249,8 @@ const BATCH_BYTES: u64 = 1 << 20;
 const STOP_WAIT: Duration = Duration::from_secs(2);
 /// More than can be on their way while something waits for one of them.
 const ENDS_KEPT: usize = 65_536;
-/// While the journal is busy, what comes may gather for so long before it is looked at.
-const REST: Duration = Duration::from_micros(100);
+/// Where it pays, what is published gathers for so long before it is looked at.
+const REST: Duration = Duration::from_micros(200);
 /// Inputs taken into one batch at most.
 const BATCH_INPUTS: usize = 4_096;
 
@@ -274,9 +272,7 @@ impl EngineThread {
         let _guard = AbortOnPanic;
         self.begin(clean);
         loop {
-            if self.state.waits_for_journal() {
-                self.inbox.rest(REST);
-            }
+            self.inbox.rest(REST);
             let Some(first) = self.wait() else { return };
             if let Some(done) = self.round(first, BATCH_INPUTS) {
                 return self.stop(&done);
@@ -475,9 +471,6 @@ impl EngineThread {
             base: None,
         };
         self.state.in_flight.insert(self.state.number, in_flight);
-        if batch.requires_sync() {
-            self.state.sync_wanted = self.state.number;
-        }
         self.state.number += 1;
         self.state.encoder.reset();
         self.journal.submit(batch);
@@ -681,11 +674,6 @@ impl EngineThread {
 }
 
 impl State {
-    /// Whether the journal has yet to write or sync something that was submitted for it.
-    fn waits_for_journal(&self) -> bool {
-        self.written + 1 < self.number || self.synced < self.sync_wanted
-    }
-
     /// Whether the journal has no room beyond the reserve, counting what is in the open batch.
     fn no_space(&self, reserve: u64) -> bool {
         let open = self.batch.as_ref().map_or(0, Batch::bytes);

@@ -1,7 +1,7 @@
 //! A rest that can be cut short, and whether to take it.
 //!
-//! A thread that is woken for each of many small things spends more on waking than on the work. While it
-//! knows that nothing it does now could be of use, it rests for a moment, and finds them together.
+//! A thread that is woken for each of many small things spends more on waking than on the work. If it rests
+//! for a moment before it waits to be woken, it finds them together.
 
 use std::{
     sync::{
@@ -9,7 +9,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread::{self, Thread},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// Belongs to one thread, which rests; others ring.
@@ -52,37 +52,153 @@ impl Bell {
     }
 }
 
-/// Finds out whether resting pays: who talks to a peer that waits for each answer finds nothing more by
-/// waiting itself, and only loses time.
-#[derive(Clone, Copy, Debug, Default)]
+/// Finds out whether resting pays, by trying.
+///
+/// Time is cut into phases, and now and then a phase is spent the other way than the ones before. Rests pay
+/// where clearly more is found at once and about as much in all: peers that send without waiting lose nothing
+/// by them, while peers that wait for each answer would only wait longer. A thread that is seldom woken does
+/// not need them.
+#[derive(Clone, Debug, Default)]
 pub struct Patience {
-    /// Chances to rest that are left out.
-    left_out: u8,
-    /// How many are left out after the next rest in vain.
-    doubt: u8,
-    /// The last rest is not judged yet.
-    open: bool,
+    phase: Option<Phase>,
+    /// What the last phase found that was no trial.
+    usual: Option<Pace>,
+    /// Between the phases with rests and those without that were compared so far, newer ones counting more.
+    ratio: Option<Ratio>,
+    pays: bool,
+    /// Phases to go until the next trial, and how many there are from one to the next.
+    until_trial: u32,
+    trials_apart: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Phase {
+    begun: Instant,
+    last: Instant,
+    chances: u32,
+    found: u64,
+    rests: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    chances_per_second: f64,
+    found_per_second: f64,
+    found_per_chance: f64,
+}
+
+/// With rests to without.
+#[derive(Clone, Copy, Debug)]
+struct Ratio {
+    per_second: f64,
+    per_chance: f64,
 }
 
 impl Patience {
-    /// With rests always in vain, one of so many chances is taken.
-    const DOUBT_MAX: u8 = 63;
+    const PHASE: Duration = Duration::from_millis(10);
+    const PHASE_CHANCES: u32 = 16;
+    /// After a pause like this what was found out no longer counts.
+    const PAUSE: Duration = Duration::from_millis(100);
+    /// Between trials: at first, and while their outcome remains the same.
+    const TRIALS_APART: std::ops::RangeInclusive<u32> = 4..=64;
 
-    /// Called at each chance to rest; `gathered` is whether more than one thing was found at once since the
-    /// last.
-    pub fn rests(&mut self, gathered: bool) -> bool {
-        if std::mem::take(&mut self.open) {
-            self.doubt = if gathered { 0 } else { (self.doubt * 2 + 1).min(Self::DOUBT_MAX) };
-            self.left_out = self.doubt;
+    /// Called at each chance to rest; `found` is how much came since the last, in any unit. Whether to rest
+    /// now.
+    pub fn rests(&mut self, found: u64, now: Instant) -> bool {
+        let pauses = |phase: &Phase| now.saturating_duration_since(phase.last) > Self::PAUSE;
+        if self.phase.as_ref().is_some_and(pauses) {
+            *self = Patience::default();
         }
-        let rests = self.left_out == 0;
-        self.left_out = self.left_out.saturating_sub(1);
+        let Some(phase) = &mut self.phase else {
+            self.trials_apart = *Self::TRIALS_APART.start();
+            self.until_trial = self.trials_apart;
+            return self.begin(false, now);
+        };
+        (phase.last, phase.chances) = (now, phase.chances + 1);
+        phase.found = phase.found.saturating_add(found);
+        let lasted = now.saturating_duration_since(phase.begun);
+        if lasted < Self::PHASE || phase.chances < Self::PHASE_CHANCES {
+            return phase.rests;
+        }
+        let phase = *phase;
+        let next = self.judge(phase.rests, phase.pace(lasted));
+        self.begin(next, now)
+    }
+
+    fn begin(&mut self, rests: bool, now: Instant) -> bool {
+        self.phase = Some(Phase { begun: now, last: now, chances: 0, found: 0, rests });
         rests
     }
 
-    /// It was let rest, and what comes now tells whether that paid.
-    pub fn rested(&mut self) {
-        self.open = true;
+    /// A phase is over; returns whether the next one rests.
+    fn judge(&mut self, rested: bool, pace: Pace) -> bool {
+        if rested == self.pays {
+            self.usual = Some(pace);
+            self.until_trial = self.until_trial.saturating_sub(1);
+            let tries = self.until_trial == 0 && (rested || !pace.is_slow());
+            return self.pays != tries;
+        }
+        let usual = self.usual.unwrap_or(pace);
+        let (with, without) = if rested { (pace, usual) } else { (usual, pace) };
+        let now = Ratio::of(with, without);
+        let ratio = self.ratio.map_or(now, |before| before.mixed(now));
+        let pays = !without.is_slow() && ratio.pays();
+        // A trial that contradicts what was found out is soon followed by another.
+        self.trials_apart = match pays == self.pays && now.pays() == pays {
+            true => (self.trials_apart * 2).min(*Self::TRIALS_APART.end()),
+            false => *Self::TRIALS_APART.start(),
+        };
+        (self.ratio, self.pays, self.until_trial) = (Some(ratio), pays, self.trials_apart);
+        pays
+    }
+}
+
+impl Pace {
+    const CHANCES_PER_SECOND_MIN: f64 = 5_000.0;
+
+    /// Without rests: so few chances that being woken for each keeps nobody from anything.
+    fn is_slow(self) -> bool {
+        self.chances_per_second < Self::CHANCES_PER_SECOND_MIN
+    }
+}
+
+impl Ratio {
+    const PER_CHANCE_MIN: f64 = 1.5;
+    const PER_SECOND_MIN: f64 = 0.8;
+    /// How much one comparison counts beside those before.
+    const WEIGHT: f64 = 0.25;
+
+    fn of(with: Pace, without: Pace) -> Ratio {
+        // Nothing at all found is as good as very little.
+        let ratio = |with: f64, without: f64| (with / without.max(f64::MIN_POSITIVE)).min(100.0);
+        Ratio {
+            per_second: ratio(with.found_per_second, without.found_per_second),
+            per_chance: ratio(with.found_per_chance, without.found_per_chance),
+        }
+    }
+
+    fn mixed(self, now: Ratio) -> Ratio {
+        let mixed = |before: f64, now: f64| before + (now - before) * Self::WEIGHT;
+        Ratio {
+            per_second: mixed(self.per_second, now.per_second),
+            per_chance: mixed(self.per_chance, now.per_chance),
+        }
+    }
+
+    fn pays(self) -> bool {
+        self.per_chance >= Self::PER_CHANCE_MIN && self.per_second >= Self::PER_SECOND_MIN
+    }
+}
+
+impl Phase {
+    fn pace(&self, lasted: Duration) -> Pace {
+        let (found, chances) = (self.found as f64, f64::from(self.chances));
+        let seconds = lasted.as_secs_f64();
+        Pace {
+            chances_per_second: chances / seconds,
+            found_per_second: found / seconds,
+            found_per_chance: found / chances,
+        }
     }
 }
 
@@ -90,23 +206,73 @@ impl Patience {
 mod tests {
     use super::*;
 
-    #[test]
-    fn patience_lasts_as_long_as_it_pays() {
-        let mut patience = Patience::default();
-        let mut rests = |pays: bool| {
-            let mut count = 0;
-            for _ in 0..640 {
-                if patience.rests(pays) {
-                    patience.rested();
-                    count += 1;
-                }
+    /// Has a thread handle what comes for 4 s, and returns how much came and how often it rested. `came` is
+    /// given how much time has passed, and returns how much came then and how long that was waited for.
+    fn serve(
+        patience: &mut Patience,
+        now: &mut Instant,
+        mut came: impl FnMut(Duration) -> (u32, Duration),
+    ) -> (u32, u32) {
+        let (until, mut all, mut rests, mut passed) = (*now + SERVED, 0, 0, Duration::ZERO);
+        while *now < until {
+            let (found, waited) = came(passed);
+            all += found;
+            *now += waited;
+            passed = Duration::from_micros(10) + Duration::from_micros(2) * found;
+            if patience.rests(found.into(), *now) {
+                rests += 1;
+                passed += Duration::from_micros(200);
             }
-            count
-        };
-        assert_eq!(rests(true), 640);
-        let in_vain = rests(false);
-        assert!((9..20).contains(&in_vain), "{in_vain}");
-        assert!(rests(true) > 570);
+            *now += passed;
+        }
+        (all, rests)
+    }
+
+    const SERVED: Duration = Duration::from_secs(4);
+
+    /// One each `apart`, whether it is looked at or not.
+    fn stream(apart: Duration) -> impl FnMut(Duration) -> (u32, Duration) {
+        let mut left = Duration::ZERO;
+        move |passed| {
+            let waited = apart.saturating_sub(left + passed);
+            let all = left + passed + waited;
+            let found = (all.as_micros() / apart.as_micros()) as u32;
+            left = all - apart * found;
+            (found, waited)
+        }
+    }
+
+    #[test]
+    fn it_rests_where_much_comes_by_itself_and_not_where_every_answer_is_waited_for() {
+        let mut fast = stream(Duration::from_micros(20));
+        // Each of three peers sends one when it has its answer: so many are found however long it takes.
+        let answered = |_: Duration| (3, Duration::ZERO);
+        let mut now = Instant::now();
+        let mut patience = Patience::default();
+        let (_, rests) = serve(&mut patience, &mut now, &mut fast);
+        assert!(rests > 10_000, "{rests}");
+        let (all, _) = serve(&mut patience, &mut now, answered);
+        let at_most = 3 * (SERVED.as_micros() / 16) as u32;
+        assert!(all > at_most / 10 * 8, "{all} of {at_most}");
+        let (_, rests) = serve(&mut patience, &mut now, &mut fast);
+        assert!(rests > 10_000, "{rests}");
+        // After a pause nothing is left of what was found out.
+        now += Duration::from_secs(1);
+        assert!(!patience.rests(1, now));
+    }
+
+    #[test]
+    fn a_thread_that_is_seldom_woken_does_not_rest() {
+        let mut now = Instant::now();
+        let mut patience = Patience::default();
+        let (all, rests) = serve(&mut patience, &mut now, stream(Duration::from_millis(1)));
+        assert!(all > 3_900, "{all}");
+        assert_eq!(rests, 0);
+        let (_, rests) = serve(&mut patience, &mut now, stream(Duration::from_micros(20)));
+        assert!(rests > 10_000, "{rests}");
+        // Later not much longer than it takes to find out.
+        let (_, rests) = serve(&mut patience, &mut now, stream(Duration::from_millis(1)));
+        assert!(rests < 1_000, "{rests}");
     }
 
     #[test]

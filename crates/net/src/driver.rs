@@ -27,8 +27,6 @@ const READ_BYTES: std::ops::RangeInclusive<usize> = 1_024..=262_144;
 const EVENTS: usize = 256;
 /// With less output than this, more events are taken before it is written: one write for many answers.
 const GATHERED_BYTES: usize = 65_536;
-/// Reads after which the size of the smallest is no longer known.
-const LEAST_READ_AGES: usize = 256;
 /// After this long without anything to do, a connection gives its buffers back.
 const IDLE: Duration = Duration::from_secs(1);
 /// An alarm that is not needed goes off this much later, to no effect.
@@ -52,8 +50,6 @@ struct Driver<S: Session, R, W> {
     mailbox_open: bool,
     events: Vec<S::Event>,
     read_bytes: usize,
-    /// About what one message of the peer takes: its smallest reads of late.
-    least_read: usize,
     /// The last time that the peer took something, or that there was nothing to take.
     progress: Instant,
     /// When the buffers are given back; none when they have been.
@@ -83,7 +79,6 @@ where
         mailbox_open: true,
         events: Vec::new(),
         read_bytes: *READ_BYTES.start(),
-        least_read: usize::MAX,
         progress: Instant::now(),
         idle_from: None,
     };
@@ -226,10 +221,7 @@ where
     /// Reads more at a time while the peer fills what it is given.
     fn adapt(&mut self, count: usize) {
         self.idle_from = Some(Instant::now() + IDLE);
-        if count / 2 >= self.least_read {
-            loops::gathered();
-        }
-        self.least_read = count.min(self.least_read.saturating_add(count / LEAST_READ_AGES + 1));
+        loops::has_read(count);
         let (min, max) = (*READ_BYTES.start(), *READ_BYTES.end());
         if count >= self.read_bytes {
             self.read_bytes = (self.read_bytes * 4).min(max);

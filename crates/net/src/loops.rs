@@ -5,7 +5,7 @@
 
 use posthaste_model::bell::{Bell, Patience};
 use std::{
-    cell::{Cell, OnceCell},
+    cell::{Cell, OnceCell, RefCell},
     fmt,
     hash::{BuildHasher, RandomState},
     io,
@@ -15,23 +15,22 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::{
     runtime::{Builder, Handle},
     sync::oneshot,
 };
 
-/// While the broker waits for its disk, what arrives may gather for so long before it is read. The system's
-/// timers add up to 50 µs.
-const REST: Duration = Duration::from_micros(50);
+/// Where it pays, what arrives gathers for so long before it is read. The system's timers add up to 50 µs.
+const REST: Duration = Duration::from_micros(100);
 
 thread_local! {
     /// The bell of the loop whose thread this is.
     static BELL: OnceCell<Arc<Bell>> = const { OnceCell::new() };
-    static PATIENCE: Cell<Patience> = Cell::default();
-    /// A connection of this thread's loop found more than one thing at once.
-    static GATHERED: Cell<bool> = const { Cell::new(false) };
+    static PATIENCE: RefCell<Patience> = RefCell::default();
+    /// Bytes that the connections of this thread's loop have read since it last had a chance to rest.
+    static READ: Cell<u64> = const { Cell::new(0) };
 }
 
 /// Where connections are served; none at all means by whoever accepts them.
@@ -60,17 +59,12 @@ impl Drop for Place {
 }
 
 impl Loops {
-    /// Starts `count` threads. `busy` says whether the broker waits for its disk, so that nothing which is
-    /// read now could be stored at once: then what arrives is left to gather for a moment.
+    /// Starts `count` threads.
     ///
     /// # Errors
     /// A thread or its loop cannot be had.
-    pub fn start(
-        count: NonZeroUsize,
-        busy: impl Fn() -> bool + Clone + Send + Sync + 'static,
-    ) -> io::Result<Loops> {
-        let all =
-            (0..count.get()).map(|number| start(number, busy.clone())).collect::<io::Result<Vec<_>>>()?;
+    pub fn start(count: NonZeroUsize) -> io::Result<Loops> {
+        let all = (0..count.get()).map(start).collect::<io::Result<Vec<_>>>()?;
         Ok(Loops { all: all.into() })
     }
 
@@ -97,28 +91,20 @@ pub(crate) fn bell() -> Option<Arc<Bell>> {
     BELL.with(|bell| bell.get().cloned())
 }
 
-/// A connection found more than one thing at once.
-pub(crate) fn gathered() {
-    GATHERED.set(true);
+/// A connection of this thread's loop has read so many bytes.
+pub(crate) fn has_read(bytes: usize) {
+    READ.set(READ.get().saturating_add(bytes as u64));
 }
 
-/// With nothing to do: rests before the loop waits for what comes, if that pays.
-fn rest(bell: &Bell) {
-    let mut patience = PATIENCE.get();
-    if patience.rests(GATHERED.take()) && bell.rest(REST) {
-        patience.rested();
-    }
-    PATIENCE.set(patience);
-}
-
-fn start(number: usize, busy: impl Fn() -> bool + Send + Sync + 'static) -> io::Result<Loop> {
+fn start(number: usize) -> io::Result<Loop> {
     let bell = Arc::new(Bell::default());
     let (resting, listening) = (bell.clone(), bell.clone());
     let runtime = Builder::new_current_thread()
         .enable_all()
+        // With nothing to do, before the loop waits for what comes.
         .on_thread_park(move || {
-            if busy() {
-                rest(&resting);
+            if PATIENCE.with_borrow_mut(|patience| patience.rests(READ.take(), Instant::now())) {
+                resting.rest(REST);
             }
         })
         .on_thread_unpark(move || listening.listen())

@@ -141,10 +141,10 @@ async fn serve(settings: Settings) -> Result<(), String> {
     }
     let connections = Arc::new(AtomicUsize::new(0));
     broker.watch_connections(connections.clone());
-    let (ids, syncing) = (broker.clone(), broker.clone());
+    let ids = broker.clone();
     let threads = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-    let loops = Loops::start(threads, move || syncing.is_syncing())
-        .map_err(|e| format!("cannot start the threads for connections: {e}"))?;
+    let loops =
+        Loops::start(threads).map_err(|e| format!("cannot start the threads for connections: {e}"))?;
     let shared = Shared {
         limits,
         stopping: broker.stopping(),

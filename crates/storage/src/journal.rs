@@ -426,12 +426,6 @@ impl Journal {
         Lsn(self.owner.shared.durable.load(Ordering::Acquire))
     }
 
-    /// Whether the disk is being waited for, so that nothing that is submitted now could be written at once.
-    /// Always false in a bucket, which takes several things at a time.
-    pub fn is_syncing(&self) -> bool {
-        self.owner.shared.syncing.load(Ordering::Relaxed)
-    }
-
     /// The LSN behind the last written frame.
     pub fn end(&self) -> Lsn {
         Lsn(self.owner.shared.end.load(Ordering::Acquire))

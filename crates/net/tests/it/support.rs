@@ -175,7 +175,7 @@ impl Fixture {
             stopping,
             connections: connections.clone(),
             // Always busy, so that every chance to rest is one.
-            loops: Loops::start(NonZeroUsize::MIN.saturating_add(1), || true).unwrap(),
+            loops: Loops::start(NonZeroUsize::MIN.saturating_add(1)).unwrap(),
             next_connection: Arc::new(move || ConnectionId(next.fetch_add(1, Ordering::Relaxed))),
         };
         let serving = tokio::spawn(serve(listener, Arc::new(lines.clone()), shared));

@@ -96,11 +96,6 @@ impl Batch {
         self.requires_sync = true;
     }
 
-    /// Whether it will be synced before it completes.
-    pub fn requires_sync(&self) -> bool {
-        self.requires_sync
-    }
-
     /// Whether no record was pushed.
     pub fn is_empty(&self) -> bool {
         self.records == 0

@@ -53,8 +53,6 @@ pub(super) struct Shared {
     pub ring: RwLock<Ring>,
     pub durable: AtomicU64,
     pub end: AtomicU64,
-    /// A sync is under way.
-    pub syncing: AtomicBool,
     pub stats: Mutex<CommitStats>,
     /// Sorted by start; the last one is being written.
     pub files: RwLock<Vec<Arc<JournalFile>>>,
@@ -148,7 +146,6 @@ impl Shared {
             config,
             durable: AtomicU64::new(0),
             end: AtomicU64::new(0),
-            syncing: AtomicBool::new(false),
             stats: Mutex::default(),
             files: RwLock::new(files),
             inbox: Mutex::default(),

@@ -257,10 +257,7 @@ impl Writer {
             return Err(Halt::Failed);
         }
         if self.durable < self.end {
-            self.shared.syncing.store(true, Ordering::Relaxed);
-            let synced = self.file.file.sync();
-            self.shared.syncing.store(false, Ordering::Relaxed);
-            if let Err(error) = synced {
+            if let Err(error) = self.file.file.sync() {
                 return Err(self.fail("sync", &error));
             }
             self.shared.stats.lock().syncs += 1;
