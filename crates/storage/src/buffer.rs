@@ -1,4 +1,4 @@
-//! Memory for large reads that is used again: memory fresh from the system costs more than what is read into
+//! Memory for large transfers that is used again: memory fresh from the system costs more than what is read into
 //! it.
 
 use std::ops::{Deref, DerefMut};
@@ -6,35 +6,36 @@ use std::ops::{Deref, DerefMut};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-/// Sizes of what is kept, in bytes, and how many of each at most.
-const CLASSES: [usize; 2] = [256 << 10, 1 << 20];
+use crate::disk::BLOCK_BYTES;
+
+/// Sizes of what is kept, in bytes, and how many of each at most. What is wanted may begin and end amid a
+/// block of the disk.
+const CLASSES: [usize; 2] = [(256 << 10) + 2 * BLOCK_BYTES, (1 << 20) + 2 * BLOCK_BYTES];
 const KEPT: [usize; CLASSES.len()] = [16, 8];
-/// Smaller ones come from the allocator, which keeps these by itself.
-const POOLED_FROM: usize = 64 << 10;
+/// Smaller ones come from the allocator, which keeps these by itself. Larger ones begin at a multiple of
+/// [`BLOCK_BYTES`] in memory.
+const LARGE_FROM: usize = 64 << 10;
 
 static FREE: [Mutex<Vec<Box<[u8]>>>; CLASSES.len()] = [Mutex::new(Vec::new()), Mutex::new(Vec::new())];
 
-/// Bytes to be read into. What they hold at first is of no meaning.
+/// Bytes to be read into, or written from. What they hold at first is of no meaning.
 pub(crate) struct Buffer {
     memory: Box<[u8]>,
+    from: usize,
     length: usize,
 }
 
 impl Buffer {
     pub fn new(length: usize) -> Buffer {
-        let memory = match class_of(length) {
-            Some(class) => {
-                let kept = FREE[class].lock().pop();
-                kept.unwrap_or_else(|| vec![0; CLASSES[class]].into())
-            }
-            None => vec![0; length].into(),
-        };
-        Buffer { memory, length }
-    }
-
-    /// Makes it no longer than `length`.
-    pub fn truncate(&mut self, length: usize) {
-        self.length = self.length.min(length);
+        if length < LARGE_FROM {
+            return Buffer { memory: vec![0; length].into(), from: 0, length };
+        }
+        let class = CLASSES.iter().position(|bytes| length <= *bytes);
+        let kept = class.and_then(|class| FREE[class].lock().pop());
+        let fresh = || vec![0; class.map_or(length, |class| CLASSES[class]) + BLOCK_BYTES].into();
+        let memory: Box<[u8]> = kept.unwrap_or_else(fresh);
+        let from = memory.as_ptr().align_offset(BLOCK_BYTES).min(BLOCK_BYTES);
+        Buffer { memory, from, length }
     }
 
     /// To be shared; the memory is used again when the last part of it is dropped.
@@ -47,13 +48,13 @@ impl Deref for Buffer {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.memory[..self.length]
+        &self.memory[self.from..self.from + self.length]
     }
 }
 
 impl DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [u8] {
-        &mut self.memory[..self.length]
+        &mut self.memory[self.from..self.from + self.length]
     }
 }
 
@@ -65,19 +66,13 @@ impl AsRef<[u8]> for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let Some(class) = CLASSES.iter().position(|bytes| *bytes == self.memory.len()) else { return };
+        let length = self.memory.len();
+        let Some(class) = CLASSES.iter().position(|bytes| bytes + BLOCK_BYTES == length) else { return };
         let mut free = FREE[class].lock();
         if free.len() < KEPT[class] {
             free.push(std::mem::take(&mut self.memory));
         }
     }
-}
-
-fn class_of(length: usize) -> Option<usize> {
-    if length < POOLED_FROM {
-        return None;
-    }
-    CLASSES.iter().position(|bytes| length <= *bytes)
 }
 
 #[cfg(test)]
@@ -89,8 +84,8 @@ mod tests {
         for length in [0, 1, 64 << 10, 100_000, 256 << 10, 300_000, 1 << 20, 3 << 20] {
             let mut buffer = Buffer::new(length);
             assert_eq!(buffer.len(), length);
+            assert!(length < LARGE_FROM || buffer.as_ptr().align_offset(BLOCK_BYTES) == 0);
             buffer.fill(7);
-            buffer.truncate(length / 2);
             let bytes = buffer.freeze();
             let part = bytes.slice(bytes.len() / 2..);
             drop(bytes);
@@ -98,7 +93,7 @@ mod tests {
             let mut other = Buffer::new(length);
             other.fill(9);
             assert!(part.iter().all(|byte| *byte == 7));
-            assert_eq!(part.len(), length / 2 - length / 2 / 2);
+            assert_eq!(part.len(), length - length / 2);
         }
     }
 }

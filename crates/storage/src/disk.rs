@@ -12,6 +12,9 @@ pub use local::LocalDisk;
 pub use read_only::ReadOnlyDisk;
 pub use sim::{SECTOR_BYTES, SimDisk};
 
+/// Transfers past a page cache are aligned to this, in the file and in memory; disks ask for 512 or 4,096.
+pub(crate) const BLOCK_BYTES: usize = 4 << 10;
+
 /// Blocking access to files below one root. Paths are relative to it and separated by `/`.
 ///
 /// What was written counts as durable only after [`DiskFile::sync_data`]; a created, renamed or removed
@@ -22,6 +25,12 @@ pub trait Disk: Send + Sync {
 
     /// Opens an existing file for reading and writing.
     fn open(&self, path: &str) -> io::Result<Arc<dyn DiskFile>>;
+
+    /// As [`Disk::open`], for reading a file that does not change any more. Of what is read in large parts,
+    /// aligned to blocks, a page cache keeps only what is read again.
+    fn open_sealed(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
+        self.open(path)
+    }
 
     /// Creates a file, empty; [`io::ErrorKind::AlreadyExists`] if the name is taken.
     fn create(&self, path: &str) -> io::Result<Arc<dyn DiskFile>>;

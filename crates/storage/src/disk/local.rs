@@ -2,6 +2,8 @@
 
 #[cfg(target_os = "linux")]
 mod direct;
+#[cfg(target_os = "linux")]
+mod sealed;
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, IoSlice, Seek, SeekFrom, Write};
@@ -10,10 +12,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::{DirEntry, Disk, DiskFile, DiskLock};
-
-/// Transfers past the page cache are aligned to this, in the file and in memory; disks ask for 512 or 4,096.
-const ALIGNMENT: u64 = 4 << 10;
+use super::{BLOCK_BYTES, DirEntry, Disk, DiskFile, DiskLock};
 
 /// Aligned as transfers past the page cache want it.
 #[repr(align(4096))]
@@ -36,6 +35,14 @@ impl LocalDisk {
     fn path(&self, path: &str) -> PathBuf {
         self.root.join(path)
     }
+
+    /// None where the file system cannot do that.
+    #[cfg(target_os = "linux")]
+    fn open_past_the_cache(&self, options: &mut OpenOptions, path: &str) -> Option<File> {
+        use std::os::unix::fs::OpenOptionsExt;
+        let flags = rustix::fs::OFlags::DIRECT.bits().cast_signed();
+        options.custom_flags(flags).open(self.path(path)).ok()
+    }
 }
 
 impl Disk for LocalDisk {
@@ -54,16 +61,20 @@ impl Disk for LocalDisk {
     }
 
     #[cfg(target_os = "linux")]
+    fn open_sealed(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
+        let buffered = File::open(self.path(path))?;
+        match self.open_past_the_cache(OpenOptions::new().read(true), path) {
+            Some(direct) => Ok(Arc::new(sealed::SealedFile::new(direct, buffered)?)),
+            None => Ok(Arc::new(LocalFile::new(buffered)?)),
+        }
+    }
+
+    #[cfg(target_os = "linux")]
     fn create_sequential(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
-        use std::os::unix::fs::OpenOptionsExt;
         let buffered = OpenOptions::new().read(true).write(true).create_new(true).open(self.path(path))?;
-        let past_the_cache = rustix::fs::OFlags::DIRECT.bits().cast_signed();
-        let direct =
-            OpenOptions::new().read(true).write(true).custom_flags(past_the_cache).open(self.path(path));
-        match direct {
-            Ok(direct) => Ok(Arc::new(direct::SequentialFile::new(direct, buffered))),
-            // Not every file system can do that.
-            Err(_) => Ok(Arc::new(LocalFile::new(buffered)?)),
+        match self.open_past_the_cache(OpenOptions::new().read(true).write(true), path) {
+            Some(direct) => Ok(Arc::new(direct::SequentialFile::new(direct, buffered))),
+            None => Ok(Arc::new(LocalFile::new(buffered)?)),
         }
     }
 
@@ -200,7 +211,7 @@ impl DiskFile for LocalFile {
         // Real zeros: blocks that are only reserved would make later syncs write metadata as well. Past the
         // page cache, because bringing them there costs more than what is written later.
         if past_the_cache(&writer.file, position) {
-            let whole = bytes.saturating_sub(position) / ALIGNMENT * ALIGNMENT;
+            let whole = bytes.saturating_sub(position) / BLOCK_BYTES as u64 * BLOCK_BYTES as u64;
             let outcome = writer.zeros(position, position + whole);
             through_the_cache(&writer.file)?;
             match outcome {
@@ -222,7 +233,7 @@ impl DiskFile for LocalFile {
 #[cfg(target_os = "linux")]
 fn past_the_cache(file: &File, position: u64) -> bool {
     use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
-    position.is_multiple_of(ALIGNMENT)
+    position.is_multiple_of(BLOCK_BYTES as u64)
         && fcntl_getfl(file).and_then(|flags| fcntl_setfl(file, flags | OFlags::DIRECT)).is_ok()
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::buffer::Buffer;
+use crate::disk::BLOCK_BYTES;
 
 use super::format::{
     self, ENTRY_HEADER_BYTES, EntryHeader, FORMAT_VERSION, HEADER_BYTES, INDEX_EVERY_BYTES, IndexPoint,
@@ -32,7 +33,9 @@ pub(super) fn read(
     let point = points.partition_point(|point| point.offset <= from).checked_sub(1);
     let start = point.and_then(|point| points.get(point)).copied().unwrap_or(run_start(run));
     let entry_bytes = run.bytes / run.entries.max(1) + 1;
-    let wanted = (max_bytes as u64).min(entry_bytes.saturating_mul(max_entries as u64));
+    // As many as have room, if all were alike.
+    let fitting = (max_bytes as u64 / entry_bytes).clamp(1, max_entries as u64);
+    let wanted = entry_bytes.saturating_mul(fitting);
     let cursor = Cursor::new(&*file, run, start, wanted.saturating_add(INDEX_EVERY_BYTES));
     let mut walk = Walk::new(cursor, &points);
     let mut left = max_bytes;
@@ -374,13 +377,16 @@ impl<'a> Cursor<'a> {
         if wanted < bytes {
             return Err(Fault::Damaged);
         }
-        let mut chunk = Buffer::new(wanted as usize);
-        let read = self.file.read_at(self.at, &mut chunk)?;
-        if (read as u64) < bytes {
+        // Whole blocks, so that a disk can be read past the page cache.
+        let before = self.at % BLOCK_BYTES as u64;
+        let whole = (before + wanted).next_multiple_of(BLOCK_BYTES as u64);
+        let mut chunk = Buffer::new(whole as usize);
+        let read = self.file.read_at(self.at - before, &mut chunk)? as u64;
+        if read < before + bytes {
             return Err(Fault::Damaged);
         }
-        chunk.truncate(read);
-        self.chunk = chunk.freeze();
+        let read = read.min(before + wanted);
+        self.chunk = chunk.freeze().slice(before as usize..read as usize);
         Ok(())
     }
 }

@@ -96,7 +96,7 @@ impl SegmentStore for DiskSegments {
     }
 
     fn open(&self, id: SegmentId) -> io::Result<Arc<dyn SegmentFile>> {
-        let file = self.disk.open(&self.path(id))?;
+        let file = self.disk.open_sealed(&self.path(id))?;
         Ok(Arc::new(DiskSegmentFile { bytes: file.size()?, file }))
     }
 

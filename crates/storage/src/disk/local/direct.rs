@@ -10,9 +10,9 @@ use std::os::unix::fs::FileExt;
 use parking_lot::Mutex;
 
 use super::read_fully;
-use crate::disk::DiskFile;
+use crate::buffer::Buffer;
+use crate::disk::{BLOCK_BYTES, DiskFile};
 
-const ALIGNMENT: usize = super::ALIGNMENT as usize;
 /// Written and read at a time.
 const TRANSFER_BYTES: usize = 1 << 20;
 
@@ -25,7 +25,7 @@ pub(super) struct SequentialFile {
 
 /// What has been taken but not written yet.
 struct Tail {
-    buffer: Aligned,
+    buffer: Buffer,
     filled: usize,
     /// Where the buffer's first byte belongs in the file.
     position: u64,
@@ -33,27 +33,9 @@ struct Tail {
     flushed: usize,
 }
 
-/// Memory whose used part begins at a multiple of [`ALIGNMENT`].
-struct Aligned {
-    bytes: Vec<u8>,
-    from: usize,
-}
-
-impl Aligned {
-    fn new() -> Aligned {
-        let bytes = vec![0; TRANSFER_BYTES + ALIGNMENT];
-        let from = bytes.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
-        Aligned { bytes, from }
-    }
-
-    fn as_mut(&mut self) -> &mut [u8] {
-        &mut self.bytes[self.from..self.from + TRANSFER_BYTES]
-    }
-}
-
 impl SequentialFile {
     pub fn new(direct: File, buffered: File) -> SequentialFile {
-        let tail = Tail { buffer: Aligned::new(), filled: 0, position: 0, flushed: 0 };
+        let tail = Tail { buffer: Buffer::new(TRANSFER_BYTES), filled: 0, position: 0, flushed: 0 };
         SequentialFile { direct, buffered, tail: Mutex::new(tail) }
     }
 
@@ -71,7 +53,7 @@ impl SequentialFile {
     fn flush(&self, tail: &mut Tail) -> io::Result<()> {
         let Tail { buffer, filled, position, flushed } = tail;
         if *flushed < *filled {
-            self.buffered.write_all_at(&buffer.as_mut()[*flushed..*filled], *position + *flushed as u64)?;
+            self.buffered.write_all_at(&buffer[*flushed..*filled], *position + *flushed as u64)?;
             *flushed = *filled;
         }
         Ok(())
@@ -82,14 +64,14 @@ impl DiskFile for SequentialFile {
     fn read_at(&self, position: u64, buffer: &mut [u8]) -> io::Result<usize> {
         let mut tail = self.tail.lock();
         self.flush(&mut tail)?;
-        if !position.is_multiple_of(ALIGNMENT as u64) {
+        if !position.is_multiple_of(BLOCK_BYTES as u64) {
             return read_fully(&self.buffered, position, buffer);
         }
-        let mut scratch = Aligned::new();
+        let mut scratch = Buffer::new(TRANSFER_BYTES);
         let mut filled = 0;
         while filled < buffer.len() {
             let wanted = (buffer.len() - filled).min(TRANSFER_BYTES);
-            let part = &mut scratch.as_mut()[..wanted.next_multiple_of(ALIGNMENT)];
+            let part = &mut scratch[..wanted.next_multiple_of(BLOCK_BYTES)];
             let at = position + filled as u64;
             let read = match self.direct.read_at(part, at) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -120,12 +102,12 @@ impl DiskFile for SequentialFile {
             while !rest.is_empty() {
                 let filled = tail.filled;
                 let (taken, left) = rest.split_at(rest.len().min(TRANSFER_BYTES - filled));
-                tail.buffer.as_mut()[filled..filled + taken.len()].copy_from_slice(taken);
+                tail.buffer[filled..filled + taken.len()].copy_from_slice(taken);
                 tail.filled += taken.len();
                 rest = left;
                 if tail.filled == TRANSFER_BYTES {
                     let at = tail.position;
-                    self.transfer(tail.buffer.as_mut(), at)?;
+                    self.transfer(&tail.buffer, at)?;
                     (tail.position, tail.filled, tail.flushed) = (at + TRANSFER_BYTES as u64, 0, 0);
                 }
             }
