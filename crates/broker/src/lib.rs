@@ -5,6 +5,7 @@
 //! through the engine.
 #![forbid(unsafe_code)]
 
+mod ahead;
 mod authentication;
 mod batch;
 mod broker;
@@ -33,6 +34,7 @@ pub mod stepped;
 mod tap;
 mod thread;
 
+pub use ahead::ReadAhead;
 pub use authentication::{AuthenticationError, Credentials, Principal, hash_password};
 pub use batch::{AppendBatch, Batch, Outcome, Routed};
 pub use broker::{Broker, Config};

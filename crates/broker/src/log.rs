@@ -1,6 +1,8 @@
-//! Logs as their readers see them: what is durable, and where it is. One per partition and per lane of a queue.
+//! Logs as their readers see them: what is durable, and where it is. One per partition and per lane of a
+//! queue.
 
 use crate::{
+    ahead::{self, ReadAhead},
     damage::{Damage, DamageKind, Damages},
     environment::Work,
     record::{self, Records},
@@ -20,7 +22,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 /// Where logs are read from.
 #[derive(Clone)]
@@ -35,9 +37,12 @@ pub(crate) struct Logs {
     pub(crate) damages: Arc<Damages>,
     by_stream: RwLock<HashMap<u64, Arc<PartitionLog>>>,
     work: Work,
+    /// How much may be read ahead.
+    ahead: Arc<Semaphore>,
 }
 
-/// A view of one log that changes only by what has become durable. Reading it does not disturb whoever writes.
+/// A view of one log that changes only by what has become durable. Reading it does not disturb whoever
+/// writes.
 pub struct PartitionLog {
     stream: u64,
     work: Work,
@@ -117,6 +122,7 @@ impl Logs {
             damages: Arc::default(),
             by_stream: RwLock::default(),
             work,
+            ahead: ahead::memory(),
         })
     }
 
@@ -190,9 +196,9 @@ impl PartitionLog {
         watchers.push(Arc::downgrade(notify));
     }
 
-    /// Entries from the one that contains `from` on, up to about `max_bytes`, at least one if there is any. What
-    /// is damaged is passed over and reported; so with none, everything from `from` up to an end that was read before
-    /// is lost.
+    /// Entries from the one that contains `from` on, up to about `max_bytes`, at least one if there is any.
+    /// What is damaged is passed over and reported; so with none, everything from `from` up to an end that
+    /// was read before is lost.
     pub async fn read(
         self: &Arc<PartitionLog>,
         from: u64,
@@ -232,6 +238,13 @@ impl PartitionLog {
                 .ok()
                 .flatten(),
         }
+    }
+
+    /// Begins to read what [`PartitionLog::read`] will be asked for next, at most 1 MiB. None if enough is
+    /// being read ahead by now, or there is no thread to do it.
+    pub fn read_ahead(self: &Arc<PartitionLog>, from: u64, max_bytes: usize) -> Option<ReadAhead> {
+        let memory = self.logs.upgrade()?.ahead.clone();
+        ReadAhead::begin(self.clone(), self.work, memory, from, max_bytes)
     }
 
     /// As [`PartitionLog::read`], waiting for the disk on this thread.

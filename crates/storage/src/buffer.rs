@@ -1,5 +1,5 @@
-//! Memory for large transfers that is used again: memory fresh from the system costs more than what is read into
-//! it.
+//! Memory for large transfers that is used again: memory fresh from the system costs more than what is read
+//! into it.
 
 use std::ops::{Deref, DerefMut};
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytestring::ByteString;
-use posthaste_broker::{LogEntry, PartitionLog};
+use posthaste_broker::{LogEntry, PartitionLog, ReadAhead, ReadError};
 use posthaste_engine::catalog::{Action, Topic};
 use posthaste_model::PartitionId;
 use tokio::sync::Notify;
@@ -31,6 +31,13 @@ pub struct Memory {
     /// When a partition was last served in a response that had no room for all: the others come first now.
     served: HashMap<PartitionId, u64>,
     rounds: u64,
+    /// How far partitions were read from the disk: whoever goes on there finds the next part in memory.
+    reached: HashMap<PartitionId, Reached>,
+}
+
+struct Reached {
+    next: u64,
+    ahead: Option<ReadAhead>,
 }
 
 /// Partitions whose turns are remembered.
@@ -42,6 +49,7 @@ pub async fn handle(cx: &Context, version: i16, request: &FetchRequest) -> Fetch
         return FetchResponse { error_code: ErrorCode::FetchSessionIdNotFound, ..Default::default() };
     }
     let mut fetch = Fetch::new(cx, version, request);
+    fetch.take_ahead(cx);
     let wait = u64::try_from(request.max_wait_ms).unwrap_or(0);
     let deadline = Instant::now() + Duration::from_millis(wait);
     fetch.collect().await;
@@ -98,8 +106,15 @@ const LOST_BYTES: usize = 61;
 struct Source {
     id: PartitionId,
     log: Arc<PartitionLog>,
-    /// Where to read next.
+    /// Where this request begins, and where to read next.
+    from: u64,
     next: u64,
+    /// What may have been read by now, from where this request begins.
+    ahead: Option<ReadAhead>,
+    /// Some of it came from the disk.
+    from_disk: bool,
+    /// The connection's last request that read it from the disk ended where this one begins.
+    goes_on: bool,
 }
 
 impl Fetch {
@@ -202,8 +217,9 @@ impl Fetch {
         notify
     }
 
-    fn respond(self, cx: &Context) -> FetchResponse {
+    fn respond(mut self, cx: &Context) -> FetchResponse {
         self.remember(cx);
+        self.read_ahead(cx);
         let epoch = cx.epoch();
         let formats = cx.broker().formats();
         let responses = self.topics.into_iter().map(|topic| {
@@ -216,6 +232,49 @@ impl Fetch {
             }
         });
         FetchResponse { responses: responses.collect(), ..Default::default() }
+    }
+
+    /// Finds what was read ahead for this request.
+    fn take_ahead(&mut self, cx: &Context) {
+        let mut memory = cx.fetches.lock();
+        if memory.reached.is_empty() {
+            return;
+        }
+        for source in self.sources_mut() {
+            if let Some(reached) = memory.reached.remove(&source.id)
+                && reached.next == source.next
+            {
+                (source.goes_on, source.ahead) = (true, reached.ahead);
+            }
+        }
+    }
+
+    /// Begins to read what the next requests are likely to ask for.
+    fn read_ahead(&mut self, cx: &Context) {
+        let mut memory = cx.fetches.lock();
+        memory.reached.retain(|_, reached| !reached.ahead.as_ref().is_some_and(ReadAhead::is_stale));
+        let bytes_max = self.max_bytes;
+        for partition in self.topics.iter_mut().flat_map(|topic| &mut topic.partitions) {
+            let room = partition.max_bytes.min(bytes_max);
+            let Ok(source) = &mut partition.source else { continue };
+            let more = source.next < source.log.end();
+            // Without room this time, what was read ahead is still good.
+            let ahead = match source.next == source.from {
+                true => source.ahead.take(),
+                false if source.from_disk && source.goes_on && more => {
+                    source.log.read_ahead(source.next, room)
+                }
+                false => None,
+            };
+            if (source.from_disk || ahead.is_some()) && memory.reached.len() < REMEMBERED_PARTITIONS_MAX {
+                memory.reached.insert(source.id, Reached { next: source.next, ahead });
+            }
+        }
+    }
+
+    fn sources_mut(&mut self) -> impl Iterator<Item = &mut Source> {
+        let partitions = self.topics.iter_mut().flat_map(|topic| &mut topic.partitions);
+        partitions.filter_map(|partition| partition.source.as_mut().ok())
     }
 
     fn remember(&self, cx: &Context) {
@@ -249,7 +308,15 @@ impl PartitionFetch {
             if next < log.start() || next > log.end() {
                 return Err(ErrorCode::OffsetOutOfRange);
             }
-            Ok(Source { id: partition.id, log, next })
+            Ok(Source {
+                id: partition.id,
+                log,
+                from: next,
+                next,
+                ahead: None,
+                from_disk: false,
+                goes_on: false,
+            })
         };
         Self {
             index: wanted.partition,
@@ -276,11 +343,7 @@ impl PartitionFetch {
             if (room == 0 || room < last) && !at_least_one {
                 return (false, false);
             }
-            let read = match source.log.read_now(source.next, room) {
-                Some(entries) => Ok(entries),
-                None => source.log.read(source.next, room).await,
-            };
-            let entries = match read {
+            let entries = match source.read(room).await {
                 Ok(entries) if entries.is_empty() => {
                     let from = self.lost.map_or(source.next, |(from, _)| from);
                     self.lost = Some((from, end));
@@ -344,6 +407,25 @@ impl PartitionFetch {
             records: rendering.finish(),
             ..Default::default()
         }
+    }
+}
+
+impl Source {
+    /// What comes next, up to about `room` bytes.
+    async fn read(&mut self, room: usize) -> Result<Vec<LogEntry>, ReadError> {
+        if let Some(ahead) = self.ahead.take_if(|ahead| ahead.from() == self.next) {
+            self.from_disk = true;
+            // Whatever is wrong is found out again, and reported.
+            match ahead.entries().await {
+                Ok(entries) if !entries.is_empty() => return Ok(entries),
+                _ => {}
+            }
+        }
+        if let Some(entries) = self.log.read_now(self.next, room) {
+            return Ok(entries);
+        }
+        self.from_disk = true;
+        self.log.read(self.next, room).await
     }
 }
 

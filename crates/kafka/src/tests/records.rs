@@ -168,6 +168,55 @@ async fn what_has_no_room_comes_first_the_next_time() {
     assert_eq!((first, second), (2 * size, 3 * size));
 }
 
+/// Reading on from the disk, with part of it read ahead; and going elsewhere, or into less room than was
+/// expected.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_that_catches_up_gets_everything_wherever_it_goes_on() {
+    const BATCHES: i64 = 60;
+    // Nothing is served from memory, and some of it has been moved to segments.
+    let limits =
+        Limits { recent_bytes_max: 1, journal_bytes_between_checkpoints: 100_000, ..Limits::default() };
+    let world = World::with_limits(limits);
+    let mut talk = world.connect();
+    talk.create_topic("t", 2, &[("retention.ms", "-1")]).await;
+    let value = |offset: i64| format!("{offset:05}").repeat(1_000);
+    let size = batch(&[&value(0)]).len();
+    for offset in 0..BATCHES {
+        for partition in 0..2 {
+            talk.produce("t", partition, batch(&[&value(offset)])).await;
+        }
+    }
+    let mut next = [0; 2];
+    for round in 0.. {
+        let mut request = fetch("t", &[(0, next[0]), (1, next[1])]);
+        // Room for seven in all, and then for three.
+        request.max_bytes = i32::try_from(size * if round % 5 == 4 { 3 } else { 7 }).unwrap();
+        for partition in &mut request.topics[0].partitions {
+            partition.partition_max_bytes = i32::try_from(size * 4).unwrap();
+        }
+        let response = talk.ask(12, &request).await;
+        for (partition, next) in response.responses[0].partitions.iter().zip(&mut next) {
+            assert_eq!(partition.error_code, ErrorCode::None);
+            for (offset, found) in values(&records_of(partition)) {
+                assert_eq!(offset, *next);
+                assert!(found == value(offset), "{offset}");
+                *next += 1;
+            }
+        }
+        if next == [BATCHES; 2] {
+            break;
+        }
+        // It begins anew.
+        if round == 6 {
+            next[0] = 0;
+        }
+        assert!(round < 100, "{next:?}");
+    }
+    talk.produce("t", 0, batch(&[&value(BATCHES)])).await;
+    let partition = fetch_one(&mut talk, 12, &fetch("t", &[(0, BATCHES)])).await;
+    assert_eq!(values(&records_of(&partition)), [(BATCHES, value(BATCHES))]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fetch_waits_until_there_is_enough() {
     let world = World::new();

@@ -1,8 +1,8 @@
 //! Files that do not change any more. Large parts are read past the page cache the first time.
 //!
 //! Most of what is in segments is read once, by a consumer that catches up: bringing it into the page cache
-//! costs far more than reading it, and pushes out what others read. What is read a second time is likely to be
-//! read a third time, so that goes through the page cache.
+//! costs far more than reading it, and pushes out what others read. What is read a second time is likely to
+//! be read a third time, so that goes through the page cache.
 
 use std::fs::File;
 use std::io::{self, IoSlice};
@@ -58,7 +58,8 @@ impl DiskFile for SealedFile {
         let mut filled = 0;
         if aligned && buffer.len() >= LARGE_FROM && self.is_new(position, buffer.len()) {
             // It may end early, at the end of the file, and what follows is no longer aligned. Or the file
-            // system does not do this: then all of it is left to the other handle, which also tells what fails.
+            // system does not do this: then all of it is left to the other handle, which also tells what
+            // fails.
             filled = read_once(&self.direct, buffer, position).unwrap_or(0);
         }
         if position.saturating_add(filled as u64) >= self.bytes {
