@@ -118,9 +118,9 @@ fn locks_exclude(disk: &dyn Disk) {
 
 fn home_files_behave(home: &dyn JournalHome) {
     assert_eq!(home.list().unwrap(), []);
-    let file = home.create(7, 65_536).unwrap();
-    home.create(3, 8192).unwrap();
-    assert!(home.create(7, 8192).is_err());
+    let file = home.create(7, 65_536, &mut || {}).unwrap();
+    home.create(3, 8192, &mut || {}).unwrap();
+    assert!(home.create(7, 8192, &mut || {}).is_err());
     let mut listed = home.list().unwrap();
     listed.sort_unstable();
     assert_eq!(listed, [(3, 8192), (7, 65_536)]);

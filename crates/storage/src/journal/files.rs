@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, RwLock};
 
@@ -17,6 +17,10 @@ use super::{Batch, CloseError, CommitStats, HomeFile, JournalConfig, JournalHome
 
 /// How often free space is looked at, and files that a reader held are tried again.
 const TEND_INTERVAL: Duration = Duration::from_secs(1);
+/// While a file is made ready that is not needed soon: how many times as long as writing a part of it the
+/// disk is left to others, and how long at most.
+const RESTS_PER_PART: u32 = 4;
+const REST_MAX: Duration = Duration::from_millis(20);
 /// Spare files that stay although none has been taken for a while, or disk space is short.
 const FEW_SPARES: usize = 2;
 /// With less free space than this many files take, spare files are given up.
@@ -319,7 +323,7 @@ impl Shared {
     pub fn tend_files_until_stopped(&self) {
         let mut taken = 0;
         loop {
-            self.tend_files();
+            self.tend(|took| self.rest_between_parts(took));
             let mut spares = self.spares.lock();
             if spares.stopped {
                 return;
@@ -352,10 +356,27 @@ impl Shared {
 
     /// Reuses or removes released files, and prepares one if none is ready.
     pub fn tend_files(&self) {
+        self.tend(|_| {});
+    }
+
+    /// `rest` is called between the parts of what takes long, with the time that the last part took.
+    fn tend(&self, rest: impl Fn(Duration)) {
         self.look_at_free_space();
         self.retire();
         self.adopt_found();
-        self.prepare();
+        self.prepare(rest);
+    }
+
+    /// Leaves the disk to whoever syncs, most of the time, unless the next file is needed soon.
+    fn rest_between_parts(&self, took: Duration) {
+        let soon = self.files.read().last().is_none_or(|file| {
+            let filled = self.end.load(Ordering::Acquire).saturating_sub(file.start);
+            filled > file.bytes() / 2
+        });
+        let mut spares = self.spares.lock();
+        if !soon && !spares.stopped && spares.wanted_bytes.is_none() {
+            self.spares_changed.wait_for(&mut spares, (took * RESTS_PER_PART).min(REST_MAX));
+        }
     }
 
     fn look_at_free_space(&self) {
@@ -413,7 +434,7 @@ impl Shared {
         }
     }
 
-    fn prepare(&self) {
+    fn prepare(&self, rest: impl Fn(Duration)) {
         if !self.home.makes_files_ahead() {
             return;
         }
@@ -431,7 +452,11 @@ impl Shared {
         let number = spares.next_number;
         spares.next_number += 1;
         drop(spares);
-        let created = self.home.create(number, bytes);
+        let mut part = Instant::now();
+        let created = self.home.create(number, bytes, &mut || {
+            rest(part.elapsed());
+            part = Instant::now();
+        });
         let mut spares = self.spares.lock();
         spares.no_space = false;
         match created {

@@ -13,8 +13,9 @@ pub trait JournalHome: Send + Sync {
     /// Opens an existing file.
     fn open(&self, number: u64) -> io::Result<Arc<dyn HomeFile>>;
 
-    /// Creates a zero-filled file of `bytes`; when this returns, the file and its name are durable.
-    fn create(&self, number: u64, bytes: u64) -> io::Result<Arc<dyn HomeFile>>;
+    /// Creates a zero-filled file of `bytes`; when this returns, the file and its name are durable. Between
+    /// the parts of what takes long it calls `rest`.
+    fn create(&self, number: u64, bytes: u64, rest: &mut dyn FnMut()) -> io::Result<Arc<dyn HomeFile>>;
 
     /// Removes a file; it may come back if the power is cut.
     fn remove(&self, number: u64) -> io::Result<()>;
@@ -76,10 +77,10 @@ impl JournalHome for DiskHome {
         Ok(Arc::new(DiskHomeFile { bytes: file.size()?, file }))
     }
 
-    fn create(&self, number: u64, bytes: u64) -> io::Result<Arc<dyn HomeFile>> {
+    fn create(&self, number: u64, bytes: u64, rest: &mut dyn FnMut()) -> io::Result<Arc<dyn HomeFile>> {
         let path = self.path(number);
         let file = self.disk.create(&path)?;
-        let filled = file.allocate(bytes).and_then(|()| file.sync_data());
+        let filled = fill(&*file, bytes, rest).and_then(|()| file.sync_data());
         if let Err(error) = filled.and_then(|()| self.disk.sync_dir(&self.dir)) {
             // Best effort: what stays behind is a blank file, which the next start removes.
             let _ = self.disk.remove(&path);
@@ -101,6 +102,19 @@ impl JournalHome for DiskHome {
     fn free_bytes(&self) -> Option<u64> {
         self.disk.free_bytes()
     }
+}
+
+/// Zeros written at a time: a sync of the journal waits behind no more than this.
+const PART_BYTES: u64 = 256 << 10;
+
+fn fill(file: &dyn DiskFile, bytes: u64, rest: &mut dyn FnMut()) -> io::Result<()> {
+    let mut filled = 0;
+    while bytes - filled > PART_BYTES {
+        filled += PART_BYTES;
+        file.allocate(filled)?;
+        rest();
+    }
+    file.allocate(bytes)
 }
 
 const PAGE_BYTES: u64 = 4 << 10;

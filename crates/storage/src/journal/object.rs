@@ -136,7 +136,7 @@ impl JournalHome for ObjectHome {
     }
 
     /// Refused: an object comes into being with its contents.
-    fn create(&self, _number: u64, _bytes: u64) -> io::Result<Arc<dyn HomeFile>> {
+    fn create(&self, _number: u64, _bytes: u64, _rest: &mut dyn FnMut()) -> io::Result<Arc<dyn HomeFile>> {
         Err(io::ErrorKind::Unsupported.into())
     }
 

@@ -375,7 +375,7 @@ impl Found {
     fn first_file(&mut self, home: &dyn JournalHome, bytes: u64) -> Result<SpareFile, OpenError> {
         let number = self.next_number;
         self.next_number += 1;
-        match home.create(number, bytes) {
+        match home.create(number, bytes, &mut || {}) {
             Ok(file) => Ok(SpareFile { number, file }),
             Err(error) if is_no_space(&error) => {
                 let usable = self.blanks.iter().position(|blank| blank.file.bytes() >= bytes);
