@@ -174,7 +174,6 @@ impl Fixture {
             limits: Arc::new(limits),
             stopping,
             connections: connections.clone(),
-            // Always busy, so that every chance to rest is one.
             loops: Loops::start(NonZeroUsize::MIN.saturating_add(1)).unwrap(),
             next_connection: Arc::new(move || ConnectionId(next.fetch_add(1, Ordering::Relaxed))),
         };
