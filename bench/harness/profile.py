@@ -6,8 +6,8 @@ import subprocess
 import sys
 import threading
 
-from . import install, machine, measure, posthaste
-from .processes import BenchError, output
+from . import install, machine, measure, posthaste, rabbitmq
+from .processes import BenchError, Process, output
 
 SAMPLES_A_SECOND = 199
 STACK_BYTES = 32 << 10
@@ -35,6 +35,16 @@ PATHS = {
         ["amqp", "--windows", 1000, "--transient"],
         "delivered_per_second",
     ),
+    "perf-test-persistent": (
+        "AMQP: PerfTest, persistent 1 KiB, confirm window 100, consumer acks",
+        ["perf-test", "persistent", 100],
+        "rate",
+    ),
+    "perf-test-transient": (
+        "AMQP: PerfTest, transient 1 KiB, auto-ack",
+        ["perf-test", "transient", None],
+        "rate",
+    ),
     "mqtt-qos-0": (
         "MQTT: QoS 0, 100 bytes, 16 pairs",
         ["mqtt", "--publishers", 16],
@@ -59,6 +69,10 @@ class Load:
     def __init__(self, run, directory, arguments, figure):
         self.broker = posthaste.Broker(directory)
         self.figure, self.found, self.error = figure, None, None
+        self.thread = threading.Thread(target=self.generate)
+        self.run, self.directory, self.arguments = run, directory, arguments
+        if arguments[0] == "perf-test":
+            return
         if arguments[0] == "kafka":
             self.broker.post("/v1/topics", {"name": "bench", "partitions": 4})
         self.arguments = [
@@ -70,14 +84,30 @@ class Load:
             "--warm-up",
             int(run.warm_up),
         ]
-        self.thread = threading.Thread(target=self.generate)
 
     def generate(self):
         """The load itself."""
         try:
-            self.found = posthaste.bench(*self.arguments, timeout=600)
+            native = self.arguments[0] != "perf-test"
+            self.found = posthaste.bench(*self.arguments, timeout=600) if native else self.perf_test()
         except (BenchError, OSError, subprocess.SubprocessError) as error:
             self.error = error
+
+    def perf_test(self):
+        """RabbitMQ's own load tool, as `bench/rabbitmq` starts it."""
+        run, log = self.run, self.directory / "perf-test"
+        _, kind, window = self.arguments
+        seconds = run.warm_up + run.seconds + 1
+        command = rabbitmq.perf_test(install.maven("perf-test"), self.broker, kind, 1024, window, seconds)
+        process = Process(command, log)
+        try:
+            process.child.wait(600)
+        finally:
+            process.kill()
+        found = rabbitmq.steady(log.read_text(), run.warm_up)
+        if not found:
+            raise BenchError(f"PerfTest: {process.tail()}")
+        return found
 
     def under(self, run, *perf):
         """Runs perf on the broker for as long as the load is counted; returns what it wrote, and the rate."""
@@ -169,13 +199,14 @@ def main():
     parser = argparse.ArgumentParser(prog="bench/profile", description=__doc__)
     measure.arguments(parser)
     options = measure.defaults(parser.parse_args())
-    install.debian("linux-perf")
+    install.debian("linux-perf", "default-jre-headless", "maven")
+    install.maven("perf-test")
     tools = inferno()
     posthaste.build(options)
     options.rounds = 1
     run = measure.Run("profile", options)
     run.settings = {
-        "load": "posthaste-bench with the arguments of the comparisons; client and broker share the machine",
+        "load": "posthaste-bench and PerfTest with the arguments of the comparisons; client and broker share the machine",
         "system calls": "perf stat on the broker while the load is counted, divided by the messages of that time",
         "time": f"perf record on the broker, {SAMPLES_A_SECOND} samples a second of each processor, in a run of its own; "
         "a function's share is what it ran itself, without what it called",

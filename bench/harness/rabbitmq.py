@@ -73,6 +73,15 @@ class RabbitMQ:
                 continue
 
 
+def perf_test(class_path, broker, kind, size, window, seconds):
+    """The command line of PerfTest."""
+    clients = ["-x", PRODUCERS, "-y", CONSUMERS, "-u", QUEUE, "-s", size, "-i", 1, "-z", int(seconds)]
+    confirmed = ["-f", "persistent", "-ad", "false", "-c", window, "-q", PREFETCH]
+    kinds = {"persistent": confirmed, "transient": ["--autoack"]}
+    address = ["--uri", f"amqp://127.0.0.1:{broker.ports['amqp']}"]
+    return ["java", "-cp", class_path, "com.rabbitmq.perf.PerfTest", *address, *clients, *kinds[kind]]
+
+
 class Bench:
     """The rows of this comparison."""
 
@@ -104,31 +113,11 @@ class Bench:
 
     def load(self, broker, kind, side, size, window, rate=None):
         """One run of PerfTest; figures of its steady seconds."""
-        arguments = [
-            "--uri",
-            f"amqp://127.0.0.1:{broker.ports['amqp']}",
-            "-x",
-            PRODUCERS,
-            "-y",
-            CONSUMERS,
-            "-u",
-            QUEUE,
-            "-s",
-            size,
-            "-i",
-            1,
-            "-z",
-            int(self.run.warm_up + self.run.seconds + 1),
-        ]
-        if kind == "persistent":
-            arguments += ["-f", "persistent", "-ad", "false", "-c", window, "-q", PREFETCH]
-            arguments += ["--quorum-queue"] if side == QUORUM else []
-        else:
-            arguments += ["--autoack"]
-        if rate:
-            arguments += ["--rate", max(1, int(rate / PRODUCERS))]
+        seconds = self.run.warm_up + self.run.seconds + 1
+        command = perf_test(self.class_path, broker, kind, size, window, seconds)
+        command += ["--quorum-queue"] if kind == "persistent" and side == QUORUM else []
+        command += ["--rate", max(1, int(rate / PRODUCERS))] if rate else []
         log = broker.directory / f"perf-test-{time.monotonic_ns()}"
-        command = ["java", "-cp", self.class_path, "com.rabbitmq.perf.PerfTest", *arguments]
         process = Process(command, log)
         begun = time.monotonic()
         try:
