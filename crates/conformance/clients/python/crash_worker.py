@@ -403,6 +403,14 @@ def mqtt_client(name, version, history=None, channel=None):
                     message.state = MessageState.MQTT_MS_WAIT_FOR_PUBCOMP
             super()._messages_reconnect_reset_out()
 
+        def _handle_connack(self):
+            # Paho tells of a connection before it sends again what was not acknowledged: what is published in between
+            # would overtake that.
+            outcome = super()._handle_connack()
+            if outcome == mqtt.MQTT_ERR_SUCCESS:
+                self.connected.set()
+            return outcome
+
     settings = {} if version == mqtt.MQTTv5 else {"clean_session": False}
     client = Client(CallbackAPIVersion.VERSION2, client_id=name, protocol=version, **settings)
     client.reconnect_delay_set(0.1, 0.5)
@@ -414,7 +422,6 @@ def mqtt_client(name, version, history=None, channel=None):
             return
         if history is not None:
             history.write("session", channel, "present" if flags.session_present else "new")
-        client.connected.set()
 
     client.on_connect = on_connect
     client.on_disconnect = lambda *_: client.connected.clear()
