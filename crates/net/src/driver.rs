@@ -18,11 +18,14 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite},
     sync::{mpsc, watch},
+    task,
     time::{Instant, sleep_until, timeout},
 };
 
 /// Reads begin small, so that an idle connection costs little, and grow with what comes.
 const READ_BYTES: std::ops::RangeInclusive<usize> = 1_024..=262_144;
+/// After so many bytes from one peer the others of its thread have their turn.
+const READ_IN_A_ROW_MAX: usize = 262_144;
 /// Events taken from the mailbox at a time.
 const EVENTS: usize = 256;
 /// With less output than this, more events are taken before it is written: one write for many answers.
@@ -50,6 +53,8 @@ struct Driver<S: Session, R, W> {
     mailbox_open: bool,
     events: Vec<S::Event>,
     read_bytes: usize,
+    /// Since others had their turn.
+    read_in_a_row: usize,
     /// The last time that the peer took something, or that there was nothing to take.
     progress: Instant,
     /// When the buffers are given back; none when they have been.
@@ -79,6 +84,7 @@ where
         mailbox_open: true,
         events: Vec::new(),
         read_bytes: *READ_BYTES.start(),
+        read_in_a_row: 0,
         progress: Instant::now(),
         idle_from: None,
     };
@@ -152,7 +158,13 @@ where
                     Ok(0) => return End { why: Closed::ByPeer, error: None, flush: false },
                     Ok(count) => {
                         self.adapt(count);
-                        self.session.input(&mut self.input, &mut self.writing.out).await
+                        let result = self.session.input(&mut self.input, &mut self.writing.out).await;
+                        self.read_in_a_row += count;
+                        if self.read_in_a_row >= READ_IN_A_ROW_MAX {
+                            self.read_in_a_row = 0;
+                            task::yield_now().await;
+                        }
+                        result
                     }
                     Err(error) => return failed(&error),
                 },

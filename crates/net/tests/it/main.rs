@@ -4,6 +4,7 @@
 mod alarm;
 mod support;
 mod tls;
+mod turns;
 
 use posthaste_model::Limits;
 use posthaste_net::{BindError, Closed, Listener};
