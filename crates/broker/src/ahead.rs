@@ -4,13 +4,10 @@ use crate::{
     environment::Work,
     log::{LogEntry, PartitionLog, ReadError},
 };
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    task::JoinHandle,
+    sync::{Semaphore, oneshot},
+    task, time,
 };
 
 /// Most that is read ahead of one reader, in bytes.
@@ -20,11 +17,13 @@ const READERS_MAX: usize = 64;
 /// Whoever has not come back for it by then is not expected to.
 const KEPT: Duration = Duration::from_secs(5);
 
-/// What a reader is likely to ask for next, on its way from the disk. Dropped, it gives its memory back.
+type Outcome = Result<Vec<LogEntry>, ReadError>;
+
+/// What a reader is likely to ask for next, on its way from the disk. It is forgotten when this is dropped,
+/// or when it has not been asked for within 5 s.
 pub struct ReadAhead {
     from: u64,
-    begun: Instant,
-    reading: JoinHandle<(Result<Vec<LogEntry>, ReadError>, OwnedSemaphorePermit)>,
+    ask: oneshot::Sender<oneshot::Sender<Outcome>>,
 }
 
 /// How much may be read ahead.
@@ -44,8 +43,17 @@ impl ReadAhead {
             return None;
         }
         let permit = memory.try_acquire_owned().ok()?;
-        let reading = move || (log.read_blocking(from, max_bytes.min(BYTES_MAX)), permit);
-        Some(ReadAhead { from, begun: Instant::now(), reading: tokio::task::spawn_blocking(reading) })
+        let (ask, asked) = oneshot::channel::<oneshot::Sender<Outcome>>();
+        tokio::spawn(async move {
+            let reading = task::spawn_blocking(move || log.read_blocking(from, max_bytes.min(BYTES_MAX)));
+            let entries = reading.await.unwrap_or(Err(ReadError::Gone));
+            if let Ok(Ok(answer)) = time::timeout(KEPT, asked).await {
+                // Whoever asked may have gone since.
+                let _ = answer.send(entries);
+            }
+            drop(permit);
+        });
+        Some(ReadAhead { from, ask })
     }
 
     /// The offset it was begun at.
@@ -53,16 +61,13 @@ impl ReadAhead {
         self.from
     }
 
-    /// Whether it is no longer expected to be asked for.
-    pub fn is_stale(&self) -> bool {
-        self.begun.elapsed() > KEPT
-    }
-
     /// As [`PartitionLog::read`] from there would have returned.
     ///
     /// # Errors
-    /// As when reading.
+    /// As when reading, and [`ReadError::Gone`] if it has been forgotten.
     pub async fn entries(self) -> Result<Vec<LogEntry>, ReadError> {
-        self.reading.await.map_or(Err(ReadError::Gone), |(entries, _)| entries)
+        let (answer, answered) = oneshot::channel();
+        self.ask.send(answer).map_err(|_| ReadError::Gone)?;
+        answered.await.unwrap_or(Err(ReadError::Gone))
     }
 }

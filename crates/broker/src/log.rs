@@ -273,7 +273,13 @@ impl PartitionLog {
                     Err(fault) => fault,
                 },
                 Place::Journal(entries) => {
-                    let records = Records::Stored(storage.journal.reader());
+                    let mut reader = storage.journal.reader();
+                    let places =
+                        entries.iter().take_while(|(offset, _)| *offset < until).map(|(_, lsn)| *lsn);
+                    if let (Some(first), Some(last)) = (places.clone().next(), places.clone().last()) {
+                        reader.expect(first, last, places.count(), max_bytes);
+                    }
+                    let records = Records::Stored(reader);
                     match self.read_journal(records, entries, from..until, max_bytes) {
                         Ok(entries) => return Ok(entries.unwrap_or_default()),
                         Err(fault) => fault,

@@ -40,15 +40,14 @@ impl Bell {
     }
 
     /// Waits for `limit`, or until it rings; not at all if it has rung since [`Bell::listen`]. It may end
-    /// early for no reason. Only ever called by the same thread. Returns whether it was let rest.
-    pub fn rest(&self, limit: Duration) -> bool {
+    /// early for no reason. Only ever called by the same thread.
+    pub fn rest(&self, limit: Duration) {
         self.thread.get_or_init(thread::current);
         self.resting.store(true, Ordering::SeqCst);
         if !self.rung.load(Ordering::SeqCst) {
             thread::park_timeout(limit);
         }
         self.resting.store(false, Ordering::SeqCst);
-        !self.rung.load(Ordering::SeqCst)
     }
 }
 

@@ -252,7 +252,6 @@ impl Fetch {
     /// Begins to read what the next requests are likely to ask for.
     fn read_ahead(&mut self, cx: &Context) {
         let mut memory = cx.fetches.lock();
-        memory.reached.retain(|_, reached| !reached.ahead.as_ref().is_some_and(ReadAhead::is_stale));
         let bytes_max = self.max_bytes;
         for partition in self.topics.iter_mut().flat_map(|topic| &mut topic.partitions) {
             let room = partition.max_bytes.min(bytes_max);
