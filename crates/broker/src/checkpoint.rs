@@ -343,7 +343,7 @@ impl<'a> Mover<'a> {
             settled.insert(*start, *end);
         }
         let journal = self.storage.journal.clone();
-        let mut records = Records::Stored(journal.reader());
+        let mut records = Records::Stored(journal.reader_alone());
         let mut following = places.iter().map(|(offset, _)| *offset).skip(1).chain([u64::MAX]);
         for (offset, lsn) in places.iter().copied() {
             let next = following.next().unwrap_or(u64::MAX);

@@ -8,9 +8,11 @@ use std::sync::mpsc;
 
 use bytes::Bytes;
 
-use crate::disk::Disk;
+use crate::Random;
+use crate::buffer::Buffer;
+use crate::disk::{BLOCK_BYTES, Disk};
 use crate::journal::{
-    Batch, Completion, Drive, Journal, JournalConfig, JournalHome, Lsn, RecordRef, RecoveryReport,
+    Batch, Completion, Drive, HomeFile, Journal, JournalConfig, JournalHome, Lsn, RecordRef, RecoveryReport,
     StepOutcome,
 };
 use crate::segment::{SegmentId, SegmentStore, Segments};
@@ -25,6 +27,7 @@ pub fn disk(mut make: impl FnMut() -> Arc<dyn Disk>) {
 /// Checks a journal home; `make` gives an empty one each time.
 pub fn journal_home(mut make: impl FnMut() -> Arc<dyn JournalHome>) {
     home_files_behave(&*make());
+    frames_follow_one_another_either_way(&*make());
     journal(|| opener(make()));
     released_files_are_used_again(make());
 }
@@ -80,6 +83,20 @@ fn files_keep_what_was_written(disk: &dyn Disk) {
     again.write_at(2, &[IoSlice::new(b"x")]).unwrap();
     assert_eq!(file.read_at(2, &mut bytes[..1]).unwrap(), 1);
     assert_eq!(bytes[0], b'x');
+    let mut blocks = Buffer::new(100 * BLOCK_BYTES);
+    blocks.fill(7);
+    file.write_blocks(2 * BLOCK_BYTES as u64, &blocks).unwrap();
+    file.write_at(9_000, &[IoSlice::new(b"amid")]).unwrap();
+    file.write_blocks(3 * BLOCK_BYTES as u64, &blocks[BLOCK_BYTES..]).unwrap();
+    let mut read = Buffer::new(110 * BLOCK_BYTES);
+    for file in [&file, &again, &file] {
+        assert_eq!(file.read_at(0, &mut read).unwrap(), 102 * BLOCK_BYTES);
+        assert_eq!(read[7_000..8_192], bytes[7_000..8_192]);
+        let written = &mut read[2 * BLOCK_BYTES..102 * BLOCK_BYTES];
+        assert_eq!(&written[807..813], b"\x07amid\x07");
+        written[808..812].fill(7);
+        assert!(*written == *blocks);
+    }
 }
 
 fn names_behave(disk: &dyn Disk) {
@@ -118,16 +135,16 @@ fn locks_exclude(disk: &dyn Disk) {
 
 fn home_files_behave(home: &dyn JournalHome) {
     assert_eq!(home.list().unwrap(), []);
-    let file = home.create(7, 65_536, &mut || {}).unwrap();
-    home.create(3, 8192, &mut || {}).unwrap();
-    assert!(home.create(7, 8192, &mut || {}).is_err());
+    let file = home.create(7, 65_536, &mut || true).unwrap();
+    home.create(3, 8192, &mut || true).unwrap();
+    assert!(home.create(7, 8192, &mut || true).is_err());
     let mut listed = home.list().unwrap();
     listed.sort_unstable();
     assert_eq!(listed, [(3, 8192), (7, 65_536)]);
     let mut bytes = vec![1; 100];
     assert_eq!(file.read_at(65_500, &mut bytes).unwrap(), 36);
     assert!(bytes[..36].iter().all(|byte| *byte == 0));
-    file.write_at(100, &[IoSlice::new(b"one"), IoSlice::new(b"two")]).unwrap();
+    file.write_at(100, &[IoSlice::new(b"one"), IoSlice::new(b"two")], true).unwrap();
     file.sync().unwrap();
     let again = home.open(7).unwrap();
     assert_eq!((again.bytes(), again.read_at(100, &mut bytes[..6]).unwrap()), (65_536, 6));
@@ -136,6 +153,56 @@ fn home_files_behave(home: &dyn JournalHome) {
     home.set_aside(7).unwrap();
     assert_eq!(home.list().unwrap(), []);
     assert!(home.open(3).is_err());
+}
+
+/// Whether a sync follows or not, a write leaves what precedes it as it was, also when it begins amid a
+/// block, and when the file is used again.
+fn frames_follow_one_another_either_way(home: &dyn JournalHome) {
+    // The first one ends amid a block.
+    let files = [(1, 700_001), (2, 4 << 20)].map(|(number, bytes)| (number, bytes as usize));
+    let opened = files.map(|(number, bytes)| home.create(number, bytes as u64, &mut || true).unwrap());
+    let mut random = Random::new(1);
+    for life in 0..3 {
+        let mut contents = files.map(|(_, bytes)| Vec::with_capacity(bytes));
+        for frame in 0..400 {
+            let index = frame / 7 % files.len();
+            let (file, content, bytes) = (&opened[index], &mut contents[index], files[index].1);
+            let length = match random.below(20) {
+                0 => random.below(1_300_000),
+                1 => 4096 * random.below(4),
+                _ => random.below(9_000),
+            } as usize;
+            // Lives differ in how far they come.
+            let length = length.min((bytes - 20_000 * life).saturating_sub(content.len()));
+            let position = content.len();
+            content.extend((0..length).map(|at| (at * 7 + at / 4096 + frame + life) as u8));
+            let (first, second) = content[position..].split_at(length / 3);
+            let sync_follows = frame / 10 % 3 > 0 || random.chance(1, 2);
+            file.write_at(position as u64, &[IoSlice::new(first), IoSlice::new(second)], sync_follows)
+                .unwrap();
+            if random.chance(1, 4) {
+                assert!(read_back(&**file, content.len()) == *content, "life {life}, frame {frame}");
+            }
+        }
+        for ((file, content), (number, bytes)) in opened.iter().zip(&contents).zip(files) {
+            file.sync().unwrap();
+            let again = home.open(number).unwrap();
+            assert_eq!(again.bytes(), bytes as u64);
+            assert!(read_back(&*again, content.len()) == *content, "life {life}, file {number}");
+        }
+    }
+}
+
+/// In parts of a size that a disk may treat in a way of its own.
+fn read_back(file: &dyn HomeFile, length: usize) -> Vec<u8> {
+    let mut content = Vec::with_capacity(length);
+    while content.len() < length {
+        let mut part = Buffer::new((256 << 10).min(file.bytes() as usize - content.len()));
+        assert_eq!(file.read_at(content.len() as u64, &mut part).unwrap(), part.len());
+        content.extend_from_slice(&part);
+    }
+    content.truncate(length);
+    content
 }
 
 /// LSN, shard, head, body.

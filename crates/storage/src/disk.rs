@@ -14,6 +14,8 @@ pub use sim::{SECTOR_BYTES, SimDisk};
 
 /// Transfers past a page cache are aligned to this, in the file and in memory; disks ask for 512 or 4,096.
 pub(crate) const BLOCK_BYTES: usize = 4 << 10;
+/// Reads of whole blocks from this size on need not go through the page cache.
+pub(crate) const LARGE_READ_BYTES: usize = 128 << 10;
 
 /// Blocking access to files below one root. Paths are relative to it and separated by `/`.
 ///
@@ -67,6 +69,12 @@ pub trait DiskFile: Send + Sync {
 
     /// Writes all parts one after the other at `position`, extending the file as needed.
     fn write_at(&self, position: u64, parts: &[IoSlice<'_>]) -> io::Result<()>;
+
+    /// As [`DiskFile::write_at`], for whole blocks (`BLOCK_BYTES`, aligned in the file and in memory) that
+    /// are synced next: past a page cache, which would only cost time.
+    fn write_blocks(&self, position: u64, blocks: &[u8]) -> io::Result<()> {
+        self.write_at(position, &[IoSlice::new(blocks)])
+    }
 
     /// Makes what was written, and the size, durable. After an error nothing may be assumed of unsynced
     /// bytes, and calling again proves nothing.

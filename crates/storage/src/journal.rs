@@ -18,6 +18,7 @@ mod recovery;
 mod ring;
 mod scan;
 mod span;
+mod staging;
 mod stats;
 #[cfg(test)]
 mod tests;
@@ -26,8 +27,8 @@ mod writer;
 
 use std::fmt;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -36,7 +37,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 pub use batch::{Batch, INLINE_BODY_BYTES};
-pub use home::{DiskHome, HomeFile, JournalHome};
+pub use home::{DiskHome, HomeFile, JournalHome, Rest};
 pub use recovery::{Damage, DamageKind, RecoveryReport};
 pub use stats::CommitStats;
 
@@ -142,11 +143,20 @@ pub struct Reader<'a> {
 }
 
 impl Reader<'_> {
+    /// This many records from `first` to `last` are about to be read, and no more than about `bytes` of them.
+    pub fn expect(&mut self, first: Lsn, last: Lsn, records: usize, bytes: usize) {
+        self.span.expect(first, last, records, bytes);
+    }
+
     /// As [`Journal::read`].
     pub fn read(&mut self, lsn: Lsn) -> Result<Stored, ReadError> {
         match self.journal.read_cached(lsn) {
             Some(stored) => Ok(stored),
-            None => self.journal.owner.shared.read_file(lsn, &mut self.span),
+            None => {
+                let stored = self.journal.owner.shared.read_file(lsn, &mut self.span)?;
+                self.journal.owner.read_ahead(&mut self.span);
+                Ok(stored)
+            }
         }
     }
 }
@@ -264,6 +274,8 @@ pub struct Journal {
 struct Owner {
     shared: Arc<Shared>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// To the thread that reads ahead, if there is one.
+    ahead: Mutex<Option<mpsc::Sender<Lsn>>>,
     stepped: Option<Mutex<Stepped>>,
 }
 
@@ -324,7 +336,7 @@ impl Journal {
         let drive = config.drive;
         let (shared, start, report) = recovery::recover(home, config, from, replay)?;
         let writer = Writer::new(shared.clone(), start, completed, fatal);
-        let mut owner = Owner { shared, threads: Mutex::new(Vec::new()), stepped: None };
+        let mut owner = Owner { shared, threads: Mutex::default(), ahead: Mutex::default(), stepped: None };
         match drive {
             Drive::Steps => owner.stepped = Some(Mutex::new(Stepped::Disk(writer))),
             Drive::Threads => {
@@ -365,7 +377,7 @@ impl Journal {
         let home = Arc::new(object::ObjectHome::new(disk.cache().clone(), disk.epoch()));
         let (shared, start, report) = object::recover(&home, config, from, replay)?;
         let mut writer = object::ObjectWriter::new(shared.clone(), home, start, completed, fatal);
-        let mut owner = Owner { shared, threads: Mutex::new(Vec::new()), stepped: None };
+        let mut owner = Owner { shared, threads: Mutex::default(), ahead: Mutex::default(), stepped: None };
         match drive {
             Drive::Steps => owner.stepped = Some(Mutex::new(Stepped::Bucket(writer))),
             Drive::Threads => owner.spawn(move || writer.run()).map_err(no_threads)?,
@@ -408,6 +420,11 @@ impl Journal {
     /// For reading several records, best in their order.
     pub fn reader(&self) -> Reader<'_> {
         Reader { journal: self, span: span::Span::default() }
+    }
+
+    /// As [`Journal::reader`], for reading what nobody else is expected to read soon.
+    pub fn reader_alone(&self) -> Reader<'_> {
+        Reader { journal: self, span: span::Span::alone() }
     }
 
     /// Reads a record if it is in memory: never waits for the disk, never copies.
@@ -502,6 +519,13 @@ impl fmt::Debug for Journal {
 impl Owner {
     fn spawn(&mut self, write: impl FnOnce() + Send + 'static) -> io::Result<()> {
         let shared = self.shared.clone();
+        let ahead = thread::Builder::new().name("journal-ahead".to_owned());
+        let (sender, wanted) = mpsc::channel();
+        self.threads
+            .get_mut()
+            .push(ahead.spawn(move || wanted.iter().for_each(|from| shared.read_ahead(from)))?);
+        *self.ahead.get_mut() = Some(sender);
+        let shared = self.shared.clone();
         let files = thread::Builder::new().name("journal-files".to_owned());
         self.threads.get_mut().push(files.spawn(move || shared.tend_files_until_stopped())?);
         let threads = thread::Builder::new().name("journal-writer".to_owned());
@@ -513,8 +537,23 @@ impl Owner {
         Ok(())
     }
 
+    /// Has what follows the span of a reader read, unless that has been done.
+    fn read_ahead(&self, span: &mut span::Span) {
+        if span.is_followed() {
+            return;
+        }
+        let ahead = self.ahead.lock();
+        if let Some(ahead) = &*ahead
+            && let Some(from) = self.shared.follow(span)
+            && ahead.send(from).is_err()
+        {
+            self.shared.read_ahead(from);
+        }
+    }
+
     /// Waits for the threads, the writer first: the other one must prepare files for it until it is done.
     fn join(&self) {
+        self.ahead.lock().take();
         let mut threads = self.threads.lock();
         while let Some(handle) = threads.pop() {
             // The last handle may be dropped by the writer itself, inside `completed`.

@@ -623,6 +623,10 @@ async fn damaged_messages_are_passed_over_and_take_nobodys_prefetch() {
         publish(&mut client, "q", &[body]).await;
         told(&mut client, tag..=tag).await;
     }
+    // The block that the journal is in the midst of is written again, from memory.
+    client.declare(durable("other")).await;
+    publish(&mut client, "other", &[&"x".repeat(8 << 10)]).await;
+    told(&mut client, 7..=7).await;
     ["second", "fourth", "fifth"].iter().for_each(|text| rot(&world, text));
     client.call(1, &basic::Qos { prefetch_count: 1, ..Default::default() }).await;
     client.consume(1, consume("q", "c")).await;

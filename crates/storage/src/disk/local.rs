@@ -3,12 +3,16 @@
 #[cfg(target_os = "linux")]
 mod direct;
 #[cfg(target_os = "linux")]
+mod past_cache;
+#[cfg(target_os = "linux")]
 mod sealed;
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, IoSlice, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+#[cfg(target_os = "linux")]
+use std::sync::OnceLock;
 
 use parking_lot::Mutex;
 
@@ -35,14 +39,6 @@ impl LocalDisk {
     fn path(&self, path: &str) -> PathBuf {
         self.root.join(path)
     }
-
-    /// None where the file system cannot do that.
-    #[cfg(target_os = "linux")]
-    fn open_past_the_cache(&self, options: &mut OpenOptions, path: &str) -> Option<File> {
-        use std::os::unix::fs::OpenOptionsExt;
-        let flags = rustix::fs::OFlags::DIRECT.bits().cast_signed();
-        options.custom_flags(flags).open(self.path(path)).ok()
-    }
 }
 
 impl Disk for LocalDisk {
@@ -52,29 +48,29 @@ impl Disk for LocalDisk {
 
     fn open(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
         let file = OpenOptions::new().read(true).write(true).open(self.path(path))?;
-        Ok(Arc::new(LocalFile::new(file)?))
+        Ok(Arc::new(LocalFile::new(file, self.path(path))?))
     }
 
     fn create(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(self.path(path))?;
-        Ok(Arc::new(LocalFile::new(file)?))
+        Ok(Arc::new(LocalFile::new(file, self.path(path))?))
     }
 
     #[cfg(target_os = "linux")]
     fn open_sealed(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
         let buffered = File::open(self.path(path))?;
-        match self.open_past_the_cache(OpenOptions::new().read(true), path) {
+        match open_past_the_cache(OpenOptions::new().read(true), &self.path(path)) {
             Some(direct) => Ok(Arc::new(sealed::SealedFile::new(direct, buffered)?)),
-            None => Ok(Arc::new(LocalFile::new(buffered)?)),
+            None => Ok(Arc::new(LocalFile::new(buffered, self.path(path))?)),
         }
     }
 
     #[cfg(target_os = "linux")]
     fn create_sequential(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
         let buffered = OpenOptions::new().read(true).write(true).create_new(true).open(self.path(path))?;
-        match self.open_past_the_cache(OpenOptions::new().read(true).write(true), path) {
+        match open_past_the_cache(OpenOptions::new().read(true).write(true), &self.path(path)) {
             Some(direct) => Ok(Arc::new(direct::SequentialFile::new(direct, buffered))),
-            None => Ok(Arc::new(LocalFile::new(buffered)?)),
+            None => Ok(Arc::new(LocalFile::new(buffered, self.path(path))?)),
         }
     }
 
@@ -138,9 +134,22 @@ impl Disk for LocalDisk {
     }
 }
 
+/// None where the file system cannot do that.
+#[cfg(target_os = "linux")]
+fn open_past_the_cache(options: &mut OpenOptions, path: &Path) -> Option<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let flags = rustix::fs::OFlags::DIRECT.bits().cast_signed();
+    options.custom_flags(flags).open(path).ok()
+}
+
 struct LocalFile {
     reader: File,
     writer: Mutex<Cursor>,
+    #[cfg(target_os = "linux")]
+    path: PathBuf,
+    /// For those that write blocks, where the file system can do that.
+    #[cfg(target_os = "linux")]
+    past_cache: OnceLock<Option<past_cache::PastCache>>,
 }
 
 /// A handle with the position that the system keeps for it: sequential writes then need no seek.
@@ -151,8 +160,28 @@ struct Cursor {
 
 impl LocalFile {
     /// Positioned reads share the handle with the writer where they do not move its position.
-    fn new(file: File) -> io::Result<LocalFile> {
-        Ok(LocalFile { reader: file.try_clone()?, writer: Mutex::new(Cursor { file, position: 0 }) })
+    #[cfg_attr(not(target_os = "linux"), allow(unused_variables))]
+    fn new(file: File, path: PathBuf) -> io::Result<LocalFile> {
+        Ok(LocalFile {
+            reader: file.try_clone()?,
+            writer: Mutex::new(Cursor { file, position: 0 }),
+            #[cfg(target_os = "linux")]
+            path,
+            #[cfg(target_os = "linux")]
+            past_cache: OnceLock::new(),
+        })
+    }
+
+    /// Of what is not read past the page cache, nothing.
+    #[cfg(target_os = "linux")]
+    fn read_past_the_cache(&self, position: u64, buffer: &mut [u8]) -> usize {
+        let Some(Some(past_cache)) = self.past_cache.get() else { return 0 };
+        past_cache.read(position, buffer)
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn read_past_the_cache(&self, _position: u64, _buffer: &mut [u8]) -> usize {
+        0
     }
 }
 
@@ -194,11 +223,31 @@ impl Cursor {
 
 impl DiskFile for LocalFile {
     fn read_at(&self, position: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        read_fully(&self.reader, position, buffer)
+        let filled = self.read_past_the_cache(position, buffer);
+        Ok(filled + read_fully(&self.reader, position + filled as u64, &mut buffer[filled..])?)
     }
 
     fn write_at(&self, position: u64, parts: &[IoSlice<'_>]) -> io::Result<()> {
+        #[cfg(target_os = "linux")]
+        if let Some(Some(past_cache)) = self.past_cache.get() {
+            past_cache.cached(position, parts.iter().map(|part| part.len() as u64).sum());
+        }
         self.writer.lock().write_all(position, parts)
+    }
+
+    #[cfg(target_os = "linux")]
+    fn write_blocks(&self, position: u64, blocks: &[u8]) -> io::Result<()> {
+        let past_cache = self.past_cache.get_or_init(|| {
+            let bytes = self.reader.metadata().ok()?.len();
+            let file = open_past_the_cache(OpenOptions::new().read(true).write(true), &self.path)?;
+            Some(past_cache::PastCache::new(file, bytes, true))
+        });
+        match past_cache.as_ref().map(|past_cache| past_cache.write(position, blocks)) {
+            Some(Err(error)) if error.kind() != io::ErrorKind::InvalidInput => Err(error),
+            Some(Ok(())) => Ok(()),
+            // Not every file system can do that.
+            _ => self.write_at(position, &[IoSlice::new(blocks)]),
+        }
     }
 
     fn sync_data(&self) -> io::Result<()> {

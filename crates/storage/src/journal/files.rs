@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex, RwLock};
 
 use crate::buffer::Buffer;
+use crate::disk::LARGE_READ_BYTES;
 
 use super::format::{FILE_HEADER_BYTES, RECORD_HEADER_BYTES, RecordHeader};
 use super::ring::Ring;
-use super::span::Span;
+use super::span::{self, RecentSpans, Span};
 use super::{Batch, CloseError, CommitStats, HomeFile, JournalConfig, JournalHome, Lsn, ReadError, Stored};
 
 /// How often free space is looked at, and files that a reader held are tried again.
@@ -25,6 +26,9 @@ const REST_MAX: Duration = Duration::from_millis(20);
 const FEW_SPARES: usize = 2;
 /// With less free space than this many files take, spare files are given up.
 const SHORT_OF_SPACE_FILES: u64 = 32;
+
+/// What was read back lately is kept, too, in this part of the memory for what was written lately.
+const SPANS_OF_RING: usize = 8;
 
 /// A file in use.
 pub(super) struct JournalFile {
@@ -55,6 +59,7 @@ pub(super) struct Shared {
     pub home: Arc<dyn JournalHome>,
     pub config: JournalConfig,
     pub ring: RwLock<Ring>,
+    recent_spans: RecentSpans,
     pub durable: AtomicU64,
     pub end: AtomicU64,
     pub stats: Mutex<CommitStats>,
@@ -146,6 +151,7 @@ impl Shared {
         };
         let shared = Shared {
             ring: RwLock::new(Ring::new(config.ring_bytes)),
+            recent_spans: RecentSpans::new(config.ring_bytes / SPANS_OF_RING),
             home,
             config,
             durable: AtomicU64::new(0),
@@ -270,7 +276,7 @@ impl Shared {
     /// Reads a record from the file that holds it, and what lies behind it into `span`, if it is not there
     /// yet.
     pub fn read_file(&self, lsn: Lsn, span: &mut Span) -> Result<Stored, ReadError> {
-        if let Some(stored) = span.record(lsn) {
+        if let Some(stored) = span.record(lsn).or_else(|| self.recent_spans.record(lsn, span)) {
             return Ok(stored);
         }
         let Some(file) = self.file_of(lsn) else {
@@ -281,17 +287,19 @@ impl Shared {
         if left < RECORD_HEADER_BYTES as u64 || position < FILE_HEADER_BYTES {
             return Err(ReadError::Absent(lsn));
         }
-        let first = span.length_at(lsn).min(usize::try_from(left).unwrap_or(usize::MAX));
-        let mut bytes = Buffer::new(first);
+        let wanted = span.length_at(lsn).min(usize::try_from(left).unwrap_or(usize::MAX));
+        let (before, length) = span::extent(position, wanted);
+        let from = position - before as u64;
+        let mut bytes = Buffer::new(length);
         let damaged = || {
             // It is set aside instead of being used again.
             file.damaged.store(true, Ordering::Relaxed);
             ReadError::Damaged { lsn, file: file.number }
         };
-        if file.file.read_at(position, &mut bytes)? < first {
+        if file.file.read_at(from, &mut bytes)? < length {
             return Err(damaged());
         }
-        let header = RecordHeader::decode(&bytes).ok_or_else(damaged)?;
+        let header = RecordHeader::decode(&bytes[before..]).ok_or_else(damaged)?;
         if header.lsn != lsn.0 || header.nonce != file.nonce {
             return Err(ReadError::Absent(lsn));
         }
@@ -300,17 +308,47 @@ impl Shared {
         if content > left || !header.lengths_are_sound() {
             return Err(damaged());
         }
-        let content = content as usize;
-        if content > first {
-            let mut whole = Buffer::new(content);
-            whole[..first].copy_from_slice(&bytes);
-            if file.file.read_at(position + first as u64, &mut whole[first..])? < content - first {
+        let needed = before + content as usize;
+        if needed > length {
+            let mut whole = Buffer::new(needed);
+            whole[..length].copy_from_slice(&bytes);
+            if file.file.read_at(from + length as u64, &mut whole[length..])? < needed - length {
                 return Err(damaged());
             }
             bytes = whole;
         }
-        span.fill(lsn, file.nonce, bytes.freeze());
-        span.record(lsn).ok_or_else(damaged)
+        span.fill(lsn, before, file.nonce, bytes.freeze());
+        let stored = span.record(lsn).ok_or_else(damaged)?;
+        self.recent_spans.add(span);
+        Ok(stored)
+    }
+
+    /// Where to go on reading ahead of a reader that has come to this span, if anywhere.
+    pub fn follow(&self, span: &mut Span) -> Option<Lsn> {
+        self.recent_spans.follow(span)
+    }
+
+    /// Reads what a reader is expected to want next.
+    pub fn read_ahead(&self, from: Lsn) {
+        let _arrival = self.recent_spans.arrival(from);
+        if let Some(span) = self.span_from(from) {
+            self.recent_spans.add(&span);
+        }
+    }
+
+    /// None at the end of what was written, or where it cannot be read: that is for its reader to find.
+    fn span_from(&self, from: Lsn) -> Option<Span> {
+        let file = self.file_of(from)?;
+        let left = file.end.load(Ordering::Acquire).saturating_sub(from.0);
+        let position = from.0 - file.start;
+        let (before, length) = span::extent(position, usize::try_from(left).ok()?.min(span::MOST_BYTES));
+        // What is shorter is likely to be in memory.
+        if length < LARGE_READ_BYTES {
+            return None;
+        }
+        let mut bytes = Buffer::new(length);
+        let read = file.file.read_at(position - before as u64, &mut bytes).ok()?;
+        (read == length).then(|| Span::ahead(Lsn(from.0 - before as u64), file.nonce, bytes.freeze()))
     }
 
     fn file_of(&self, lsn: Lsn) -> Option<Arc<JournalFile>> {
@@ -356,27 +394,30 @@ impl Shared {
 
     /// Reuses or removes released files, and prepares one if none is ready.
     pub fn tend_files(&self) {
-        self.tend(|_| {});
+        self.tend(|_| true);
     }
 
     /// `rest` is called between the parts of what takes long, with the time that the last part took.
-    fn tend(&self, rest: impl Fn(Duration)) {
+    fn tend(&self, rest: impl Fn(Duration) -> bool) {
         self.look_at_free_space();
         self.retire();
         self.adopt_found();
         self.prepare(rest);
     }
 
-    /// Leaves the disk to whoever syncs, most of the time, unless the next file is needed soon.
-    fn rest_between_parts(&self, took: Duration) {
+    /// Leaves the disk to whoever syncs, most of the time, unless the next file is needed soon; returns
+    /// whether it is.
+    fn rest_between_parts(&self, took: Duration) -> bool {
         let soon = self.files.read().last().is_none_or(|file| {
             let filled = self.end.load(Ordering::Acquire).saturating_sub(file.start);
             filled > file.bytes() / 2
         });
         let mut spares = self.spares.lock();
-        if !soon && !spares.stopped && spares.wanted_bytes.is_none() {
-            self.spares_changed.wait_for(&mut spares, (took * RESTS_PER_PART).min(REST_MAX));
+        if soon || spares.stopped || spares.wanted_bytes.is_some() {
+            return true;
         }
+        self.spares_changed.wait_for(&mut spares, (took * RESTS_PER_PART).min(REST_MAX));
+        false
     }
 
     fn look_at_free_space(&self) {
@@ -434,7 +475,7 @@ impl Shared {
         }
     }
 
-    fn prepare(&self, rest: impl Fn(Duration)) {
+    fn prepare(&self, rest: impl Fn(Duration) -> bool) {
         if !self.home.makes_files_ahead() {
             return;
         }
@@ -454,8 +495,9 @@ impl Shared {
         drop(spares);
         let mut part = Instant::now();
         let created = self.home.create(number, bytes, &mut || {
-            rest(part.elapsed());
+            let soon = rest(part.elapsed());
             part = Instant::now();
+            soon
         });
         let mut spares = self.spares.lock();
         spares.no_space = false;

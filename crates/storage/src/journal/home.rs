@@ -3,7 +3,13 @@
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 
-use crate::disk::{Disk, DiskFile};
+use parking_lot::Mutex;
+
+use super::staging::Staging;
+use crate::disk::{BLOCK_BYTES, Disk, DiskFile};
+
+/// Called between the parts of what takes long; returns whether it is needed soon.
+pub type Rest<'a> = dyn FnMut() -> bool + 'a;
 
 /// A place for journal files, which are known by number.
 pub trait JournalHome: Send + Sync {
@@ -13,9 +19,8 @@ pub trait JournalHome: Send + Sync {
     /// Opens an existing file.
     fn open(&self, number: u64) -> io::Result<Arc<dyn HomeFile>>;
 
-    /// Creates a zero-filled file of `bytes`; when this returns, the file and its name are durable. Between
-    /// the parts of what takes long it calls `rest`.
-    fn create(&self, number: u64, bytes: u64, rest: &mut dyn FnMut()) -> io::Result<Arc<dyn HomeFile>>;
+    /// Creates a zero-filled file of `bytes`; when this returns, the file and its name are durable.
+    fn create(&self, number: u64, bytes: u64, rest: &mut Rest<'_>) -> io::Result<Arc<dyn HomeFile>>;
 
     /// Removes a file; it may come back if the power is cut.
     fn remove(&self, number: u64) -> io::Result<()>;
@@ -40,8 +45,9 @@ pub trait HomeFile: Send + Sync {
     /// Fills `buffer` from `position`; returns fewer bytes only at the end of the file.
     fn read_at(&self, position: u64, buffer: &mut [u8]) -> io::Result<usize>;
 
-    /// Writes all parts one after the other. Positions only grow within one life of a file.
-    fn write_at(&self, position: u64, parts: &[IoSlice<'_>]) -> io::Result<()>;
+    /// Writes all parts one after the other. Positions only grow within one life of a file. With
+    /// `sync_follows` it is likely that a sync is next, so that gathering writes saves nothing.
+    fn write_at(&self, position: u64, parts: &[IoSlice<'_>], sync_follows: bool) -> io::Result<()>;
 
     /// Makes what was written durable. An error ends the journal.
     fn sync(&self) -> io::Result<()>;
@@ -51,13 +57,18 @@ pub trait HomeFile: Send + Sync {
 pub struct DiskHome {
     disk: Arc<dyn Disk>,
     dir: String,
+    staging: Arc<Mutex<Staging>>,
 }
 
 impl DiskHome {
     /// Uses `dir`, creating it if need be.
     pub fn open(disk: Arc<dyn Disk>, dir: &str) -> io::Result<DiskHome> {
         disk.create_dir(dir)?;
-        Ok(DiskHome { disk, dir: dir.to_owned() })
+        Ok(DiskHome { disk, dir: dir.to_owned(), staging: Arc::default() })
+    }
+
+    fn file(&self, number: u64, bytes: u64, file: Arc<dyn DiskFile>) -> Arc<dyn HomeFile> {
+        Arc::new(DiskHomeFile { number, bytes, file, staging: self.staging.clone() })
     }
 
     fn path(&self, number: u64) -> String {
@@ -74,10 +85,10 @@ impl JournalHome for DiskHome {
 
     fn open(&self, number: u64) -> io::Result<Arc<dyn HomeFile>> {
         let file = self.disk.open(&self.path(number))?;
-        Ok(Arc::new(DiskHomeFile { bytes: file.size()?, file }))
+        Ok(self.file(number, file.size()?, file))
     }
 
-    fn create(&self, number: u64, bytes: u64, rest: &mut dyn FnMut()) -> io::Result<Arc<dyn HomeFile>> {
+    fn create(&self, number: u64, bytes: u64, rest: &mut Rest<'_>) -> io::Result<Arc<dyn HomeFile>> {
         let path = self.path(number);
         let file = self.disk.create(&path)?;
         let filled = fill(&*file, bytes, rest).and_then(|()| file.sync_data());
@@ -86,7 +97,7 @@ impl JournalHome for DiskHome {
             let _ = self.disk.remove(&path);
             return Err(error);
         }
-        Ok(Arc::new(DiskHomeFile { bytes, file }))
+        Ok(self.file(number, bytes, file))
     }
 
     fn remove(&self, number: u64) -> io::Result<()> {
@@ -106,23 +117,26 @@ impl JournalHome for DiskHome {
 
 /// Zeros written at a time: a sync of the journal waits behind no more than this.
 const PART_BYTES: u64 = 256 << 10;
+/// And when the journal would rather wait for a sync than for the file.
+const SOON_PART_BYTES: u64 = 2 << 20;
 
-fn fill(file: &dyn DiskFile, bytes: u64, rest: &mut dyn FnMut()) -> io::Result<()> {
-    let mut filled = 0;
-    while bytes - filled > PART_BYTES {
-        filled += PART_BYTES;
+fn fill(file: &dyn DiskFile, bytes: u64, rest: &mut Rest<'_>) -> io::Result<()> {
+    let (mut filled, mut part) = (0, PART_BYTES);
+    while bytes - filled > part {
+        filled += part;
         file.allocate(filled)?;
-        rest();
+        part = if rest() { SOON_PART_BYTES } else { PART_BYTES };
     }
     file.allocate(bytes)
 }
 
-const PAGE_BYTES: u64 = 4 << 10;
-static ZEROS: [u8; PAGE_BYTES as usize] = [0; PAGE_BYTES as usize];
+static ZEROS: [u8; BLOCK_BYTES] = [0; BLOCK_BYTES];
 
 struct DiskHomeFile {
+    number: u64,
     bytes: u64,
     file: Arc<dyn DiskFile>,
+    staging: Arc<Mutex<Staging>>,
 }
 
 impl HomeFile for DiskHomeFile {
@@ -134,15 +148,24 @@ impl HomeFile for DiskHomeFile {
         self.file.read_at(position, buffer)
     }
 
-    fn write_at(&self, position: u64, parts: &[IoSlice<'_>]) -> io::Result<()> {
+    /// Always up to the end of the last block, where nothing is needed yet: the system need not read that
+    /// block first.
+    fn write_at(&self, position: u64, parts: &[IoSlice<'_>], sync_follows: bool) -> io::Result<()> {
         let length: u64 = parts.iter().map(|part| part.len() as u64).sum();
         let end = position.saturating_add(length);
-        // Up to the end of its last page, where nothing is needed yet: the system need not read that page
-        // first.
-        let pad = end.next_multiple_of(PAGE_BYTES).min(self.bytes).saturating_sub(end) as usize;
-        let mut padded = parts.to_vec();
-        padded.push(IoSlice::new(&ZEROS[..pad]));
-        self.file.write_at(position, &padded)
+        let padded = end.next_multiple_of(BLOCK_BYTES as u64);
+        let mut staging = self.staging.lock();
+        if sync_follows && padded <= self.bytes {
+            return staging.write(self.number, &*self.file, position, parts);
+        }
+        // Nor the first one.
+        let before = staging.leave(self.number, position);
+        let pad = padded.min(self.bytes).saturating_sub(end) as usize;
+        let mut all = Vec::with_capacity(parts.len() + 2);
+        all.push(IoSlice::new(before));
+        all.extend_from_slice(parts);
+        all.push(IoSlice::new(&ZEROS[..pad]));
+        self.file.write_at(position - before.len() as u64, &all)
     }
 
     fn sync(&self) -> io::Result<()> {

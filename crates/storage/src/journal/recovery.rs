@@ -307,7 +307,7 @@ impl Found {
             previous_start: before.start,
             bytes: last.bytes,
         };
-        let written = last.file.write_at(0, &[io::IoSlice::new(&header.encode())]);
+        let written = last.file.write_at(0, &[io::IoSlice::new(&header.encode())], false);
         written.map_err(|error| io_error("complete", last.number, error))
     }
 
@@ -360,7 +360,7 @@ impl Found {
     ) -> Result<Arc<JournalFile>, OpenError> {
         let spare = self.first_file(home, config.first_file_bytes)?;
         let block = FileHeader { bytes: spare.file.bytes(), ..*header }.encode();
-        let written = spare.file.write_at(0, &[io::IoSlice::new(&block)]);
+        let written = spare.file.write_at(0, &[io::IoSlice::new(&block)], false);
         written.and_then(|()| spare.file.sync()).map_err(|error| io_error("begin", spare.number, error))?;
         Ok(Arc::new(JournalFile {
             number: spare.number,
@@ -375,7 +375,7 @@ impl Found {
     fn first_file(&mut self, home: &dyn JournalHome, bytes: u64) -> Result<SpareFile, OpenError> {
         let number = self.next_number;
         self.next_number += 1;
-        match home.create(number, bytes, &mut || {}) {
+        match home.create(number, bytes, &mut || true) {
             Ok(file) => Ok(SpareFile { number, file }),
             Err(error) if is_no_space(&error) => {
                 let usable = self.blanks.iter().position(|blank| blank.file.bytes() >= bytes);

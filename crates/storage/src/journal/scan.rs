@@ -434,7 +434,7 @@ impl HomeFile for Snapshot {
         Ok(read)
     }
 
-    fn write_at(&self, _position: u64, _parts: &[IoSlice<'_>]) -> io::Result<()> {
+    fn write_at(&self, _position: u64, _parts: &[IoSlice<'_>], _sync_follows: bool) -> io::Result<()> {
         Err(io::ErrorKind::ReadOnlyFilesystem.into())
     }
 

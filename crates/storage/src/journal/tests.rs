@@ -85,6 +85,43 @@ fn what_was_synced_is_replayed_and_read_back() {
     }
 }
 
+/// More than the ring holds and than is read at a time, synced and not, read by several one after the other.
+#[test]
+fn records_that_follow_one_another_are_read_back_in_large_parts() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk: Arc<dyn Disk> = Arc::new(LocalDisk::new(dir.path()));
+    let config = || JournalConfig { file_bytes: 3 << 20, ring_bytes: 0, ..config(Drive::Threads) };
+    let opened = open(&disk, config(), 0);
+    let body = |number: u64| {
+        let length = if number.is_multiple_of(50) { 300_000 } else { number as usize * 37 % 5_000 };
+        vec![number as u8; length]
+    };
+    let mut written: Vec<(Lsn, u64)> = Vec::new();
+    for number in 0..300 {
+        let mut batch = Batch::new(0, number);
+        let places: Vec<u64> =
+            (0..10).map(|record| push(&mut batch, 1, false, b"head", &body(number * 10 + record))).collect();
+        if number / 60 % 2 == 0 || number.is_multiple_of(3) {
+            batch.require_sync();
+        }
+        opened.journal.submit(batch);
+        let completion = opened.completions.iter().find(|completion| completion.number == number).unwrap();
+        written.extend((number * 10..).zip(places).map(|(id, place)| (Lsn(completion.base.0 + place), id)));
+    }
+    let read_all = |journal: &Journal| {
+        let mut reader = journal.reader();
+        for (lsn, id) in &written {
+            let stored = reader.read(*lsn).unwrap();
+            assert!(stored.head == b"head"[..] && stored.body == body(*id), "{id}");
+        }
+    };
+    (0..3).for_each(|_| read_all(&opened.journal));
+    opened.journal.close().unwrap();
+    let again = open(&disk, config(), 0);
+    assert_eq!(again.replayed.len(), written.len());
+    read_all(&again.journal);
+}
+
 /// Distance from the batch's base, shard, joined, head, body.
 type Submitted = (u64, u16, bool, Vec<u8>, Vec<u8>);
 

@@ -25,6 +25,10 @@ pub(super) enum Step {
     NoSpace,
 }
 
+/// After so many frames without a sync the next ones are expected to have none either. Few among many that
+/// are synced had better go the same way to the disk.
+const LAZY_IN_A_ROW_MAX: u32 = 16;
+
 /// Why the writer cannot go on.
 enum Halt {
     NoSpace,
@@ -45,6 +49,8 @@ pub(super) struct Writer {
     /// Written, not yet synced.
     unsynced: Vec<Completion>,
     unsynced_since: Option<Instant>,
+    /// Frames that required no sync since the last one that did.
+    lazy_in_a_row: u32,
     /// Taken from the inbox and waiting for space.
     held: Vec<Batch>,
     completed: Box<dyn FnMut(Completion) + Send>,
@@ -72,6 +78,7 @@ impl Writer {
             recorded_durable: end,
             unsynced: Vec::new(),
             unsynced_since: None,
+            lazy_in_a_row: LAZY_IN_A_ROW_MAX,
             held: Vec::new(),
             completed,
             fatal,
@@ -176,6 +183,7 @@ impl Writer {
                 .push((Completion { source, number, base: Lsn(lsn), synced: false }, batch.requires_sync));
             lsn += batch.bytes();
         }
+        self.lazy_in_a_row = if sync { 0 } else { self.lazy_in_a_row.saturating_add(1) };
         if length > 0 {
             self.write_frame(batches, 0, true)?;
         }
@@ -226,8 +234,9 @@ impl Writer {
         parts.extend(header.as_deref().map(IoSlice::new));
         parts.push(IoSlice::new(&frame));
         placed.iter().for_each(|batch| batch.parts(|part| parts.push(IoSlice::new(part))));
+        let sync_follows = self.lazy_in_a_row < LAZY_IN_A_ROW_MAX;
         let position = if header.is_some() { 0 } else { self.end - self.file.start };
-        if let Err(error) = self.file.file.write_at(position, &parts) {
+        if let Err(error) = self.file.file.write_at(position, &parts, sync_follows) {
             return Err(self.fail("write to", &error));
         }
         self.sequence += 1;

@@ -1,67 +1,31 @@
-//! Files that do not change any more. Large parts are read past the page cache the first time.
-//!
-//! Most of what is in segments is read once, by a consumer that catches up: bringing it into the page cache
-//! costs far more than reading it, and pushes out what others read. What is read a second time is likely to
-//! be read a third time, so that goes through the page cache.
+//! Files that do not change any more. Large parts are read past the page cache the first time. What is read a
+//! second time is likely to be read a third time, so that goes through the page cache.
 
 use std::fs::File;
 use std::io::{self, IoSlice};
 
-use parking_lot::Mutex;
-
-use super::{read_fully, read_once};
-use crate::disk::{BLOCK_BYTES, DiskFile};
-
-/// Smaller reads go through the page cache.
-const LARGE_FROM: usize = 128 << 10;
-/// What has been read is remembered in such units.
-const UNIT_BYTES: u64 = 64 << 10;
+use super::past_cache::PastCache;
+use super::read_fully;
+use crate::disk::DiskFile;
 
 /// A file with two handles: one past the page cache, one through it.
 pub(super) struct SealedFile {
-    direct: File,
+    past_cache: PastCache,
     buffered: File,
     bytes: u64,
-    /// A bit for each unit that has been read.
-    read: Mutex<Vec<u64>>,
 }
 
 impl SealedFile {
     pub fn new(direct: File, buffered: File) -> io::Result<SealedFile> {
         let bytes = buffered.metadata()?.len();
-        let words = bytes.div_ceil(UNIT_BYTES).div_ceil(64);
-        Ok(SealedFile { direct, buffered, bytes, read: Mutex::new(vec![0; words as usize]) })
-    }
-
-    /// Whether most of it is read for the first time. From now on it has been read.
-    fn is_new(&self, position: u64, length: usize) -> bool {
-        let end = position.saturating_add(length as u64).min(self.bytes);
-        let units = position.div_ceil(UNIT_BYTES)..end.div_ceil(UNIT_BYTES);
-        let mut read = self.read.lock();
-        let (mut known, mut all) = (0, 0);
-        for unit in units {
-            let Some(word) = read.get_mut((unit / 64) as usize) else { break };
-            let bit = 1 << (unit % 64);
-            known += u64::from(*word & bit != 0);
-            all += 1;
-            *word |= bit;
-        }
-        known * 2 < all
+        Ok(SealedFile { past_cache: PastCache::new(direct, bytes, false), buffered, bytes })
     }
 }
 
 impl DiskFile for SealedFile {
     fn read_at(&self, position: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        let aligned = position.is_multiple_of(BLOCK_BYTES as u64)
-            && buffer.len().is_multiple_of(BLOCK_BYTES)
-            && buffer.as_ptr().align_offset(BLOCK_BYTES) == 0;
-        let mut filled = 0;
-        if aligned && buffer.len() >= LARGE_FROM && self.is_new(position, buffer.len()) {
-            // It may end early, at the end of the file, and what follows is no longer aligned. Or the file
-            // system does not do this: then all of it is left to the other handle, which also tells what
-            // fails.
-            filled = read_once(&self.direct, buffer, position).unwrap_or(0);
-        }
+        let filled = self.past_cache.read(position, buffer);
+        self.past_cache.cached(position, filled as u64);
         if position.saturating_add(filled as u64) >= self.bytes {
             return Ok(filled);
         }
