@@ -30,7 +30,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering},
     },
 };
 use tokio::sync::{mpsc as async_mpsc, oneshot, watch};
@@ -64,6 +64,8 @@ pub(crate) struct Shared {
     pub retained: RetainedView,
     pub passwords: KnownPasswords,
     pub inbox_bytes: AtomicUsize,
+    /// When the journal last had no room for what is published, in milliseconds since 1970.
+    full_at: AtomicI64,
     pub taps: Taps,
     pub cluster_id: String,
     pub epoch: u32,
@@ -86,6 +88,10 @@ pub(crate) struct Shared {
     runtime: tokio::runtime::Handle,
     pub running: parking_lot::Mutex<Option<crate::open::Running>>,
 }
+
+/// Publishers are refused for at least so long, in milliseconds. A connection that can only close when a message is
+/// refused does so meanwhile: what it had sent behind that message would otherwise be accepted before it comes again.
+const FULL_MS: u64 = 1_000;
 
 /// Work that an engine thread leaves to others.
 pub(crate) enum Chore {
@@ -124,6 +130,7 @@ impl Shared {
             clock: parts.clock,
             work: parts.work,
             inbox_bytes: AtomicUsize::new(0),
+            full_at: AtomicI64::new(i64::MIN),
             taps: Taps::default(),
             cluster_id: parts.cluster_id,
             epoch: parts.epoch,
@@ -218,7 +225,19 @@ impl Shared {
 
     /// Whether publishers should be held back because the disk is full.
     pub fn no_space(&self) -> bool {
-        self.journal.get().is_some_and(|journal| journal.room() < self.limits.reserve_bytes)
+        self.journal.get().is_some_and(|journal| self.is_full(journal.room()))
+    }
+
+    /// Whether publishes are refused when the journal has `room` bytes left: that is less than the reserve, or was
+    /// [`FULL_MS`] ago.
+    pub fn is_full(&self, room: u64) -> bool {
+        let now = self.now();
+        let full = room < self.limits.reserve_bytes;
+        if full {
+            self.full_at.store(now.0, Ordering::Relaxed);
+        }
+        // However the clock was set meanwhile.
+        full || now.0.abs_diff(self.full_at.load(Ordering::Relaxed)) < FULL_MS
     }
 }
 

@@ -187,7 +187,7 @@ struct State {
     /// Where the latest batches end in the journal.
     ends: BTreeMap<u64, Lsn>,
     /// What the journal had room for when the round began.
-    room: u64,
+    journal_room: u64,
     by_written: BTreeMap<u64, Vec<(Need, Waiting)>>,
     by_synced: BTreeMap<u64, Vec<(Need, Waiting)>>,
     tickets: Tickets,
@@ -282,7 +282,7 @@ impl EngineThread {
 
     /// Ends recovery. `clean` is whether the last stop was orderly.
     pub fn begin(&mut self, clean: bool) {
-        self.state.room = self.journal.room();
+        self.state.journal_room = self.journal.room();
         for (id, shard) in &mut self.shards {
             shard.recovered(clean, &mut self.state.out);
             // Shard by shard: what is sent again must carry the name of the shard that sends it.
@@ -324,7 +324,7 @@ impl EngineThread {
     /// Takes `first` and what else has come in, and has it leave in one batch. Returns who waits for the end if the
     /// thread was told to stop.
     fn round(&mut self, first: Option<Input>, inputs_max: usize) -> Option<mpsc::Sender<()>> {
-        self.state.room = self.journal.room();
+        self.state.journal_room = self.journal.room();
         let mut next = first;
         let mut taken = 0;
         while let Some(input) = next {
@@ -609,7 +609,7 @@ impl EngineThread {
             }
         };
         if changes.iter().any(|c| c.durable)
-            && self.state.no_space(self.shared.limits.reserve_bytes)
+            && self.shared.is_full(self.state.room())
             && !only_deletes(&changes)
         {
             let _ = reply.send(Err(Error::Refused(Refusal::NoSpace)));
@@ -674,10 +674,9 @@ impl EngineThread {
 }
 
 impl State {
-    /// Whether the journal has no room beyond the reserve, counting what is in the open batch.
-    fn no_space(&self, reserve: u64) -> bool {
-        let open = self.batch.as_ref().map_or(0, Batch::bytes);
-        self.room.saturating_sub(open) < reserve
+    /// What the journal has room for beside the open batch.
+    fn room(&self) -> u64 {
+        self.journal_room.saturating_sub(self.batch.as_ref().map_or(0, Batch::bytes))
     }
 
     /// Keeps something until the journal has reached what it needs.
@@ -701,7 +700,7 @@ fn context<'a>(shared: &'a Shared, state: &State) -> Context<'a> {
         now: shared.now(),
         batch: state.number,
         durable: state.synced,
-        no_space: state.no_space(shared.limits.reserve_bytes),
+        no_space: shared.is_full(state.room()),
         no_memory: state.transient_bytes >= shared.limits.transient_bytes_max,
         limits: &shared.limits,
     }

@@ -140,9 +140,14 @@ def consume_log():
             # The broker died while it was asked; the assignment will come again.
             sys.stderr.write(f"committed: {error}\n")
 
-    consumer.subscribe(list(channels), on_assign=on_assign)
-    print("ready", flush=True)
+    def on_revoke(_member, partitions):
+        # They are another member's by now: a commit of ours would be confirmed, and then taken back by its own.
+        for place in partitions:
+            places.pop((place.topic, place.partition), None)
+
     places, since = {}, time.monotonic()
+    consumer.subscribe(list(channels), on_assign=on_assign, on_revoke=on_revoke, on_lost=on_revoke)
+    print("ready", flush=True)
     while not stopping.is_set():
         message = consumer.poll(0.1)
         if message is not None and not message.error():
@@ -160,7 +165,8 @@ def consume_log():
                         history.write("committed", time.monotonic_ns(), channel, place.partition, place.offset)
             except KafkaException as error:
                 sys.stderr.write(f"commit: {error}\n")
-            places, since = {}, time.monotonic()
+            places.clear()
+            since = time.monotonic()
     consumer.close()
 
 
@@ -395,6 +401,17 @@ def mqtt_client(name, version, history=None, channel=None):
     from paho.mqtt.properties import Properties
 
     class Client(mqtt.Client):
+        def __init__(self, *arguments, **settings):
+            # Whoever publishes looks and publishes in one turn, within which Paho does not reconnect: what is published
+            # between its CONNECT and the CONNACK would overtake what was not acknowledged.
+            self.turn, self.connected = threading.Lock(), threading.Event()
+            super().__init__(*arguments, **settings)
+
+        def reconnect(self):
+            with self.turn:
+                self.connected.clear()
+                return super().reconnect()
+
         def _messages_reconnect_reset_out(self):
             # With its second attempt to reconnect Paho forgets that a message had its PUBREC, and would publish it
             # anew, which [MQTT-4.3.3-1] forbids.
@@ -414,7 +431,6 @@ def mqtt_client(name, version, history=None, channel=None):
     settings = {} if version == mqtt.MQTTv5 else {"clean_session": False}
     client = Client(CallbackAPIVersion.VERSION2, client_id=name, protocol=version, **settings)
     client.reconnect_delay_set(0.1, 0.5)
-    client.connected = threading.Event()
 
     def on_connect(_client, _userdata, flags, code, _properties):
         if code.is_failure:
@@ -472,17 +488,18 @@ def produce_session(channel, qos, version, failures):
     client.loop_start()
     sequence = 0
     while not stopping.is_set():
-        if client.connected.is_set() and len(waiting) < WINDOW:
-            history.write("sent", channel, sequence)
-            topic = f"{LEVEL_TOPICS[channel]}/{sequence % KEYS}"
-            mid = client.publish(topic, payload(channel, sequence), qos).mid
-            with lock:
-                if mid in early:
-                    early.discard(mid)
-                    history.write("acked", channel, sequence)
-                else:
-                    waiting[mid] = sequence
-            sequence += 1
+        with client.turn:
+            if client.connected.is_set() and len(waiting) < WINDOW:
+                history.write("sent", channel, sequence)
+                topic = f"{LEVEL_TOPICS[channel]}/{sequence % KEYS}"
+                mid = client.publish(topic, payload(channel, sequence), qos).mid
+                with lock:
+                    if mid in early:
+                        early.discard(mid)
+                        history.write("acked", channel, sequence)
+                    else:
+                        waiting[mid] = sequence
+                sequence += 1
         time.sleep(PAUSE_SECONDS)
     deadline = time.monotonic() + 100
     while waiting and time.monotonic() < deadline:
