@@ -89,8 +89,9 @@ pub(crate) struct Shared {
     pub running: parking_lot::Mutex<Option<crate::open::Running>>,
 }
 
-/// Publishers are refused for at least so long, in milliseconds. A connection that can only close when a message is
-/// refused does so meanwhile: what it had sent behind that message would otherwise be accepted before it comes again.
+/// Publishers are refused for at least so long, in milliseconds. A connection that can only close when a
+/// message is refused does so meanwhile: what it had sent behind that message would otherwise be accepted
+/// before it comes again.
 const FULL_MS: u64 = 1_000;
 
 /// Work that an engine thread leaves to others.
@@ -228,8 +229,8 @@ impl Shared {
         self.journal.get().is_some_and(|journal| self.is_full(journal.room()))
     }
 
-    /// Whether publishes are refused when the journal has `room` bytes left: that is less than the reserve, or was
-    /// [`FULL_MS`] ago.
+    /// Whether publishes are refused when the journal has `room` bytes left: that is less than the reserve,
+    /// or was less at most [`FULL_MS`] ago.
     pub fn is_full(&self, room: u64) -> bool {
         let now = self.now();
         let full = room < self.limits.reserve_bytes;
