@@ -1,6 +1,8 @@
 //! Logs as their readers see them: what is durable, and where it is. One per partition and per lane of a
 //! queue.
 
+mod segments;
+
 use crate::{
     ahead::{self, ReadAhead},
     damage::{Damage, DamageKind, Damages},
@@ -12,7 +14,7 @@ use posthaste_engine::Event;
 use posthaste_model::{Envelope, Payload, Timestamp};
 use posthaste_storage::{
     journal::{self, Journal, Lsn},
-    segment::{self, Run, Segments},
+    segment::{Run, Segments},
 };
 use std::{
     collections::{HashMap, VecDeque},
@@ -232,9 +234,9 @@ impl PartitionLog {
         let storage = logs.storage.get()?;
         match self.place(from, until) {
             Place::End => Some(Vec::new()),
-            Place::Segment(_) => None,
+            Place::Segment(run) => self.read_segment_now(storage, &run, from..until, max_bytes),
             Place::Journal(entries) => self
-                .read_journal(Records::Cached(&storage.journal), entries, from..until, max_bytes)
+                .read_journal(Records::Known(storage.journal.reader()), entries, from..until, max_bytes)
                 .ok()
                 .flatten(),
         }
@@ -415,29 +417,6 @@ impl PartitionLog {
             entries.push(entry);
         }
         Ok(Some(entries))
-    }
-
-    fn read_segment(
-        &self,
-        storage: &Storage,
-        run: &Run,
-        range: Range<u64>,
-        max_bytes: usize,
-    ) -> Result<Vec<LogEntry>, Fault> {
-        let from = range.start.max(self.start());
-        // Each entry takes an offset at least.
-        let entries_max = usize::try_from(range.end.saturating_sub(from)).unwrap_or(usize::MAX);
-        match storage.segments.read(run, from, max_bytes, entries_max.clamp(1, LOOKED_UP_MAX)) {
-            Ok(read) => Ok(read.into_iter().filter_map(|e| entry_of(&e.head, e.body)).collect()),
-            Err(segment::ReadError::Damaged { segment, from, resume, .. }) => {
-                if let Some(logs) = self.logs.upgrade() {
-                    let damage = Damage::of_segment(segment, "damaged segment");
-                    logs.damages.missing(self.stream, from.max(self.start()), resume, damage);
-                }
-                Err(Fault::Lost(resume))
-            }
-            Err(error) => Err(Fault::Io(error.to_string())),
-        }
     }
 
     /// Records where an entry is. Entries come in order.

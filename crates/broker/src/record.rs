@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use posthaste_engine::{Event, effect::Journaled};
-use posthaste_storage::journal::{Batch, Journal, Lsn, ReadError, Reader, Stored};
+use posthaste_storage::journal::{Batch, Lsn, ReadError, Reader, Stored};
 
 /// The catalog's events carry this shard number.
 pub(crate) const CATALOG: u16 = u16::MAX;
@@ -111,7 +111,7 @@ pub(crate) fn body_at(head: &[u8], lsn: Lsn) -> Option<Lsn> {
 /// Reads records' heads and bodies, wherever those are.
 pub(crate) enum Records<'a> {
     /// Only from memory.
-    Cached(&'a Journal),
+    Known(Reader<'a>),
     Stored(Reader<'a>),
 }
 
@@ -127,7 +127,7 @@ impl Records<'_> {
 
     fn record(&mut self, lsn: Lsn) -> Result<Option<Stored>, ReadError> {
         match self {
-            Records::Cached(journal) => Ok(journal.read_cached(lsn)),
+            Records::Known(reader) => Ok(reader.read_now(lsn)),
             Records::Stored(reader) => reader.read(lsn).map(Some),
         }
     }

@@ -159,6 +159,17 @@ impl Reader<'_> {
             }
         }
     }
+
+    /// Reads a record if it is in memory: it was written lately, or some reader has been near it. Never waits
+    /// for the disk, never copies.
+    pub fn read_now(&mut self, lsn: Lsn) -> Option<Stored> {
+        if let Some(stored) = self.journal.read_cached(lsn) {
+            return Some(stored);
+        }
+        let stored = self.journal.owner.shared.read_recent(lsn, &mut self.span)?;
+        self.journal.owner.read_ahead(&mut self.span);
+        Some(stored)
+    }
 }
 
 /// A record read back.

@@ -7,6 +7,7 @@
 mod cache;
 pub mod format;
 mod read;
+mod recent;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -29,6 +30,7 @@ pub(crate) use read::read_all;
 
 use cache::Cache;
 use format::IndexPoint;
+use recent::RecentPieces;
 
 /// Open files kept at once.
 const CACHED_FILES: usize = 256;
@@ -145,6 +147,7 @@ struct Shared {
     damaged: Mutex<BTreeSet<SegmentId>>,
     files: Mutex<Cache<SegmentId, Arc<dyn SegmentFile>>>,
     indexes: Mutex<Cache<RunPlace, Arc<[IndexPoint]>>>,
+    recent: RecentPieces,
 }
 
 impl Segments {
@@ -157,6 +160,7 @@ impl Segments {
             damaged: Mutex::default(),
             files: Mutex::new(Cache::new(CACHED_FILES)),
             indexes: Mutex::new(Cache::new(CACHED_INDEX_POINTS)),
+            recent: RecentPieces::default(),
         };
         Ok(Segments { shared: Arc::new(shared) })
     }
@@ -178,6 +182,12 @@ impl Segments {
         max_entries: usize,
     ) -> Result<Vec<Entry>, ReadError> {
         read::read(&self.shared, run, from, max_bytes, max_entries)
+    }
+
+    /// As [`Segments::read`], only what some reader has read lately; never waits for the disk. None if the
+    /// first entry is not among that.
+    pub fn read_now(&self, run: &Run, from: u64, max_bytes: usize, max_entries: usize) -> Option<Vec<Entry>> {
+        read::read_now(&self.shared, run, from, max_bytes, max_entries)
     }
 
     /// The offset of the first entry whose highest timestamp is at least `timestamp`.
@@ -234,5 +244,6 @@ impl Shared {
     fn forget(&self, id: SegmentId) {
         self.files.lock().retain(|cached| *cached != id);
         self.indexes.lock().retain(|(cached, _)| *cached != id);
+        self.recent.forget(id);
     }
 }

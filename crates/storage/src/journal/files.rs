@@ -323,6 +323,11 @@ impl Shared {
         Ok(stored)
     }
 
+    /// As [`Shared::read_file`], only what a reader has read already.
+    pub fn read_recent(&self, lsn: Lsn, span: &mut Span) -> Option<Stored> {
+        span.record(lsn).or_else(|| self.recent_spans.record_now(lsn, span))
+    }
+
     /// Where to go on reading ahead of a reader that has come to this span, if anywhere.
     pub fn follow(&self, span: &mut Span) -> Option<Lsn> {
         self.recent_spans.follow(span)
@@ -330,18 +335,18 @@ impl Shared {
 
     /// Reads what a reader is expected to want next.
     pub fn read_ahead(&self, from: Lsn) {
-        let _arrival = self.recent_spans.arrival(from);
-        if let Some(span) = self.span_from(from) {
+        let (_arrival, length) = self.recent_spans.arrival(from);
+        if let Some(span) = self.span_from(from, length) {
             self.recent_spans.add(&span);
         }
     }
 
     /// None at the end of what was written, or where it cannot be read: that is for its reader to find.
-    fn span_from(&self, from: Lsn) -> Option<Span> {
+    fn span_from(&self, from: Lsn, most: usize) -> Option<Span> {
         let file = self.file_of(from)?;
         let left = file.end.load(Ordering::Acquire).saturating_sub(from.0);
         let position = from.0 - file.start;
-        let (before, length) = span::extent(position, usize::try_from(left).ok()?.min(span::MOST_BYTES));
+        let (before, length) = span::extent(position, usize::try_from(left).ok()?.min(most));
         // What is shorter is likely to be in memory.
         if length < LARGE_READ_BYTES {
             return None;

@@ -14,6 +14,9 @@ use crate::disk::{BLOCK_BYTES, LARGE_READ_BYTES};
 const FIRST_BYTES: usize = 4 << 10;
 /// Read at most where records follow one another.
 pub(super) const MOST_BYTES: usize = 256 << 10;
+/// Read ahead at most, while nothing else is being read ahead: a disk that is busy with commits takes about
+/// as long for a little as for much.
+const AHEAD_BYTES: usize = 1 << 20;
 /// A span that is read ahead begins so much before the end of the one that it follows, in the midst of whose
 /// last record that end may be.
 const OVERLAP_BYTES: u64 = 16 << 10;
@@ -45,13 +48,15 @@ pub(super) struct Span {
 pub(super) struct RecentSpans {
     known: Mutex<Known>,
     arrived: Condvar,
-    /// How many there are at most.
+    /// Bytes that they take at most.
     limit: usize,
 }
 
 #[derive(Default)]
 struct Known {
     spans: VecDeque<Span>,
+    /// Their bytes.
+    bytes: usize,
     /// From where and to where reading ahead is under way.
     coming: Vec<(u64, u64)>,
 }
@@ -59,7 +64,7 @@ struct Known {
 impl RecentSpans {
     /// They take up to `bytes` of memory.
     pub fn new(bytes: usize) -> RecentSpans {
-        RecentSpans { known: Mutex::default(), arrived: Condvar::new(), limit: bytes / MOST_BYTES }
+        RecentSpans { known: Mutex::default(), arrived: Condvar::new(), limit: bytes }
     }
 
     /// The record at `lsn`, verified, if it is in one of them; `span` is that one then. Or else one that
@@ -74,18 +79,32 @@ impl RecentSpans {
         let stored = holds.as_ref().and_then(|holds| holds.record(lsn));
         let found = if stored.is_some() { holds } else { near.filter(|_| !span.goes_on_at(lsn)) };
         if let Some(found) = found {
-            let followed = found.followed || span.alone;
-            *span = Span { wanted: span.wanted, alone: span.alone, followed, ..found };
+            span.become_like(found);
         }
         stored
     }
 
+    /// As [`RecentSpans::record`], without waiting for what is being read ahead.
+    pub fn record_now(&self, lsn: Lsn, span: &mut Span) -> Option<Stored> {
+        let holds = self.known.lock().find(lsn, Span::holds)?;
+        let stored = holds.record(lsn)?;
+        span.become_like(holds);
+        Some(stored)
+    }
+
     pub fn add(&self, span: &Span) {
         // One that is larger holds a single large record, and would take too much memory.
-        if span.bytes.len() <= MOST_BYTES && !span.alone {
+        if span.bytes.len() <= AHEAD_BYTES && !span.alone {
             let mut known = self.known.lock();
+            known.bytes += span.bytes.len();
             known.spans.push_back(span.clone());
-            let dropped = (known.spans.len() > self.limit).then(|| known.spans.pop_front());
+            let mut dropped = Vec::new();
+            while known.bytes > self.limit
+                && let Some(oldest) = known.spans.pop_front()
+            {
+                known.bytes -= oldest.bytes.len();
+                dropped.push(oldest);
+            }
             drop(known);
             drop(dropped);
         }
@@ -108,13 +127,18 @@ impl RecentSpans {
             return None;
         }
         let from = end - OVERLAP_BYTES;
-        known.coming.push((from, from + MOST_BYTES as u64));
+        let much = known.coming.is_empty() && self.limit >= 4 * AHEAD_BYTES;
+        known.coming.push((from, from + if much { AHEAD_BYTES } else { MOST_BYTES } as u64));
         Some(Lsn(from))
     }
 
-    /// What was to be read ahead from there is known, or cannot be read, when this is dropped.
-    pub fn arrival(&self, from: Lsn) -> Arrival<'_> {
-        Arrival(self, from)
+    /// What was to be read ahead from there is known, or cannot be read, when this is dropped. And how many
+    /// bytes that is.
+    pub fn arrival(&self, from: Lsn) -> (Arrival<'_>, usize) {
+        let known = self.known.lock();
+        let until =
+            known.coming.iter().find(|(coming, _)| *coming == from.0).map_or(from.0, |(_, until)| *until);
+        (Arrival(self, from), (until - from.0) as usize)
     }
 }
 
@@ -202,6 +226,12 @@ impl Span {
         }
     }
 
+    /// Takes over what another one holds.
+    fn become_like(&mut self, other: Span) {
+        let followed = other.followed || self.alone;
+        *self = Span { wanted: self.wanted, alone: self.alone, followed, ..other };
+    }
+
     pub fn is_followed(&self) -> bool {
         self.followed
     }
@@ -279,12 +309,20 @@ mod tests {
                 let mut found = Span::default();
                 (recent.record(Lsn(end + 100), &mut found), found.start)
             });
-            let arrival = recent.arrival(from);
+            let (arrival, length) = recent.arrival(from);
+            assert_eq!(length, MOST_BYTES);
+            // Or goes on without it.
+            assert!(recent.record_now(Lsn(end + 100), &mut Span::default()).is_none());
             recent.add(&span(from.0, MOST_BYTES));
             drop(arrival);
             // No record is in these zeros, but reading goes on from there.
             assert!(matches!(reader.join(), Ok((None, start)) if start == from.0));
         });
+        // With room enough, much of it at once.
+        let roomy = RecentSpans::new(4 << 20);
+        roomy.add(&large);
+        let from = roomy.follow(&mut large.clone());
+        assert_eq!(from.map(|from| roomy.arrival(from).1), Some(AHEAD_BYTES));
         // What a reader has read for itself is not read ahead.
         recent.add(&span(10_000_000, MOST_BYTES));
         recent.add(&span(10_000_000 + MOST_BYTES as u64, MOST_BYTES));

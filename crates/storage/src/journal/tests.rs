@@ -90,8 +90,8 @@ fn what_was_synced_is_replayed_and_read_back() {
 fn records_that_follow_one_another_are_read_back_in_large_parts() {
     let dir = tempfile::tempdir().unwrap();
     let disk: Arc<dyn Disk> = Arc::new(LocalDisk::new(dir.path()));
-    let config = || JournalConfig { file_bytes: 3 << 20, ring_bytes: 0, ..config(Drive::Threads) };
-    let opened = open(&disk, config(), 0);
+    let config = |ring_bytes| JournalConfig { file_bytes: 3 << 20, ring_bytes, ..config(Drive::Threads) };
+    let opened = open(&disk, config(4 << 20), 0);
     let body = |number: u64| {
         let length = if number.is_multiple_of(50) { 300_000 } else { number as usize * 37 % 5_000 };
         vec![number as u8; length]
@@ -108,18 +108,22 @@ fn records_that_follow_one_another_are_read_back_in_large_parts() {
         let completion = opened.completions.iter().find(|completion| completion.number == number).unwrap();
         written.extend((number * 10..).zip(places).map(|(id, place)| (Lsn(completion.base.0 + place), id)));
     }
-    let read_all = |journal: &Journal| {
-        let mut reader = journal.reader();
+    let read_all = |journal: &Journal, remembered: bool| {
+        let (mut reader, mut other) = (journal.reader(), journal.reader());
         for (lsn, id) in &written {
             let stored = reader.read(*lsn).unwrap();
             assert!(stored.head == b"head"[..] && stored.body == body(*id), "{id}");
+            // What one reader has read others find in memory, unless it is large.
+            let now = other.read_now(*lsn);
+            assert!(now.is_some() || !remembered || stored.body.len() == 300_000, "{id}");
+            assert!(now.is_none_or(|now| now == stored), "{id}");
         }
     };
-    (0..3).for_each(|_| read_all(&opened.journal));
+    (0..3).for_each(|_| read_all(&opened.journal, true));
     opened.journal.close().unwrap();
-    let again = open(&disk, config(), 0);
+    let again = open(&disk, config(0), 0);
     assert_eq!(again.replayed.len(), written.len());
-    read_all(&again.journal);
+    read_all(&again.journal, false);
 }
 
 /// Distance from the batch's base, shard, joined, head, body.

@@ -12,10 +12,13 @@ use super::format::{
     self, ENTRY_HEADER_BYTES, EntryHeader, FORMAT_VERSION, HEADER_BYTES, INDEX_EVERY_BYTES, IndexPoint,
     TRAILER_BYTES,
 };
+use super::recent::{PIECE_BYTES_MAX, RecentPieces};
 use super::{Entry, ReadError, Run, RunCheck, SegmentFile, SegmentId, Shared};
 
 /// Fewest and most bytes that one read asks for, unless an entry is larger.
 const READ_BYTES: (u64, u64) = (4 << 10, 1 << 20);
+/// Read at least where reading goes on, for whoever reads next.
+const GOING_ON_BYTES: u64 = PIECE_BYTES_MAX as u64 - BLOCK_BYTES as u64;
 
 pub(super) fn read(
     shared: &Shared,
@@ -24,45 +27,97 @@ pub(super) fn read(
     max_bytes: usize,
     max_entries: usize,
 ) -> Result<Vec<Entry>, ReadError> {
-    let mut entries: Vec<Entry> = Vec::new();
     if from >= run.end || max_entries == 0 {
-        return Ok(entries);
+        return Ok(Vec::new());
     }
     let Some(file) = shared.present(run.segment)? else { return Err(shared.lost(run, run.first, run.end)) };
     let points = shared.index(&file, run)?;
-    let point = points.partition_point(|point| point.offset <= from).checked_sub(1);
-    let start = point.and_then(|point| points.get(point)).copied().unwrap_or(run_start(run));
     let entry_bytes = run.bytes / run.entries.max(1) + 1;
-    // As many as have room, if all were alike.
-    let fitting = (max_bytes as u64 / entry_bytes).clamp(1, max_entries as u64);
-    let wanted = entry_bytes.saturating_mul(fitting);
-    let cursor = Cursor::new(&*file, run, start, wanted.saturating_add(INDEX_EVERY_BYTES));
+    let mut gathered = Gathered::new(from, max_bytes, max_entries);
+    let mut cursor = Cursor::new(&*file, run, start_at(run, &points, from), 0);
+    cursor.recent = Some(&shared.recent);
+    cursor.want(gathered.room(entry_bytes));
     let mut walk = Walk::new(cursor, &points);
-    let mut left = max_bytes;
     while let Some(step) = walk.next(shared)? {
-        let entry = match step {
-            Step::Lost(_, to) if to <= from => continue,
+        match step {
+            Step::Lost(_, to) if to <= from => {}
             // What was read before the damage is an answer; the next read meets it first.
-            Step::Lost(..) if !entries.is_empty() => break,
+            Step::Lost(..) if !gathered.entries.is_empty() => break,
             Step::Lost(lost_from, to) => return Err(shared.lost(run, lost_from, to)),
-            Step::Entry(entry) => entry,
-        };
-        if entry.offset.saturating_add(u64::from(entry.span)) <= from {
-            continue;
+            Step::Entry(entry) => {
+                if !gathered.take(entry) {
+                    break;
+                }
+            }
+        }
+        walk.cursor.want(gathered.room(entry_bytes));
+    }
+    Ok(gathered.entries)
+}
+
+pub(super) fn read_now(
+    shared: &Shared,
+    run: &Run,
+    from: u64,
+    max_bytes: usize,
+    max_entries: usize,
+) -> Option<Vec<Entry>> {
+    if from >= run.end || max_entries == 0 {
+        return Some(Vec::new());
+    }
+    let file = shared.files.lock().find(&run.segment)?;
+    let points = shared.known_index(run)?;
+    let mut cursor = Cursor::new(&*file, run, start_at(run, &points, from), 0);
+    (cursor.recent, cursor.only_recent) = (Some(&shared.recent), true);
+    let mut gathered = Gathered::new(from, max_bytes, max_entries);
+    // Whoever reads from the file tells what is damaged.
+    while let Ok(next) = cursor.next() {
+        if !next.is_some_and(|entry| gathered.take(entry)) {
+            return Some(gathered.entries);
+        }
+    }
+    (!gathered.entries.is_empty()).then_some(gathered.entries)
+}
+
+/// The entries that one read returns.
+struct Gathered {
+    entries: Vec<Entry>,
+    from: u64,
+    left: usize,
+    max_entries: usize,
+}
+
+impl Gathered {
+    fn new(from: u64, max_bytes: usize, max_entries: usize) -> Gathered {
+        Gathered { entries: Vec::new(), from, left: max_bytes, max_entries }
+    }
+
+    /// Bytes of as many more entries as have room, if all took `entry_bytes`; of one at least.
+    fn room(&self, entry_bytes: u64) -> u64 {
+        let entries = (self.max_entries - self.entries.len()) as u64;
+        entry_bytes.saturating_mul((self.left as u64 / entry_bytes).clamp(1, entries.max(1)))
+    }
+
+    /// Takes an entry if it is wanted and has room; whether there may be another one.
+    fn take(&mut self, entry: Entry) -> bool {
+        if entry.offset.saturating_add(u64::from(entry.span)) <= self.from {
+            return true;
         }
         let bytes = entry.head.len() + entry.body.len();
-        if !entries.is_empty() && bytes > left {
-            break;
+        if !self.entries.is_empty() && bytes > self.left {
+            return false;
         }
-        left = left.saturating_sub(bytes);
-        entries.push(entry);
+        self.left = self.left.saturating_sub(bytes);
+        self.entries.push(entry);
         // An entry like this one has no room any more: reading it would be in vain.
-        if entries.len() == max_entries || left < bytes {
-            break;
-        }
-        walk.cursor.want(left as u64);
+        self.entries.len() < self.max_entries && self.left >= bytes
     }
-    Ok(entries)
+}
+
+/// The last index point before the entry that contains `from`.
+fn start_at(run: &Run, points: &[IndexPoint], from: u64) -> IndexPoint {
+    let point = points.partition_point(|point| point.offset <= from).checked_sub(1);
+    point.and_then(|point| points.get(point)).copied().unwrap_or(run_start(run))
 }
 
 pub(super) fn find_timestamp(shared: &Shared, run: &Run, timestamp: i64) -> Result<Option<u64>, ReadError> {
@@ -193,17 +248,21 @@ impl Shared {
 
     /// The run's index; without one, or with a damaged one, reading starts at the run's first entry.
     fn index(&self, file: &Arc<dyn SegmentFile>, run: &Run) -> Result<Arc<[IndexPoint]>, ReadError> {
-        if run.bytes <= INDEX_EVERY_BYTES {
-            return Ok(Arc::new([]));
-        }
-        let key = (run.segment, run.position);
-        if let Some(points) = self.indexes.lock().find(&key) {
+        if let Some(points) = self.known_index(run) {
             return Ok(points);
         }
+        let key = (run.segment, run.position);
         let failed = |error| ReadError::Io { segment: run.segment, error };
         let points: Arc<[IndexPoint]> = read_index(&**file, run).map_err(failed)?.unwrap_or_default().into();
         self.indexes.lock().insert(key, points.clone(), points.len());
         Ok(points)
+    }
+
+    fn known_index(&self, run: &Run) -> Option<Arc<[IndexPoint]>> {
+        match run.bytes <= INDEX_EVERY_BYTES {
+            true => Some(Arc::new([])),
+            false => self.indexes.lock().find(&(run.segment, run.position)),
+        }
     }
 }
 
@@ -291,6 +350,10 @@ struct Cursor<'a> {
     floor: u64,
     chunk: Bytes,
     read_bytes: u64,
+    /// Where to look before the file is read, and what was read of it is left for others.
+    recent: Option<&'a RecentPieces>,
+    /// Nothing is read from the file: what would be is [`io::ErrorKind::WouldBlock`].
+    only_recent: bool,
 }
 
 impl<'a> Cursor<'a> {
@@ -303,6 +366,8 @@ impl<'a> Cursor<'a> {
             floor: start.offset,
             chunk: Bytes::new(),
             read_bytes: read_bytes.clamp(READ_BYTES.0, READ_BYTES.1),
+            recent: None,
+            only_recent: false,
         }
     }
 
@@ -373,10 +438,20 @@ impl<'a> Cursor<'a> {
         if self.chunk.len() as u64 >= bytes {
             return Ok(());
         }
-        let wanted = bytes.max(self.read_bytes).min(self.end.saturating_sub(self.at));
-        if wanted < bytes {
+        let left = self.end.saturating_sub(self.at);
+        if left < bytes {
             return Err(Fault::Damaged);
         }
+        if let Some(chunk) = self.recent.and_then(|recent| recent.from(self.run.segment, self.at, bytes)) {
+            self.chunk = chunk.slice(..chunk.len().min(usize::try_from(left).unwrap_or(usize::MAX)));
+            return Ok(());
+        }
+        if self.only_recent {
+            return Err(Fault::Io(io::ErrorKind::WouldBlock.into()));
+        }
+        let goes_on = self.recent.is_some_and(|recent| recent.lead_to(self.run.segment, self.at));
+        let usual = if goes_on { self.read_bytes.max(GOING_ON_BYTES) } else { self.read_bytes };
+        let wanted = bytes.max(usual).min(left);
         // Whole blocks, so that a disk can be read past the page cache.
         let before = self.at % BLOCK_BYTES as u64;
         let whole = (before + wanted).next_multiple_of(BLOCK_BYTES as u64);
@@ -387,6 +462,9 @@ impl<'a> Cursor<'a> {
         }
         let read = read.min(before + wanted);
         self.chunk = chunk.freeze().slice(before as usize..read as usize);
+        if let Some(recent) = self.recent {
+            recent.add(self.run.segment, self.at, self.chunk.clone());
+        }
         Ok(())
     }
 }

@@ -57,6 +57,29 @@ fn entries_are_read_from_any_offset() {
 }
 
 #[test]
+fn what_lies_behind_small_reads_is_in_memory_for_the_next_ones() {
+    let disk = SimDisk::new(1);
+    let entries = 1_000;
+    let runs = write(&segments(&disk), SegmentId(4), entries);
+    let (run, again) = (&runs[0], segments(&disk));
+    assert_eq!(again.read_now(run, run.first, 1 << 20, 5), None, "nobody has read it");
+    let (mut next, mut from_disk) = (run.first, 0);
+    while next < run.end {
+        let read = again.read_now(run, next, 1 << 20, 5).unwrap_or_else(|| {
+            from_disk += 1;
+            again.read(run, next, 1 << 20, 5).unwrap()
+        });
+        assert_eq!(read, segments(&disk).read(run, next, 1 << 20, read.len()).unwrap());
+        next = read.last().map(|last| last.offset + 3).unwrap();
+    }
+    // A small read, then about 1,000 entries with each.
+    assert!((2..=4).contains(&from_disk), "{from_disk} reads of the disk");
+    // What a segment of that name held before is no answer.
+    write(&again, SegmentId(4), 10);
+    assert_eq!(again.read_now(run, run.end - 3, 1 << 20, 5), None);
+}
+
+#[test]
 fn an_entry_larger_than_any_read_is_returned_whole() {
     let disk = SimDisk::new(1);
     let segments = segments(&disk);
