@@ -226,13 +226,12 @@ impl Shared {
 
     /// Whether publishers should be held back because the disk is full.
     pub fn no_space(&self) -> bool {
-        self.journal.get().is_some_and(|journal| self.is_full(journal.room()))
+        self.journal.get().is_some_and(|journal| self.is_full(journal.room(), self.now()))
     }
 
     /// Whether publishes are refused when the journal has `room` bytes left: that is less than the reserve,
     /// or was less at most [`FULL_MS`] ago.
-    pub fn is_full(&self, room: u64) -> bool {
-        let now = self.now();
+    pub fn is_full(&self, room: u64, now: Timestamp) -> bool {
         let full = room < self.limits.reserve_bytes;
         if full {
             self.full_at.store(now.0, Ordering::Relaxed);

@@ -609,7 +609,7 @@ impl EngineThread {
             }
         };
         if changes.iter().any(|c| c.durable)
-            && self.shared.is_full(self.state.room())
+            && self.shared.is_full(self.state.room(), self.shared.now())
             && !only_deletes(&changes)
         {
             let _ = reply.send(Err(Error::Refused(Refusal::NoSpace)));
@@ -696,11 +696,12 @@ impl State {
 }
 
 fn context<'a>(shared: &'a Shared, state: &State) -> Context<'a> {
+    let now = shared.now();
     Context {
-        now: shared.now(),
+        now,
         batch: state.number,
         durable: state.synced,
-        no_space: shared.is_full(state.room()),
+        no_space: shared.is_full(state.room(), now),
         no_memory: state.transient_bytes >= shared.limits.transient_bytes_max,
         limits: &shared.limits,
     }

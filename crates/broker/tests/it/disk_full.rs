@@ -7,7 +7,10 @@ use posthaste_engine::{
     effect::Refusal,
 };
 use posthaste_model::Limits;
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 fn open_on(disk: &SimDisk) -> Broker {
     let config = Config {
@@ -51,11 +54,16 @@ async fn publishers_are_refused_while_settlements_go_on() {
     client.settle_durably(queue.id, consumer, positions, Outcome::Accept).await.unwrap();
     assert_eq!(client.queue_state("work").await.unwrap().ready, accepted - settled);
 
+    let full = Instant::now();
+    assert!(broker.no_space());
     disk.set_capacity(None);
     // The journal looks for space on its own; how soon is its affair.
     while !publish(&client, None, "work", b"again").await.refused.is_empty() {
         tokio::task::yield_now().await;
     }
+    // Not at once: what a connection had sent behind a refused message must not overtake that. A second, by
+    // clocks that count milliseconds.
+    assert!(full.elapsed() >= Duration::from_millis(998), "{:?}", full.elapsed());
     tokio::task::block_in_place(|| broker.stop());
     drop((client, broker));
     let broker = open_on(&disk);

@@ -1,12 +1,11 @@
 //! The deadline of a session that is busy while it passes.
 
+use crate::support::serving_alone;
 use bytes::BytesMut;
-use posthaste_model::{ConnectionId, Limits};
-use posthaste_net::{Close, Closed, Mailbox, Output, Peer, Protocol, Session, Shared, serve_stream};
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use posthaste_net::{Close, Closed, Mailbox, Output, Peer, Protocol, Session, serve_stream};
+use std::time::Duration;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, duplex},
-    sync::watch,
     time::{Instant, sleep},
 };
 
@@ -55,16 +54,7 @@ impl Session for Beating {
 #[tokio::test(start_paused = true)]
 async fn a_deadline_that_passes_while_input_is_worked_on_is_still_met() {
     let (mut client, server) = duplex(1024);
-    let (_running, stopping) = watch::channel(false);
-    let shared = Shared {
-        limits: Arc::new(Limits::default()),
-        stopping,
-        connections: Arc::default(),
-        loops: Default::default(),
-        next_connection: Arc::new(|| ConnectionId(1)),
-    };
-    let address = SocketAddr::from(([127, 0, 0, 1], 1));
-    let peer = Peer { address, tls: false, connection: ConnectionId(1) };
+    let (_running, peer, shared) = serving_alone();
     tokio::spawn(async move { serve_stream(server, peer, &Heart, shared).await });
     let started = Instant::now();
     client.write_all(b"busy").await.unwrap();

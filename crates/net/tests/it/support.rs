@@ -32,6 +32,20 @@ pub async fn in_time<F: Future>(future: F) -> F::Output {
     tokio::time::timeout(Duration::from_secs(60), future).await.expect("an answer in time")
 }
 
+/// What serves one connection, as its peer; it goes on until the sender is dropped or says so.
+pub fn serving_alone() -> (watch::Sender<bool>, Peer, Shared) {
+    let (running, stopping) = watch::channel(false);
+    let shared = Shared {
+        limits: Arc::new(Limits::default()),
+        stopping,
+        connections: Arc::default(),
+        loops: Default::default(),
+        next_connection: Arc::new(|| ConnectionId(1)),
+    };
+    let address = SocketAddr::from(([127, 0, 0, 1], 1));
+    (running, Peer { address, tls: false, connection: ConnectionId(1) }, shared)
+}
+
 /// What the sessions of a test share.
 #[derive(Clone)]
 pub struct Lines {

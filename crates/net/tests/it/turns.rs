@@ -1,11 +1,10 @@
 //! A peer that sends without end, beside others of the same thread.
 
+use crate::support::serving_alone;
 use bytes::BytesMut;
-use posthaste_model::{ConnectionId, Limits};
-use posthaste_net::{Close, Closed, Mailbox, Output, Peer, Protocol, Session, Shared, serve_stream};
+use posthaste_net::{Close, Closed, Mailbox, Output, Peer, Protocol, Session, serve_stream};
 use std::{
     io,
-    net::SocketAddr,
     pin::Pin,
     sync::{
         Arc,
@@ -15,7 +14,6 @@ use std::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    sync::watch,
     task::yield_now,
     time::Instant,
 };
@@ -87,16 +85,7 @@ impl Session for Sink {
 
 #[tokio::test]
 async fn a_peer_that_sends_without_end_leaves_others_their_turn() {
-    let (_running, stopping) = watch::channel(false);
-    let shared = Shared {
-        limits: Arc::new(Limits::default()),
-        stopping,
-        connections: Arc::default(),
-        loops: Default::default(),
-        next_connection: Arc::new(|| ConnectionId(1)),
-    };
-    let address = SocketAddr::from(([127, 0, 0, 1], 1));
-    let peer = Peer { address, tls: false, connection: ConnectionId(1) };
+    let (_running, peer, shared) = serving_alone();
     let taken = Arc::new(AtomicUsize::new(0));
     let torrent = Torrent(taken.clone());
     let serving = tokio::spawn(async move { serve_stream(torrent, peer, &Sink, shared).await });
