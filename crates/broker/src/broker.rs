@@ -226,7 +226,9 @@ impl Shared {
 
     /// Whether publishers should be held back because the disk is full.
     pub fn no_space(&self) -> bool {
-        self.journal.get().is_some_and(|journal| self.is_full(journal.room(), self.now()))
+        self.journal
+            .get()
+            .is_some_and(|journal| self.is_full(journal.room(self.limits.reserve_bytes), self.now()))
     }
 
     /// Whether publishes are refused when the journal has `room` bytes left: that is less than the reserve,

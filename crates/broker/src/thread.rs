@@ -282,7 +282,7 @@ impl EngineThread {
 
     /// Ends recovery. `clean` is whether the last stop was orderly.
     pub fn begin(&mut self, clean: bool) {
-        self.state.journal_room = self.journal.room();
+        self.state.journal_room = self.journal.room(self.shared.limits.reserve_bytes);
         for (id, shard) in &mut self.shards {
             shard.recovered(clean, &mut self.state.out);
             // Shard by shard: what is sent again must carry the name of the shard that sends it.
@@ -324,7 +324,7 @@ impl EngineThread {
     /// Takes `first` and what else has come in, and has it leave in one batch. Returns who waits for the end if the
     /// thread was told to stop.
     fn round(&mut self, first: Option<Input>, inputs_max: usize) -> Option<mpsc::Sender<()>> {
-        self.state.journal_room = self.journal.room();
+        self.state.journal_room = self.journal.room(self.shared.limits.reserve_bytes);
         let mut next = first;
         let mut taken = 0;
         while let Some(input) = next {

@@ -471,9 +471,10 @@ impl Journal {
 
     /// Bytes that can surely still be submitted: the rest of the current file, prepared files, and what the
     /// disk says it has beyond the reserve, less what is waiting. Keep a margin of one batch: a batch is
-    /// never split over files.
-    pub fn room(&self) -> u64 {
-        self.owner.shared.room()
+    /// never split over files. The disk is asked at once, in place of once a second, when the files have
+    /// less than `enough`.
+    pub fn room(&self, enough: u64) -> u64 {
+        self.owner.shared.room(enough)
     }
 
     /// Counters, and the sizes of the frames committed so far.

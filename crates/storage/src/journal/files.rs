@@ -257,20 +257,23 @@ impl Shared {
         }
     }
 
-    pub fn room(&self) -> u64 {
+    pub fn room(&self, enough: u64) -> u64 {
         let current = match self.files.read().last() {
             Some(file) => (file.start + file.bytes()).saturating_sub(self.end.load(Ordering::Acquire)),
             None => 0,
         };
-        if self.config.drive == super::Drive::Steps {
-            self.look_at_free_space();
-        }
         let spares = self.spares.lock();
         let ready: u64 = spares.ready.iter().map(|spare| spare.file.bytes() - FILE_HEADER_BYTES).sum();
-        let obtainable = if spares.no_space { 0 } else { self.obtainable.load(Ordering::Relaxed) };
+        let no_space = spares.no_space;
         drop(spares);
         let waiting = self.queued_bytes.load(Ordering::Relaxed);
-        current.saturating_add(ready).saturating_add(obtainable).saturating_sub(waiting)
+        let prepared = current.saturating_add(ready);
+        // Free space may be gone faster than it is looked at.
+        if self.config.drive == super::Drive::Steps || prepared < waiting.saturating_add(enough) {
+            self.look_at_free_space();
+        }
+        let obtainable = if no_space { 0 } else { self.obtainable.load(Ordering::Relaxed) };
+        prepared.saturating_add(obtainable).saturating_sub(waiting)
     }
 
     /// Reads a record from the file that holds it, and what lies behind it into `span`, if it is not there

@@ -298,7 +298,7 @@ fn a_writer_at_full_speed_is_fenced_and_loses_nothing() {
                 Life::open(&bucket, Lsn(0)).replayed
             });
             while old.failed.try_recv().is_err() {
-                if old.journal.room() > 1 << 20 && next - first < acknowledged.len() as u64 + 100 {
+                if old.journal.room(0) > 1 << 20 && next - first < acknowledged.len() as u64 + 100 {
                     old.submit(next);
                     next += 1;
                 }
@@ -319,17 +319,17 @@ fn publishers_wait_while_the_store_is_away() {
     let store = Arc::new(SimStore::new(Rates::default(), 1));
     let bucket = bucket_on(store.clone());
     let life = Life::open(&bucket, Lsn(0));
-    let room = life.journal.room();
+    let room = life.journal.room(0);
     store.set_away(true);
     (0..50).for_each(|number| life.submit(number));
-    let waiting: u64 = room - life.journal.room();
+    let waiting: u64 = room - life.journal.room(0);
     assert!(waiting >= (0..50).map(|number| body(number).len() as u64).sum());
     assert!(life.completions.try_recv().is_err());
     store.set_away(false);
     for number in 0..50 {
         assert_eq!(life.completions.recv_timeout(Duration::from_secs(60)).unwrap().number, number);
     }
-    assert_eq!(life.journal.room(), room);
+    assert_eq!(life.journal.room(0), room);
     life.journal.close().unwrap();
     assert!(Life::open(&bucket, Lsn(0)).report.clean_shutdown);
 }

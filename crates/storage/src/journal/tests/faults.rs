@@ -231,11 +231,11 @@ fn a_full_disk_shrinks_room_and_holds_batches_until_there_is_space() {
         opened.journal.submit(batch);
         bytes
     };
-    let mut room = opened.journal.room();
+    let mut room = opened.journal.room(0);
     while room >= 8192 {
         submit();
         assert_eq!(opened.journal.step(), StepOutcome::Committed, "room was promised");
-        let left = opened.journal.room();
+        let left = opened.journal.room(0);
         assert!(left < room);
         room = left;
     }
@@ -243,17 +243,28 @@ fn a_full_disk_shrinks_room_and_holds_batches_until_there_is_space() {
     while opened.journal.step() != StepOutcome::NoSpace {
         submit();
     }
-    assert!(opened.journal.room() < 8192);
+    assert!(opened.journal.room(0) < 8192);
     assert_eq!(opened.journal.step(), StepOutcome::NoSpace);
     disk.set_capacity(None);
     assert_eq!(opened.journal.step(), StepOutcome::Committed);
-    assert!(opened.journal.room() >= 8192);
+    assert!(opened.journal.room(0) >= 8192);
     assert!(committed > 10 && opened.completions.try_iter().count() > 0);
     disk.set_capacity(Some(0));
     while opened.journal.step() != StepOutcome::NoSpace {
         submit();
     }
     assert_eq!(opened.journal.close(), Err(CloseError::NoSpace));
+}
+
+#[test]
+fn room_does_not_count_space_that_has_just_gone() {
+    let disk = SimDisk::new(1);
+    disk.set_capacity(Some(1 << 40));
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    let opened = open(&shared, config(Drive::Threads), 0);
+    disk.set_capacity(Some(disk.used_bytes()));
+    // The first file, and the second one if it was made before.
+    assert!(opened.journal.room(u64::MAX) < 1 << 30);
 }
 
 #[test]
