@@ -28,7 +28,7 @@ static ALLOCATOR: allocation::Counting = allocation::Counting;
 
 const USAGE: &str = "\
 usage: conformance-fuzz --corpus DIR --artifacts DIR [--seconds N] [--seed N] [--target NAME] [--input FILE]
-  --seconds N   for all targets together (default 60)
+  --seconds N   for all targets together (default 60); 0: only what is in the corpus
   --input FILE  run one target on one file, to reproduce a failure";
 
 /// Inputs that one target keeps; beyond it new ones replace old ones.
@@ -108,10 +108,11 @@ fn fuzz(target: &Target, corpus: &Path, artifacts: &Path, time: Duration, seed: 
     let mut seen = HashSet::new();
     let (started, mut runs, mut kept) = (Instant::now(), 0_u64, 0_u64);
     let mut from_corpus = pool.clone().into_iter();
-    while started.elapsed() < time {
+    loop {
         let (input, original) = match from_corpus.next() {
             Some(input) => (input, true),
-            None => (mutator.next(&pool, INPUT_BYTES_MAX, target.repair), false),
+            None if started.elapsed() < time => (mutator.next(&pool, INPUT_BYTES_MAX, target.repair), false),
+            None => break,
         };
         runs += 1;
         match execute(target, &input) {
