@@ -59,12 +59,9 @@ DURABILITY = {
     ("cache", OURS): "page cache (posthaste.durability=os)",
     ("cache", KAFKA): "page cache (default)",
 }
-TOPIC_CONFIG = {
-    ("synced", OURS): "fsync",
-    ("synced", KAFKA): "flush.messages=1",
-    ("cache", OURS): "os",
-    ("cache", KAFKA): None,
-}
+# Of each partition, so that what is deleted while more arrives is a part of every figure. Kafka deletes whole
+# segments, which have this size as well.
+RETENTION_BYTES = 1 << 30
 STEADY = re.compile(
     r"^(\d+) (steady state )?records sent, ([\d.]+) records/sec .*?([\d.]+) ms 50th, ([\d.]+) ms 95th, "
     r"([\d.]+) ms 99th",
@@ -151,6 +148,8 @@ class Bench:
             "native client": "posthaste-bench kafka: 4 connections with 5 requests in flight each, in "
             "Rust: where the Java producer is "
             "the limit it leaves more of the machine to the broker",
+            "retention": f"on where rows produce: {RETENTION_BYTES >> 30} GiB a partition. Posthaste looks every "
+            "minute, Kafka every five",
             "p99": "at half of the rate that Kafka reached in the same row",
             "CPU": "processor time of the broker's process per record",
         }
@@ -170,12 +169,15 @@ class Bench:
             *map(str, arguments),
         ]
 
-    def create_topic(self, broker, config):
+    def create_topic(self, broker, kind, retention_bytes=RETENTION_BYTES):
         """Makes the topic. Kafka's tool knows Kafka's settings only, so ours is made over HTTP."""
         if isinstance(broker, posthaste.Broker):
-            broker.post("/v1/topics", {"name": TOPIC, "partitions": PARTITIONS, "durability": config})
+            settings = {"durability": {"synced": "fsync", "cache": "os"}[kind], "retention_bytes": retention_bytes}
+            broker.post("/v1/topics", {"name": TOPIC, "partitions": PARTITIONS, **settings})
             return
-        extra = ["--config", config] if config else []
+        extra = ["--config", "flush.messages=1"] if kind == "synced" else []
+        if retention_bytes:
+            extra += ["--config", f"retention.bytes={retention_bytes}"]
         output(
             self.tool(
                 "TopicCommand",
@@ -258,7 +260,7 @@ class Bench:
             with run.directory(side.lower()) as directory:
                 broker = self.open(side, directory)
                 try:
-                    self.create_topic(broker, TOPIC_CONFIG[kind, side])
+                    self.create_topic(broker, kind)
                     guess = rates.get(side)
                     if guess is None:
                         trial, _ = self.produce(broker, directory, 20_000, 5_000, producers, batch_bytes)
@@ -291,7 +293,7 @@ class Bench:
             with run.directory(side.lower()) as directory:
                 broker = self.open(side, directory)
                 try:
-                    self.create_topic(broker, TOPIC_CONFIG[kind, side])
+                    self.create_topic(broker, kind)
                     figures, _ = self.produce(
                         broker,
                         directory,
@@ -333,7 +335,7 @@ class Bench:
             with run.directory(side.lower()) as directory:
                 broker = self.open(side, directory)
                 try:
-                    self.create_topic(broker, TOPIC_CONFIG[kind, side])
+                    self.create_topic(broker, kind)
                     before, cpu = journal_bytes(broker), broker.process.cpu_seconds()
                     found = posthaste.bench(
                         "kafka",
@@ -417,7 +419,7 @@ class Bench:
             with run.directory(side.lower()) as directory:
                 broker = self.open(side, directory)
                 try:
-                    self.create_topic(broker, TOPIC_CONFIG["cache", side])
+                    self.create_topic(broker, "cache", retention_bytes=None)
                     self.produce(broker, directory, records, 1, 1, 256 << 10)
                     # The first pass warms the broker up.
                     self.consume(broker, directory, records // 4)
