@@ -61,6 +61,18 @@ def load():
     return os.getloadavg()[0]
 
 
+def processor_ticks():
+    """Of all processors since boot: all ticks, and those in which the hypervisor let somebody else run."""
+    ticks = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    return sum(ticks), ticks[7]
+
+
+def stolen_since(before):
+    """The share of the processors' time that went to others since `before` was taken."""
+    ticks, stolen = (now - then for now, then in zip(processor_ticks(), before))
+    return stolen / max(ticks, 1)
+
+
 def now():
     """The time, UTC, to the second."""
     return datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -32,6 +32,7 @@ Client and broker share the machine in every figure, so a slow client hides a fa
 the broker alone spends. *Median* and *spread* are over the rounds, which alternate between the systems. *p99* was measured in
 runs of their own, at half of the peer's best rate. *Of the floor* is the share of what a bare loop of `pwrite` and
 `fdatasync` with the same commits carries on the same disk, *of loopback* that of a bare copy of the payloads' bytes over TCP.
+*Stolen* is the share of the processors' time that the hypervisor gave to other machines meanwhile.
 """
 
 
@@ -56,9 +57,10 @@ def comparison(result):
             "CPU µs",
             "of the floor",
             "of loopback",
+            "stolen",
         ]
     )
-    out += "|---|---|---|--:|--:|--:|--:|--:|--:|--:|--:|\n"
+    out += "|---|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n"
     for row in result["rows"].values():
         title = f"{row['title']}, {row['unit']}"
         for side in sorted(row["sides"], key=lambda name: (name != OURS, name)):
@@ -76,6 +78,7 @@ def comparison(result):
                     number(of(row, side, "cpu_us")),
                     share(of(row, side, "floor_share")),
                     share(of(row, side, "loopback_share")),
+                    share(of(row, side, "stolen")),
                 ]
             )
             title = ""

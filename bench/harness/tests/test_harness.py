@@ -1,6 +1,7 @@
 """The arithmetic of tables and bars, what is read from the tools' output, and the page. Run by `bench/selfcheck`."""
 
 import unittest
+import unittest.mock as mock
 import xml.etree.ElementTree
 
 from harness import kafka, measure, plot, profile, rabbitmq, report
@@ -28,6 +29,18 @@ class Tables(unittest.TestCase):
         ]:
             row = rows(ours, theirs, bar)["r"]
             self.assertEqual([met for _, _, met in measure.verdicts(row)], expect)
+
+    def test_what_others_disturbed_is_measured_again_and_the_calmest_try_counts(self):
+        for stolen, rates in [([0.05], [1]), ([0.3, 0.05], [2]), ([0.3, 0.4], [1])]:
+            run = measure.Run.__new__(measure.Run)
+            run.rounds, run.found = 1, measure.Rows()
+            run.found.row("r", "produce", "records/s")
+            tries, shares = iter([1, 2, 3]), iter(stolen)
+            with mock.patch.object(measure.machine, "stolen_since", lambda _: next(shares)):
+                run.interleave("r", [OURS], lambda side: run.found.add("r", side, "synced", rate=next(tries)))
+            rounds = run.found.rows["r"]["sides"][OURS]["rounds"]
+            self.assertEqual([one["rate"] for one in rounds], rates)
+            self.assertEqual([one["stolen"] for one in rounds], [min(stolen)])
 
     def test_a_sync_is_allowed_only_where_the_peer_does_not(self):
         for with_sync, ours, expect in [
