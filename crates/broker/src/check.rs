@@ -4,13 +4,15 @@ use crate::{
     damage::{Damage, DamageKind, object_of},
     environment::Work,
     home::{Home, Place},
+    log::Chunk,
     open::{OpenError, Recovered},
+    record,
 };
 use posthaste_storage::{
     checkpoint::{CheckpointError, Checkpoints},
     data_dir,
     disk::Disk,
-    journal::{Journal, Lsn, RecordRef, RecoveryReport},
+    journal::{self, ClosedFiles, Journal, Lsn, RecordRef, RecoveryReport},
     segment::{DiskSegments, ReadError, RunCheck, Segments},
 };
 use serde::Serialize;
@@ -91,7 +93,7 @@ pub(crate) fn check_place(Place { data, bucket }: &Place) -> Result<Check, OpenE
     let mut recovered = Recovered::new(data.shards(), Work::Here);
     match Checkpoints::inspect(disk.clone(), data_dir::CHECKPOINTS_DIR) {
         Ok(Some((loaded, faults))) => {
-            recovered.take(&loaded, &segments)?;
+            recovered.take(&loaded, &segments, &disk)?;
             let older = faults.iter().filter(|fault| !loaded.damaged.contains(fault));
             let told = older.map(|fault| format!("{fault}; it is an older generation, nothing is lost"));
             check.damage.extend(told.map(|what| Damage::new(DamageKind::Checkpoint, what)));
@@ -105,7 +107,7 @@ pub(crate) fn check_place(Place { data, bucket }: &Place) -> Result<Check, OpenE
         Err(error) => return Err(error.into()),
     }
     recovered.meta.shards.resize(usize::from(data.shards()), Lsn(0));
-    recovered.index_runs();
+    recovered.index_places();
     let from = recovered.meta.replay_from;
     let mut replay = |lsn: Lsn, record: RecordRef<'_>| recovered.replay(lsn, record);
     let report = match bucket {
@@ -121,6 +123,9 @@ pub(crate) fn check_place(Place { data, bucket }: &Place) -> Result<Check, OpenE
     check.damage.extend(recovered.assess(&report));
     told_of_journal(&mut check.journal, from, &report);
     check_segments(&mut check, &recovered, &segments)?;
+    if !recovered.kept.is_empty() {
+        check_kept(&mut check, &recovered, &ClosedFiles::open(disk.clone(), data_dir::JOURNAL_DIR)?);
+    }
     check.topics = recovered.catalog.namespaces().map(|n| n.topics.len()).sum();
     check.queues = recovered.catalog.namespaces().map(|n| n.queues.len()).sum();
     Ok(check)
@@ -150,6 +155,34 @@ fn count_files(check: &mut Check, disk: &dyn Disk) -> Result<(), OpenError> {
         }
     }
     Ok(())
+}
+
+/// Reads what stayed in the journal.
+fn check_kept(check: &mut Check, recovered: &Recovered, files: &ClosedFiles) {
+    for stream in recovered.shards.iter().flat_map(|shard| shard.streams()) {
+        let chunks = recovered.kept.get(&stream.id).map_or(&[][..], Vec::as_slice);
+        let mut places = chunks.iter().flat_map(Chunk::places).peekable();
+        while let Some((offset, lsn)) = places.next() {
+            // Where it ends is not known if nothing follows: at its own offset at least.
+            let until = places.peek().map_or(offset.saturating_add(1), |(next, _)| *next);
+            if until <= stream.start {
+                continue;
+            }
+            let read = files.read(lsn);
+            let body = read.as_ref().and_then(|read| record::body_at(&read.head, lsn));
+            if read.is_some() && body.is_none_or(|body| files.read(body).is_some()) {
+                check.journal.records += 1;
+                continue;
+            }
+            let mut told = Damage::new(DamageKind::Journal, "damaged record that stayed in the journal");
+            if let Some((file, position)) = files.place(lsn) {
+                told.file = Some(format!("{}/{}", data_dir::JOURNAL_DIR, journal::file_name(file)));
+                told.position = Some(position);
+            }
+            let object = object_of(&recovered.catalog, stream.id);
+            check.damage.push(told.with_offsets(object, offset.max(stream.start), until));
+        }
+    }
 }
 
 /// Reads all of every segment that is needed.

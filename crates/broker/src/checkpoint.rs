@@ -7,19 +7,20 @@
 use crate::{
     broker::Shared,
     damage::{Damage, DamageKind, Damages},
-    log::{PartitionLog, Storage},
+    kept::{Kept, Tally},
+    log::{Located, PartitionLog, Storage},
     record::{self, Records},
     thread::{Answers, Input, ThreadCheckpoint},
 };
 use posthaste_engine::{RangeSet, Stream, catalog::CatalogEvent};
 use posthaste_storage::{
     checkpoint::Checkpoints,
-    journal::{Lsn, ReadError},
+    journal::{FileExtent, Lsn, ReadError},
     segment::{self, Run, SegmentId, SegmentWriter},
 };
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::{Arc, mpsc},
     time::Duration,
 };
@@ -39,6 +40,8 @@ pub(crate) struct Meta {
 /// What a key in a checkpoint begins with.
 pub(crate) mod key {
     pub const CATALOG: u8 = b'c';
+    /// Places in the journal. Followed by the stream and the first offset, eight bytes each, high one first.
+    pub const KEPT: u8 = b'k';
     /// Followed by the shard, two bytes, high one first.
     pub const SHARD: u8 = b's';
     /// Followed by the stream, eight bytes, high one first.
@@ -57,13 +60,19 @@ pub(crate) struct Checkpointer {
     pub catalog: HashMap<Vec<u8>, u32>,
     /// The runs of each stream as they were written last.
     pub streams: HashMap<u64, Vec<Run>>,
+    /// Checksums of the places in the journal as they were written last.
+    pub places: HashMap<Vec<u8>, u32>,
     /// Segments that the newest checkpoint and the one before name.
     pub named: [HashSet<SegmentId>; 2],
+    /// Starts of the journal files that the newest checkpoint and the one before keep.
+    pub kept: [BTreeSet<Lsn>; 2],
+    /// Large entries stay in the journal's files.
+    pub keeps_files: bool,
     /// The journal is never released, so that all of it can be replayed.
     pub keeps_journal: bool,
 }
 
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Files of a journal after which a checkpoint is made in any case: in a bucket each is fetched on its own.
 const FILES_MAX: usize = 10_000;
 const RETRY_AFTER: Duration = Duration::from_secs(10);
@@ -109,6 +118,7 @@ impl Checkpointer {
     /// Moves everything that is readable, also out of damaged segments, and makes the result the only one that is
     /// needed.
     pub async fn write_anew(&mut self) -> Result<(), Problem> {
+        self.keeps_files = false;
         self.rewrite_damaged()?;
         self.checkpoint().await?;
         let meta = postcard::to_allocvec(&self.meta)?;
@@ -128,7 +138,8 @@ impl Checkpointer {
             }
         }
         let damaged = self.storage.segments.damaged();
-        let mut moving = Mover::new(&self.storage, &damages, self.meta.next_segment);
+        let none = Kept::default();
+        let mut moving = Mover::new(&self.storage, &damages, &none, self.meta.next_segment);
         let mut runs: Vec<(Arc<PartitionLog>, Vec<Run>)> = Vec::new();
         for log in self.shared.logs.all() {
             let all = log.runs();
@@ -158,10 +169,18 @@ impl Checkpointer {
         let mut below = self.storage.journal.durable();
         let parts = self.ask(Input::Streams).await?;
         below = parts.iter().filter_map(|part| part.unseen_from).fold(below, Lsn::min);
-        let mut moving = Mover::new(&self.storage, self.shared.logs.damages(), self.meta.next_segment);
-        for stream in parts.into_iter().flat_map(|part| part.streams) {
+        let streams: Vec<Stream> = parts.into_iter().flat_map(|part| part.streams).collect();
+        let files = if self.keeps_files { self.storage.journal.files_below(below) } else { Vec::new() };
+        // A file is released or kept as a whole: one that is not full yet is left to the next checkpoint, if
+        // this one makes progress without it.
+        let full = files.last().filter(|last| last.end > self.meta.replay_from);
+        below = full.map_or(below, |last| last.end);
+        let kept = self.choose_kept(files, &streams, below);
+        let damages = self.shared.logs.damages();
+        let mut moving = Mover::new(&self.storage, damages, &kept, self.meta.next_segment);
+        for stream in &streams {
             if let Some(log) = self.shared.logs.find(stream.id) {
-                moving.stream(&log, &stream, below)?;
+                moving.stream(&log, stream, below)?;
             }
         }
         moving.finish()?;
@@ -169,14 +188,30 @@ impl Checkpointer {
         let mut moved = moving.moved;
         // Also streams of which nothing was left to move have no places below any more.
         for log in self.shared.logs.all() {
-            log.moved(moved.remove(&log.stream()).unwrap_or_default(), below);
+            log.moved(moved.remove(&log.stream()).unwrap_or_default(), below, &kept);
         }
         let parts: Vec<ThreadCheckpoint> = self.ask(Input::Checkpoint).await?;
         self.collect(parts);
         self.collect_streams();
+        self.collect_places(below);
         self.meta.replay_from =
             self.meta.shards.iter().copied().chain([self.meta.catalog, below]).min().unwrap_or(below);
-        self.write()
+        self.write(kept.starts())
+    }
+
+    /// The journal files that are to stay.
+    fn choose_kept(&self, files: Vec<FileExtent>, streams: &[Stream], below: Lsn) -> Kept {
+        if files.is_empty() {
+            return Kept::default();
+        }
+        let mut tally = Tally::new(files);
+        for stream in streams {
+            let Some(log) = self.shared.logs.find(stream.id) else { continue };
+            let wanted = Wanted::of(stream);
+            let places = log.in_journal(below);
+            places.iter().filter(|p| wanted.includes(p)).for_each(|p| tally.count(p.lsn, p.bytes));
+        }
+        tally.choose(self.shared.limits.kept_entry_bytes_min)
     }
 
     /// Asks all engine threads the same.
@@ -220,20 +255,23 @@ impl Checkpointer {
 
     /// Only what changed of the catalog is written again.
     fn collect_catalog(&mut self, events: &[CatalogEvent]) {
-        let mut now = HashMap::with_capacity(events.len());
-        for (index, event) in events.iter().enumerate() {
-            let value = postcard::to_allocvec(event).unwrap_or_default();
-            let key = catalog_key(index, event);
-            let checksum = crc32c::crc32c(&value);
-            if self.catalog.get(&key) != Some(&checksum) {
-                self.pending.insert(key.clone(), Some(value));
+        let entries = events
+            .iter()
+            .enumerate()
+            .map(|(at, event)| (catalog_key(at, event), postcard::to_allocvec(event).unwrap_or_default()));
+        replace(&mut self.catalog, entries, &mut self.pending);
+    }
+
+    /// Where what stays in the journal below `below` lies.
+    fn collect_places(&mut self, below: Lsn) {
+        let mut entries = Vec::new();
+        for log in self.shared.logs.all() {
+            for chunk in log.kept(below) {
+                let key = kept_key(log.stream(), chunk.offset);
+                entries.push((key, postcard::to_allocvec(&chunk).unwrap_or_default()));
             }
-            now.insert(key, checksum);
         }
-        for gone in self.catalog.keys().filter(|key| !now.contains_key(*key)) {
-            self.pending.insert(gone.clone(), None);
-        }
-        self.catalog = now;
+        replace(&mut self.places, entries.into_iter(), &mut self.pending);
     }
 
     fn collect_streams(&mut self) {
@@ -255,7 +293,8 @@ impl Checkpointer {
         self.streams = now;
     }
 
-    fn write(&mut self) -> Result<(), Problem> {
+    /// `kept` are the starts of the journal files in which something stays.
+    fn write(&mut self, kept: BTreeSet<Lsn>) -> Result<(), Problem> {
         let meta = postcard::to_allocvec(&self.meta)?;
         let mut changes = self.pending.iter().map(|(key, value)| (key.clone(), value.clone()));
         self.checkpoints.write(&meta, &mut changes)?;
@@ -266,9 +305,12 @@ impl Checkpointer {
         let named = self.streams.values().flatten().map(|run| run.segment).collect();
         let [newest, _] = std::mem::replace(&mut self.named, [named, HashSet::new()]);
         self.named[1] = newest;
+        self.kept.swap(0, 1);
+        self.kept[0] = kept;
         let fallback = self.checkpoints.fallback_meta().and_then(|m| postcard::from_bytes::<Meta>(m).ok());
         if let Some(fallback) = fallback.filter(|_| !self.keeps_journal) {
-            self.storage.journal.release(fallback.replay_from);
+            let kept = self.kept.iter().flatten().copied().collect();
+            self.storage.journal.release(fallback.replay_from, &kept);
         }
         for (segment, _) in self.storage.segments.list() {
             if !self.named.iter().any(|named| named.contains(&segment)) {
@@ -279,23 +321,50 @@ impl Checkpointer {
     }
 }
 
+/// What of a stream is still needed.
+struct Wanted<'a> {
+    stream: &'a Stream,
+    settled: RangeSet,
+}
+
+impl<'a> Wanted<'a> {
+    fn of(stream: &'a Stream) -> Wanted<'a> {
+        let mut settled = RangeSet::new();
+        for (start, end) in &stream.settled {
+            settled.insert(*start, *end);
+        }
+        Wanted { stream, settled }
+    }
+
+    /// An entry may hold several offsets; it is needed as long as its last one is.
+    fn includes(&self, entry: &Located) -> bool {
+        let Wanted { stream, settled } = self;
+        entry.until > stream.start
+            && (stream.log || !settled.contains(entry.offset))
+            && entry.offset < stream.next
+    }
+}
+
 /// Copies entries from the journal into segments.
 struct Mover<'a> {
     storage: &'a Storage,
     damages: &'a Damages,
+    kept: &'a Kept,
     next_segment: u64,
     writer: Option<SegmentWriter>,
     moved: BTreeMap<u64, Vec<Run>>,
 }
 
 impl<'a> Mover<'a> {
-    fn new(storage: &'a Storage, damages: &'a Damages, next_segment: u64) -> Mover<'a> {
-        Mover { storage, damages, next_segment, writer: None, moved: BTreeMap::new() }
+    fn new(storage: &'a Storage, damages: &'a Damages, kept: &'a Kept, next_segment: u64) -> Mover<'a> {
+        Mover { storage, damages, kept, next_segment, writer: None, moved: BTreeMap::new() }
     }
 
     /// What is readable of a run.
     fn copy(&mut self, run: &Run) -> Result<(), Problem> {
         let mut from = run.first;
+        // Between two runs something may lie in the journal.
+        self.writer.iter_mut().for_each(SegmentWriter::break_run);
         while from < run.end {
             let entries = match self.storage.segments.read(run, from, COPY_BYTES, usize::MAX) {
                 Ok(entries) => entries,
@@ -332,32 +401,37 @@ impl<'a> Mover<'a> {
         }
     }
 
-    /// What is still wanted of a stream below `below`.
+    /// What is still wanted of a stream below `below`, and is not kept where it is.
     fn stream(&mut self, log: &Arc<PartitionLog>, stream: &Stream, below: Lsn) -> Result<(), Problem> {
         let places = log.in_journal(below);
         if places.is_empty() {
             return Ok(());
         }
-        let mut settled = RangeSet::new();
-        for (start, end) in &stream.settled {
-            settled.insert(*start, *end);
-        }
+        let wanted = Wanted::of(stream);
         let journal = self.storage.journal.clone();
         let mut records = Records::Stored(journal.reader_alone());
-        let mut following = places.iter().map(|(offset, _)| *offset).skip(1).chain([u64::MAX]);
-        for (offset, lsn) in places.iter().copied() {
-            let next = following.next().unwrap_or(u64::MAX);
-            // An entry may hold several offsets; it is needed as long as its last one is.
-            if next <= stream.start || (!stream.log && settled.contains(offset)) || offset >= stream.next {
+        let mut follows = None;
+        for place in places {
+            // What lies between is elsewhere. Also what is not wanted any more has its place in a kept file.
+            let stays = self.kept.holds(place.lsn);
+            if stays || follows != Some(place.offset) {
+                self.writer.iter_mut().for_each(SegmentWriter::break_run);
+            }
+            follows = Some(place.until);
+            if stays {
                 continue;
             }
+            if !wanted.includes(&place) {
+                continue;
+            }
+            let Located { offset, until, lsn, .. } = place;
             let (head, body) = match records.read(lsn) {
                 Ok(Some(read)) => read,
                 Ok(None) => continue,
                 Err(error @ ReadError::Io(_)) => return Err(error.into()),
                 // The index knows that it is there: the journal is kept aside, the rest moves on.
                 Err(_) => {
-                    let next = if next == u64::MAX { stream.next } else { next };
+                    let next = if until == u64::MAX { stream.next } else { until };
                     let damage = Damage::new(DamageKind::Messages, "damaged records in the journal");
                     self.damages.missing(stream.id, offset, next, damage);
                     continue;
@@ -381,6 +455,26 @@ impl<'a> Mover<'a> {
         }
         Ok(())
     }
+}
+
+/// Notes what differs from what was written before, by key and checksum.
+fn replace(
+    written: &mut HashMap<Vec<u8>, u32>,
+    entries: impl Iterator<Item = (Vec<u8>, Vec<u8>)>,
+    pending: &mut BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+) {
+    let mut now = HashMap::with_capacity(written.len());
+    for (key, value) in entries {
+        let checksum = crc32c::crc32c(&value);
+        if written.get(&key) != Some(&checksum) {
+            pending.insert(key.clone(), Some(value));
+        }
+        now.insert(key, checksum);
+    }
+    for gone in written.keys().filter(|key| !now.contains_key(*key)) {
+        pending.insert(gone.clone(), None);
+    }
+    *written = now;
 }
 
 fn catalog_key(index: usize, event: &CatalogEvent) -> Vec<u8> {
@@ -409,4 +503,8 @@ fn hex(bytes: &[u8]) -> String {
 
 pub(crate) fn stream_key(stream: u64) -> Vec<u8> {
     [&[key::STREAM][..], &stream.to_be_bytes()].concat()
+}
+
+pub(crate) fn kept_key(stream: u64, offset: u64) -> Vec<u8> {
+    [&[key::KEPT][..], &stream.to_be_bytes(), &offset.to_be_bytes()].concat()
 }

@@ -214,7 +214,7 @@ fn state_at(key: &[u8]) -> String {
             Some(shard) => format!("shard {}", u16::from_be_bytes(*shard)),
             None => "the shards".to_owned(),
         },
-        Some((&key::STREAM, _)) => "the places of messages".to_owned(),
+        Some((&(key::KEPT | key::STREAM), _)) => "the places of messages".to_owned(),
         _ => "the beginning".to_owned(),
     }
 }

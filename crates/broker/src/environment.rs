@@ -50,3 +50,9 @@ impl Work {
         }
     }
 }
+
+/// Engine threads, where the configuration names no number: half the cores, at least one.
+pub(crate) fn default_threads() -> u16 {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    u16::try_from(cores / 2).unwrap_or(1).max(1)
+}

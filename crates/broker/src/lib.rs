@@ -19,6 +19,7 @@ mod error;
 mod format;
 mod home;
 mod inbox;
+mod kept;
 mod live;
 mod log;
 mod metrics;

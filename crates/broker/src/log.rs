@@ -1,14 +1,18 @@
 //! Logs as their readers see them: what is durable, and where it is. One per partition and per lane of a
 //! queue.
 
+mod index;
 mod segments;
 
 use crate::{
     ahead::{self, ReadAhead},
     damage::{Damage, DamageKind, Damages},
     environment::Work,
+    kept::Kept,
     record::{self, Records},
 };
+pub(crate) use index::Chunk;
+use index::{Index, LOOKED_UP_MAX};
 use parking_lot::{Mutex, RwLock};
 use posthaste_engine::Event;
 use posthaste_model::{Envelope, Payload, Timestamp};
@@ -17,7 +21,7 @@ use posthaste_storage::{
     segment::{Run, Segments},
 };
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
     ops::Range,
     sync::{
         Arc, Weak,
@@ -75,34 +79,26 @@ pub enum ReadError {
     Io(String),
 }
 
-/// Where entries are: older ones in segments, newer ones in the journal.
-#[derive(Default)]
-struct Index {
-    runs: VecDeque<Run>,
-    chunks: VecDeque<Chunk>,
-}
-
-/// Entries that follow one another in the journal, 8 bytes each.
-struct Chunk {
-    offset: u64,
-    lsn: u64,
-    /// Distance of offset; distance of LSN in units of 8, to which records are aligned.
-    entries: Vec<(u32, u32)>,
-    timestamp: i64,
-    bytes: u64,
-}
-
-const ENTRIES_PER_CHUNK: usize = 512;
-const LSN_UNIT: u64 = 8;
-/// Entries looked up at a time.
-const LOOKED_UP_MAX: usize = 1_024;
-
 /// Where to read from next.
 enum Place {
     End,
-    /// With one more than is wanted, if there is one, so that it is known where the last one ends.
-    Journal(Vec<(u64, Lsn)>),
+    /// With one more than is wanted, if there is one, so that it is known where the last one ends. What
+    /// follows the last one begins at `behind`, or earlier in the journal.
+    Journal {
+        entries: Vec<(u64, Lsn)>,
+        behind: u64,
+    },
     Segment(Run),
+}
+
+/// An entry in the journal.
+pub(crate) struct Located {
+    pub offset: u64,
+    /// What follows it begins there; [`u64::MAX`] if nothing is known to follow.
+    pub until: u64,
+    pub lsn: Lsn,
+    /// About as many bytes.
+    pub bytes: u64,
 }
 
 /// Why entries cannot be read.
@@ -187,8 +183,7 @@ impl PartitionLog {
 
     /// Bytes that it holds, as stored.
     pub fn bytes(&self) -> u64 {
-        let index = self.index.read();
-        index.runs.iter().map(|r| r.bytes).sum::<u64>() + index.chunks.iter().map(|c| c.bytes).sum::<u64>()
+        self.index.read().bytes()
     }
 
     /// Has `notify` notified whenever the end moves, until it is dropped.
@@ -235,10 +230,12 @@ impl PartitionLog {
         match self.place(from, until) {
             Place::End => Some(Vec::new()),
             Place::Segment(run) => self.read_segment_now(storage, &run, from..until, max_bytes),
-            Place::Journal(entries) => self
-                .read_journal(Records::Known(storage.journal.reader()), entries, from..until, max_bytes)
-                .ok()
-                .flatten(),
+            Place::Journal { entries, behind } => {
+                let records = Records::Known(storage.journal.reader());
+                let read = self.read_journal(records, entries, behind, from..until, max_bytes).ok().flatten();
+                // What lies in the journal may end before `from`, and more follow in a segment.
+                read.filter(|read| !read.is_empty() || behind >= until.min(self.end()))
+            }
         }
     }
 
@@ -274,7 +271,7 @@ impl PartitionLog {
                     },
                     Err(fault) => fault,
                 },
-                Place::Journal(entries) => {
+                Place::Journal { entries, behind } => {
                     let mut reader = storage.journal.reader();
                     let places =
                         entries.iter().take_while(|(offset, _)| *offset < until).map(|(_, lsn)| *lsn);
@@ -282,8 +279,11 @@ impl PartitionLog {
                         reader.expect(first, last, places.count(), max_bytes);
                     }
                     let records = Records::Stored(reader);
-                    match self.read_journal(records, entries, from..until, max_bytes) {
-                        Ok(entries) => return Ok(entries.unwrap_or_default()),
+                    match self.read_journal(records, entries, behind, from..until, max_bytes) {
+                        Ok(Some(read)) if read.is_empty() && behind < until.min(self.end()) => {
+                            Fault::Lost(behind)
+                        }
+                        Ok(read) => return Ok(read.unwrap_or_default()),
                         Err(fault) => fault,
                     }
                 }
@@ -330,57 +330,20 @@ impl PartitionLog {
 
     /// An offset before which everything is older.
     fn skip_to(&self, timestamp: Timestamp) -> u64 {
-        let index = self.index.read();
-        let run = index.runs.iter().find(|r| r.max_timestamp >= timestamp.0);
-        if let Some(run) = run {
-            return run.first.max(self.start());
-        }
-        let chunk = index.chunks.iter().find(|c| c.timestamp >= timestamp.0);
-        chunk.map_or(self.end(), |c| c.offset).max(self.start())
+        self.index.read().skip_to(timestamp).unwrap_or_else(|| self.end()).max(self.start())
     }
 
     fn place(&self, from: u64, until: u64) -> Place {
-        let from = from.max(self.start());
-        let end = self.end();
-        if from >= end.min(until) {
-            return Place::End;
-        }
-        let index = self.index.read();
-        let run = index.runs.partition_point(|r| r.end <= from);
-        if let Some(run) = index.runs.get(run) {
-            return Place::Segment(*run);
-        }
-        let first = index.chunks.partition_point(|c| c.offset <= from).saturating_sub(1);
-        let mut found = Vec::new();
-        for (at, chunk) in index.chunks.iter().enumerate().skip(first) {
-            let skip = match at == first {
-                true => {
-                    let from = u32::try_from(from.saturating_sub(chunk.offset)).unwrap_or(u32::MAX);
-                    chunk.entries.partition_point(|(offset, _)| *offset <= from).saturating_sub(1)
-                }
-                false => 0,
-            };
-            for (offset, lsn) in chunk.entries.iter().skip(skip) {
-                let offset = chunk.offset + u64::from(*offset);
-                if offset >= end || found.len() == LOOKED_UP_MAX {
-                    break;
-                }
-                found.push((offset, Lsn(chunk.lsn + u64::from(*lsn) * LSN_UNIT)));
-                if offset >= until {
-                    break;
-                }
-            }
-            if found.len() == LOOKED_UP_MAX || found.last().is_some_and(|(offset, _)| *offset >= until) {
-                break;
-            }
-        }
-        if found.is_empty() { Place::End } else { Place::Journal(found) }
+        // Before the index, which may lose what is below a start that is set after this.
+        let (from, end) = (from.max(self.start()), self.end());
+        self.index.read().place(from, until, end)
     }
 
     fn read_journal(
         &self,
         mut records: Records<'_>,
         places: Vec<(u64, Lsn)>,
+        behind: u64,
         range: Range<u64>,
         max_bytes: usize,
     ) -> Result<Option<Vec<LogEntry>>, Fault> {
@@ -401,10 +364,10 @@ impl PartitionLog {
                 Err(_) if !entries.is_empty() => break,
                 Err(journal::ReadError::Io(error)) => return Err(Fault::Io(error.to_string())),
                 // The index knows that it is there.
-                Err(_) => return Err(Fault::Unreadable { offset, next: next.unwrap_or_else(|| self.end()) }),
+                Err(_) => return Err(Fault::Unreadable { offset, next: next.unwrap_or(behind) }),
             };
             let Some(entry) = entry_of(&read.0, read.1) else {
-                return Err(Fault::Unreadable { offset, next: next.unwrap_or_else(|| self.end()) });
+                return Err(Fault::Unreadable { offset, next: next.unwrap_or(behind) });
             };
             if entry.offset + u64::from(entry.span) <= range.start {
                 continue;
@@ -421,13 +384,7 @@ impl PartitionLog {
 
     /// Records where an entry is. Entries come in order.
     pub(crate) fn add(&self, offset: u64, timestamp: i64, lsn: Lsn, bytes: u64) {
-        let mut index = self.index.write();
-        if index.chunks.back_mut().is_some_and(|chunk| chunk.push(offset, timestamp, lsn, bytes)) {
-            return;
-        }
-        let mut chunk = Chunk { offset, lsn: lsn.0, entries: Vec::new(), timestamp, bytes: 0 };
-        chunk.push(offset, timestamp, lsn, bytes);
-        index.chunks.push_back(chunk);
+        self.index.write().add(offset, timestamp, lsn, bytes);
     }
 
     /// What is below `end` may be read now.
@@ -446,58 +403,35 @@ impl PartitionLog {
             return;
         }
         self.end.fetch_max(start, Ordering::AcqRel);
-        let mut index = self.index.write();
-        while index.runs.front().is_some_and(|run| run.end <= start) {
-            index.runs.pop_front();
-        }
-        while index.chunks.get(1).is_some_and(|next| next.offset <= start) {
-            index.chunks.pop_front();
-        }
-        // The last chunk is all below when nothing follows it.
-        if index.chunks.len() == 1 && self.end() <= start {
-            index.chunks.clear();
-        }
+        let end = self.end();
+        self.index.write().trim(start, end);
     }
 
     /// Every entry that lies in the journal below `below`, for moving into a segment.
-    pub(crate) fn in_journal(&self, below: Lsn) -> Vec<(u64, Lsn)> {
-        let index = self.index.read();
-        let mut found = Vec::new();
-        for chunk in &index.chunks {
-            for (offset, lsn) in &chunk.entries {
-                let lsn = Lsn(chunk.lsn + u64::from(*lsn) * LSN_UNIT);
-                if lsn >= below {
-                    return found;
-                }
-                found.push((chunk.offset + u64::from(*offset), lsn));
-            }
-        }
-        found
+    pub(crate) fn in_journal(&self, below: Lsn) -> Vec<Located> {
+        self.index.read().in_journal(below)
     }
 
-    /// The entries below `below` are in these segments now.
-    pub(crate) fn moved(&self, runs: impl IntoIterator<Item = Run>, below: Lsn) {
+    /// The entries below `below` are in these segments now, but for those that are kept.
+    pub(crate) fn moved(&self, runs: impl IntoIterator<Item = Run>, below: Lsn, kept: &Kept) {
+        self.index.write().moved(runs, below, kept);
+    }
+
+    /// The places of what lies in the journal below `below`, and is therefore kept.
+    pub(crate) fn kept(&self, below: Lsn) -> Vec<Chunk> {
+        self.index.read().kept(below)
+    }
+
+    /// Begins with what a checkpoint tells.
+    pub(crate) fn restore(&self, runs: &[Run], chunks: &[Chunk]) {
         let mut index = self.index.write();
         index.runs.extend(runs);
-        while let Some(chunk) = index.chunks.front_mut() {
-            let keep =
-                chunk.entries.partition_point(|(_, lsn)| chunk.lsn + u64::from(*lsn) * LSN_UNIT < below.0);
-            if keep < chunk.entries.len() {
-                let share = chunk.bytes * keep as u64 / chunk.entries.len() as u64;
-                chunk.bytes -= share;
-                chunk.entries.drain(..keep);
-                break;
-            }
-            index.chunks.pop_front();
-        }
+        index.chunks.extend(chunks.iter().cloned());
     }
 
     /// The entries of some runs are in others now.
     pub(crate) fn replaced(&self, old: &[Run], new: Vec<Run>) {
-        let mut index = self.index.write();
-        index.runs.retain(|run| !old.contains(run));
-        index.runs.extend(new);
-        index.runs.make_contiguous().sort_by_key(|run| run.first);
+        self.index.write().replaced(old, new);
     }
 
     pub(crate) fn runs(&self) -> Vec<Run> {
@@ -506,16 +440,7 @@ impl PartitionLog {
 
     /// The start offset at which retention by age and size would have it begin.
     pub(crate) fn retention_start(&self, oldest: Option<Timestamp>, max_bytes: Option<u64>) -> u64 {
-        let index = self.index.read();
-        let parts: Vec<(u64, i64, u64)> = index
-            .runs
-            .iter()
-            .map(|r| (r.end, r.max_timestamp, r.bytes))
-            .chain(index.chunks.iter().enumerate().map(|(at, c)| {
-                let end = index.chunks.get(at + 1).map_or(self.end(), |next| next.offset);
-                (end, c.timestamp, c.bytes)
-            }))
-            .collect();
+        let parts = self.index.read().parts(self.end());
         let mut total: u64 = parts.iter().map(|(_, _, bytes)| bytes).sum();
         let mut start = self.start();
         for (end, timestamp, bytes) in parts {
@@ -528,26 +453,6 @@ impl PartitionLog {
             start = end;
         }
         start
-    }
-}
-
-impl Chunk {
-    /// False when the entry does not fit here.
-    fn push(&mut self, offset: u64, timestamp: i64, lsn: Lsn, bytes: u64) -> bool {
-        let distance =
-            |a: u64, b: u64, unit: u64| a.checked_sub(b).and_then(|d| u32::try_from(d / unit).ok());
-        let (Some(offset), Some(lsn)) =
-            (distance(offset, self.offset, 1), distance(lsn.0, self.lsn, LSN_UNIT))
-        else {
-            return false;
-        };
-        if self.entries.len() == ENTRIES_PER_CHUNK {
-            return false;
-        }
-        self.entries.push((offset, lsn));
-        self.timestamp = self.timestamp.max(timestamp);
-        self.bytes += bytes;
-        true
     }
 }
 

@@ -6,11 +6,13 @@ use crate::{
     checkpoint::{Checkpointer, Meta, key},
     client::Client,
     damage::object_of,
-    environment::{Clock, Work},
+    environment::{Clock, Work, default_threads},
     home::{Home, Place},
     inbox::{self, Inbox, inbox},
-    log::{Logs, Storage},
-    outbox, record, retention,
+    log::{Chunk, Logs, Storage},
+    outbox,
+    record::{self, StoredAt, stored_at},
+    retention,
     salvage::Followed,
     thread::{EngineThread, Input},
 };
@@ -31,7 +33,7 @@ use posthaste_storage::{
     segment::{self, DiskSegments, Run, Segments},
 };
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::{Arc, mpsc},
     thread::JoinHandle,
 };
@@ -63,11 +65,16 @@ pub enum OpenError {
 pub(crate) struct Recovered {
     pub shards: Vec<Shard>,
     pub catalog: Catalog,
-    logs: Arc<Logs>,
+    pub logs: Arc<Logs>,
     pub meta: Meta,
     pub pending: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
     pub runs: HashMap<u64, Vec<Run>>,
+    /// By stream, what stayed in the journal.
+    pub kept: BTreeMap<u64, Vec<Chunk>>,
+    /// By stream, the offset behind all that the checkpoint has places of.
+    pub covered: HashMap<u64, u64>,
     catalog_keys: HashMap<Vec<u8>, u32>,
+    kept_keys: HashMap<Vec<u8>, u32>,
     pub problems: u64,
     pub followed: Followed,
 }
@@ -138,15 +145,16 @@ impl Assembled {
         let (checkpoints, loaded) = Checkpoints::open(data.disk(), data_dir::CHECKPOINTS_DIR)?;
         let mut recovered = Recovered::new(shards, work);
         if let Some(loaded) = loaded.filter(|_| !ignores_checkpoints) {
-            recovered.take(&loaded, &segments)?;
+            recovered.take(&loaded, &segments, &data.disk())?;
         }
         recovered.meta.shards.resize(usize::from(shards), Lsn(0));
-        recovered.index_runs();
+        recovered.index_places();
 
         let threads =
             usize::from(config.threads.unwrap_or_else(default_threads).max(1)).min(usize::from(shards));
         let (inboxes, receivers): (Vec<_>, Vec<_>) = (0..threads).map(|_| inbox()).unzip();
         let journal_config = JournalConfig {
+            file_bytes: config.limits.journal_file_bytes,
             ring_bytes: config.limits.recent_bytes_max,
             fatal,
             drive,
@@ -163,7 +171,8 @@ impl Assembled {
                 Journal::open(disk, dir, journal_config, from, &mut replay, completed)?
             }
         };
-        for damage in recovered.assess(&report) {
+        let kept = recovered.kept_files(&journal);
+        for damage in recovered.assess(&report).into_iter().chain(recovered.missing_places(&kept)) {
             recovered.logs.damages().report(damage);
         }
         report_recovery(&report);
@@ -198,7 +207,7 @@ impl Assembled {
         let taps = recovered.prepare_views(&shared);
         reconcile(&shared, &recovered);
 
-        let Recovered { shards: all, catalog, meta, pending, runs, catalog_keys, .. } = recovered;
+        let Recovered { shards: all, catalog, meta, pending, runs, catalog_keys, kept_keys, .. } = recovered;
         let threads = engine_threads(&shared, all, catalog, &journal, receivers);
         let named = runs.values().flatten().map(|run| run.segment).collect::<HashSet<_>>();
         let checkpointer = Checkpointer {
@@ -209,7 +218,10 @@ impl Assembled {
             pending,
             catalog: catalog_keys,
             streams: runs,
+            places: kept_keys,
             named: [named, HashSet::new()],
+            kept: [kept.starts(), BTreeSet::new()],
+            keeps_files: true,
             keeps_journal,
         };
         let tasks = Tasks { outboxes: outbox_entries, chores: chore_list, taps, first_start };
@@ -373,12 +385,6 @@ pub(crate) fn nonce(random: &[u8; 16]) -> u64 {
     u64::from_le_bytes(random.first_chunk().copied().unwrap_or_default())
 }
 
-/// Half the cores, at least one.
-fn default_threads() -> u16 {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    u16::try_from(cores / 2).unwrap_or(1).max(1)
-}
-
 fn completions(inboxes: Vec<inbox::Sender>) -> Box<dyn FnMut(Completion) + Send> {
     Box::new(move |completion| {
         let inbox = inboxes.get(usize::from(completion.source));
@@ -404,7 +410,10 @@ impl Recovered {
             meta: Meta::default(),
             pending: BTreeMap::new(),
             runs: HashMap::new(),
+            kept: BTreeMap::new(),
+            covered: HashMap::new(),
             catalog_keys: HashMap::new(),
+            kept_keys: HashMap::new(),
             problems: 0,
             followed: Followed::default(),
         }
@@ -425,6 +434,14 @@ impl Recovered {
                 let shard = self.shards.get_mut(usize::from(u16::from_be_bytes(*shard)));
                 shard.is_some_and(|shard| shard.load(entity, value).is_ok())
             }),
+            Some((&key::KEPT, rest)) => match (rest.first_chunk(), postcard::from_bytes(value)) {
+                (Some(stream), Ok(chunk)) => {
+                    self.kept.entry(u64::from_be_bytes(*stream)).or_default().push(chunk);
+                    self.kept_keys.insert(key.to_vec(), crc32c::crc32c(value));
+                    true
+                }
+                _ => false,
+            },
             Some((&key::STREAM, stream)) => match (stream.first_chunk(), postcard::from_bytes(value)) {
                 (Some(stream), Ok(runs)) => {
                     self.runs.insert(u64::from_be_bytes(*stream), runs);
@@ -435,16 +452,6 @@ impl Recovered {
             _ => false,
         };
         self.problems += u64::from(!understood);
-    }
-
-    pub fn index_runs(&mut self) {
-        for (stream, runs) in &self.runs {
-            let log = self.logs.find_or_add(*stream);
-            if let Some(last) = runs.last() {
-                log.extend(last.end);
-            }
-            log.moved(runs.iter().copied(), Lsn(0));
-        }
     }
 
     /// Takes one record of the journal.
@@ -479,19 +486,10 @@ impl Recovered {
     }
 
     fn index(&self, event: &Event, lsn: Lsn, bytes: u64) {
-        let (stream, offset, span, timestamp) = match event {
-            Event::Appended { partition, offset, span, timestamp, .. } => {
-                (partition.0, *offset, *span, timestamp.0)
-            }
-            Event::Enqueued { queue, lane, offset, envelope, .. } => {
-                (crate::thread::stream_of(*queue, *lane), *offset, 1, envelope.received.0)
-            }
-            _ => return,
-        };
+        let Some(StoredAt { stream, offset, span, timestamp }) = stored_at(event) else { return };
         let log = self.logs.find_or_add(stream);
-        // What a checkpoint moved while it was being made is in a segment.
-        let in_segment = log.runs().last().is_some_and(|run| offset < run.end);
-        if !in_segment {
+        // The checkpoint has places also of what came while it was being made.
+        if self.covered.get(&stream).is_none_or(|covered| offset >= *covered) {
             log.add(offset, timestamp, lsn, bytes);
             log.extend(offset + u64::from(span));
         }
@@ -505,8 +503,8 @@ impl Recovered {
             for stream in shard.streams() {
                 wanted.insert(stream.id);
                 let log = self.logs.find_or_add(stream.id);
-                log.trim(stream.start);
                 log.extend(stream.next);
+                log.trim(stream.start);
             }
             for (namespace, envelope, payload) in shard.retained() {
                 let message = Some((envelope.clone(), payload.clone()));

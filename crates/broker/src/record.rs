@@ -1,5 +1,6 @@
 //! How events lie in journal records: a tag, the encoded event, and the body beside it.
 
+use crate::thread::stream_of;
 use bytes::Bytes;
 use posthaste_engine::{Event, effect::Journaled};
 use posthaste_storage::journal::{Batch, Lsn, ReadError, Reader, Stored};
@@ -130,6 +131,30 @@ impl Records<'_> {
             Records::Known(reader) => Ok(reader.read_now(lsn)),
             Records::Stored(reader) => reader.read(lsn).map(Some),
         }
+    }
+}
+
+/// What an event adds to a log.
+pub(crate) struct StoredAt {
+    pub stream: u64,
+    pub offset: u64,
+    pub span: u32,
+    pub timestamp: i64,
+}
+
+/// None if it adds nothing.
+pub(crate) fn stored_at(event: &Event) -> Option<StoredAt> {
+    match event {
+        Event::Appended { partition, offset, span, timestamp, .. } => {
+            Some(StoredAt { stream: partition.0, offset: *offset, span: *span, timestamp: timestamp.0 })
+        }
+        Event::Enqueued { queue, lane, offset, envelope, .. } => Some(StoredAt {
+            stream: stream_of(*queue, *lane),
+            offset: *offset,
+            span: 1,
+            timestamp: envelope.received.0,
+        }),
+        _ => None,
     }
 }
 

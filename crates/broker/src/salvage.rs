@@ -3,10 +3,11 @@
 
 use crate::{
     change::queue_spec,
-    checkpoint::stream_key,
+    checkpoint::{key, stream_key},
     damage::{Damage, DamageKind, object_of},
+    log::Chunk,
     open::{OpenError, Recovered},
-    record,
+    record::{self, StoredAt, stored_at},
     thread::stream_of,
 };
 use posthaste_engine::{
@@ -17,10 +18,15 @@ use posthaste_engine::{
 use posthaste_model::{Name, PartitionId, QueueId, Timestamp, TopicId};
 use posthaste_storage::{
     checkpoint::{Loaded, LostKeys},
-    journal::{DamageKind as Stretch, RecoveryReport},
+    data_dir::JOURNAL_DIR,
+    disk::Disk,
+    journal::{DamageKind as Stretch, Journal, Lsn, RecordRef, RecoveryReport},
     segment::{ReadError, Run, Segments},
 };
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
 
 /// What recovery notices on its way.
 #[derive(Default)]
@@ -36,6 +42,14 @@ pub(crate) struct Followed {
     damage: Vec<Damage>,
 }
 
+/// A message or batch in the journal.
+struct InJournal {
+    event: Event,
+    at: StoredAt,
+    lsn: Lsn,
+    bytes: u64,
+}
+
 /// Read at a time.
 const READ_BYTES: usize = 1 << 20;
 const READ_ENTRIES: usize = 1_024;
@@ -44,7 +58,12 @@ const LOST_SPAN_MAX: u64 = 65_536;
 
 impl Recovered {
     /// Takes a checkpoint, and looks at the segments that it names.
-    pub(crate) fn take(&mut self, loaded: &Loaded, segments: &Segments) -> Result<(), OpenError> {
+    pub(crate) fn take(
+        &mut self,
+        loaded: &Loaded,
+        segments: &Segments,
+        disk: &Arc<dyn Disk>,
+    ) -> Result<(), OpenError> {
         self.meta = postcard::from_bytes(&loaded.meta).map_err(|e| OpenError::State(e.to_string()))?;
         loaded.for_each(&mut |key, value| self.load(key, value))?;
         if loaded.lost.is_empty() {
@@ -55,7 +74,8 @@ impl Recovered {
         } else {
             self.followed.damage.extend(loaded.lost.iter().map(Damage::of_checkpoint));
             self.followed.names_hurt = loaded.lost.iter().any(hurts_names);
-            self.rebuild(&loaded.lost, segments);
+            let in_journal = self.find_in_journal(&loaded.lost, disk)?;
+            self.rebuild(&loaded.lost, segments, &in_journal);
         }
         self.note_streams();
         self.look_at_segments(segments)
@@ -257,7 +277,7 @@ impl Recovered {
 
     /// Puts together again what a damaged checkpoint lacks: places of messages from the segments' own footers, objects
     /// from the catalog, and what they hold from the messages themselves.
-    fn rebuild(&mut self, lost: &[LostKeys], segments: &Segments) {
+    fn rebuild(&mut self, lost: &[LostKeys], segments: &Segments, in_journal: &[InJournal]) {
         for (id, _) in segments.list() {
             for run in segments.runs(id).unwrap_or_default() {
                 if lost.iter().any(|lost| lost.covers(&stream_key(run.stream))) {
@@ -270,6 +290,9 @@ impl Recovered {
                 }
             }
         }
+        if lost.iter().any(|lost| hurts(lost, key::KEPT)) {
+            self.place_kept(in_journal);
+        }
         self.note_streams();
         let catalog = self.catalog.clone();
         for namespace in catalog.namespaces() {
@@ -280,8 +303,8 @@ impl Recovered {
                 self.reopen_queue(usize::from(queue.shard.0), queue.id);
             }
         }
-        if lost.iter().any(hurts_shards) {
-            self.adopt_unheld(segments);
+        if lost.iter().any(|lost| hurts(lost, key::SHARD)) {
+            self.adopt_unheld(segments, in_journal);
         }
         let mut holders: BTreeMap<u64, (usize, u64)> = BTreeMap::new();
         for (index, shard) in self.shards.iter().enumerate() {
@@ -291,12 +314,57 @@ impl Recovered {
             for run in self.runs.get(&stream).cloned().unwrap_or_default() {
                 self.replay_run(segments, &run, shard, next);
             }
+            let here = in_journal.iter().filter(|found| found.at.stream == stream);
+            here.filter(|found| found.at.offset >= next).for_each(|found| self.apply(shard, &found.event));
         }
+    }
+
+    /// If places in the journal are lost, or what shards held: everything that is stored in what is left of
+    /// the journal and that its replay is not going to tell of.
+    fn find_in_journal(&self, lost: &[LostKeys], disk: &Arc<dyn Disk>) -> Result<Vec<InJournal>, OpenError> {
+        let mut found = Vec::new();
+        if !lost.iter().any(|lost| hurts(lost, key::KEPT) || hurts(lost, key::SHARD)) {
+            return Ok(found);
+        }
+        let mut look = |lsn: Lsn, record: RecordRef<'_>| {
+            let replayed_from = self.meta.shards.get(usize::from(record.shard));
+            if replayed_from.is_some_and(|from| lsn < *from)
+                && let Ok((event, _)) = record::decode(record.head)
+                && let Some(at) = stored_at(&event)
+            {
+                let bytes = (record.head.len() + record.body.len()) as u64;
+                found.push(InJournal { event, at, lsn, bytes });
+            }
+        };
+        // What is missing there was released.
+        Journal::inspect(disk.clone(), JOURNAL_DIR, Lsn(0), &mut look)?;
+        Ok(found)
+    }
+
+    /// Notes where those are that stayed in the journal.
+    fn place_kept(&mut self, in_journal: &[InJournal]) {
+        let mut kept: BTreeMap<u64, Vec<Chunk>> = BTreeMap::new();
+        for InJournal { at, lsn, bytes, .. } in in_journal {
+            let runs = self.runs.get(&at.stream).map_or(&[][..], Vec::as_slice);
+            let in_segment = runs.iter().any(|run| (run.first..run.end).contains(&at.offset));
+            if in_segment || *lsn >= self.meta.replay_from {
+                continue;
+            }
+            let chunks = kept.entry(at.stream).or_default();
+            // A chunk must not reach over what is in a segment.
+            let is_near =
+                |chunk: &&mut Chunk| !runs.iter().any(|run| (chunk.offset..at.offset).contains(&run.first));
+            let last = chunks.last_mut().filter(is_near);
+            if !last.is_some_and(|chunk| chunk.push(at.offset, at.timestamp, *lsn, *bytes)) {
+                chunks.push(Chunk::new(at.offset, at.timestamp, *lsn, *bytes));
+            }
+        }
+        self.kept = kept;
     }
 
     /// Messages whose topic or queue is lost with its name make up another one, which gets a name like all that have
     /// none: better a topic too many than messages too few.
-    fn adopt_unheld(&mut self, segments: &Segments) {
+    fn adopt_unheld(&mut self, segments: &Segments, in_journal: &[InJournal]) {
         let held: BTreeSet<u64> =
             self.shards.iter().flat_map(|shard| shard.streams()).map(|stream| stream.id).collect();
         let unheld: Vec<Run> = self
@@ -305,16 +373,21 @@ impl Recovered {
             .filter(|(id, _)| !held.contains(id))
             .flat_map(|(_, runs)| runs.first().copied())
             .collect();
+        let in_segments = unheld.iter().filter_map(|run| first_event(segments, run));
+        let in_journal = in_journal
+            .iter()
+            .filter(|found| !held.contains(&found.at.stream))
+            .map(|found| found.event.clone());
         let mut lanes: BTreeMap<QueueId, u8> = BTreeMap::new();
-        for run in unheld {
-            match first_event(segments, &run) {
-                Some(Event::Appended { partition, .. }) => {
+        for event in in_segments.chain(in_journal) {
+            match event {
+                Event::Appended { partition, .. } => {
                     // Ids are given out once, whatever they are of.
                     let spec = PartitionSpec { topic: TopicId(partition.0), index: 0, sync: true };
                     let shard = usize::from(self.catalog.place(partition.0).0);
                     self.apply(shard, &Event::PartitionOpened { partition, spec });
                 }
-                Some(Event::Enqueued { queue, lane, .. }) => {
+                Event::Enqueued { queue, lane, .. } => {
                     let highest = lanes.entry(queue).or_default();
                     *highest = (*highest).max(lane);
                 }
@@ -443,11 +516,11 @@ fn first_event(segments: &Segments, run: &Run) -> Option<Event> {
     None
 }
 
-fn hurts_shards(lost: &LostKeys) -> bool {
+/// Whether keys that begin with `kind` may be lost.
+fn hurts(lost: &LostKeys, kind: u8) -> bool {
     let first = |key: &Vec<u8>| key.first().copied().unwrap_or_default();
-    let shards = crate::checkpoint::key::SHARD;
-    lost.after.as_ref().is_some_and(|after| first(after) <= shards)
-        && lost.before.as_ref().is_none_or(|before| first(before) >= shards)
+    lost.after.as_ref().is_some_and(|after| first(after) <= kind)
+        && lost.before.as_ref().is_none_or(|before| first(before) >= kind)
 }
 
 fn hurts_names(lost: &LostKeys) -> bool {

@@ -47,6 +47,11 @@ pub struct Limits {
     pub group_metadata_bytes_max: usize,
     /// Journal bytes after which a checkpoint is made. Default 256 MiB.
     pub journal_bytes_between_checkpoints: u64,
+    /// Messages and batches of on average at least so many bytes stay in the journal's files, as long as half
+    /// of a file is wanted, in place of being copied into segments by checkpoints. Default 64 KiB.
+    pub kept_entry_bytes_min: u64,
+    /// Size of the journal's files. At least 16 KiB. Default 64 MiB.
+    pub journal_file_bytes: u64,
     /// Memory for recently written messages, from which readers that keep up are served, in bytes. Default 32 MiB.
     pub recent_bytes_max: usize,
     /// Journal bytes kept back for settlements, deletes and checkpoints when the disk is full. Default 8 MiB.
@@ -82,6 +87,8 @@ impl Default for Limits {
             group_members_max: 10_000,
             group_metadata_bytes_max: MIB,
             journal_bytes_between_checkpoints: 256 * MIB as u64,
+            kept_entry_bytes_min: 64 * KIB as u64,
+            journal_file_bytes: 64 * MIB as u64,
             recent_bytes_max: 32 * MIB,
             reserve_bytes: 8 * MIB as u64,
             producers_per_partition_max: 10_000,

@@ -2,6 +2,7 @@
 //! breach.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::collections::BTreeSet;
 use std::io::{ErrorKind, IoSlice};
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -295,7 +296,7 @@ fn released_records_are_not_needed(open: OpenJournal) {
     let mut driven = Driven::open(&open, Lsn(0));
     for life in 0..4 {
         let lsns: Vec<Lsn> = (0..20).map(|_| driven.write(1000)).collect();
-        driven.journal.release(lsns[10]);
+        driven.journal.release(lsns[10], &BTreeSet::new());
         let kept = driven.written.split_off(driven.written.len() - 10);
         drop(driven);
         driven = Driven::open(&open, lsns[10]);
@@ -312,7 +313,7 @@ fn released_files_are_used_again(home: Arc<dyn JournalHome>) {
         let lsn = driven.write(1000);
         driven.journal.step();
         if round % 10 == 9 {
-            driven.journal.release(lsn);
+            driven.journal.release(lsn, &BTreeSet::new());
             driven.written = driven.written.split_off(driven.written.len() - 1);
             driven.journal.step();
         }

@@ -10,6 +10,7 @@
 //! reported and stepped over.
 
 mod batch;
+mod closed;
 mod files;
 pub mod format;
 mod home;
@@ -25,6 +26,7 @@ mod tests;
 mod warm;
 mod writer;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::sync::atomic::Ordering;
@@ -37,6 +39,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 pub use batch::{Batch, INLINE_BODY_BYTES};
+pub use closed::ClosedFiles;
 pub use home::{DiskHome, HomeFile, JournalHome, Rest};
 pub use recovery::{Damage, DamageKind, RecoveryReport};
 pub use stats::CommitStats;
@@ -60,9 +63,10 @@ impl fmt::Display for Lsn {
 
 /// Sizes and habits of a journal. All sizes are bytes.
 pub struct JournalConfig {
-    /// Size of a file, but for the first one of a start and for frames that are larger. At least 64 KiB.
+    /// Size of a file, but for the first one of a start and for frames that are larger. At least 16 KiB.
     pub file_bytes: u64,
-    /// Size of the file that a start begins with: small, so that an idle start is quick.
+    /// Size of the file that a start begins with, at most `file_bytes`: small, so that an idle start is
+    /// quick.
     pub first_file_bytes: u64,
     /// Memory for recently written frames.
     pub ring_bytes: usize,
@@ -134,6 +138,17 @@ pub struct RecordRef<'a> {
     pub head: &'a [u8],
     /// The payload.
     pub body: &'a [u8],
+}
+
+/// A journal file's place and size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileExtent {
+    /// LSN of its first byte.
+    pub start: Lsn,
+    /// LSN behind its last frame.
+    pub end: Lsn,
+    /// Bytes that it takes on the disk.
+    pub bytes: u64,
 }
 
 /// Reads records; those that follow one another with few reads of the disk.
@@ -340,8 +355,9 @@ impl Journal {
         replay: &mut dyn FnMut(Lsn, RecordRef<'_>),
         completed: Box<dyn FnMut(Completion) + Send>,
     ) -> Result<(Journal, RecoveryReport), OpenError> {
-        config.file_bytes = format::align_up(config.file_bytes.max(64 << 10));
-        config.first_file_bytes = format::align_up(config.first_file_bytes.max(8 << 10));
+        config.file_bytes = format::align_up(config.file_bytes.max(16 << 10));
+        config.first_file_bytes =
+            format::align_up(config.first_file_bytes.max(8 << 10)).min(config.file_bytes);
         config.spare_files = config.spare_files.max(1);
         let fatal = config.fatal.take();
         let drive = config.drive;
@@ -443,10 +459,16 @@ impl Journal {
         self.owner.shared.ring.read().record(lsn)
     }
 
-    /// Files wholly below `below` may be used again once no reader holds them. A later [`Journal::open`]
-    /// must not ask for records below it.
-    pub fn release(&self, below: Lsn) {
-        self.owner.shared.release(below);
+    /// Files that lie wholly below `below` and could be kept, oldest first. None in a bucket.
+    pub fn files_below(&self, below: Lsn) -> Vec<FileExtent> {
+        self.owner.shared.extents_below(below)
+    }
+
+    /// Files wholly below `below` may be used again once no reader holds them, but for those that start at
+    /// one of `kept`: these are read as before until a later release does not name them. A later
+    /// [`Journal::open`] must not ask for the replay of records below it.
+    pub fn release(&self, below: Lsn, kept: &BTreeSet<Lsn>) {
+        self.owner.shared.release(below, kept);
     }
 
     /// Everything below this LSN survives a power cut.

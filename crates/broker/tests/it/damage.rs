@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 /// Messages in the topic and in the queue.
 const MESSAGES: u64 = 120;
-const CASES: u64 = 60;
+const CASES: u64 = 120;
 
 fn config(checkpoint_every: u64) -> Config {
     let limits = Limits { journal_bytes_between_checkpoints: checkpoint_every, ..Limits::default() };
@@ -31,9 +31,20 @@ fn config(checkpoint_every: u64) -> Config {
     }
 }
 
+/// With small journal files, which are kept whenever half of one is wanted.
+fn keeping(checkpoint_every: u64) -> Config {
+    let mut config = config(checkpoint_every);
+    (config.limits.journal_file_bytes, config.limits.kept_entry_bytes_min) = (16 << 10, 1);
+    config
+}
+
 fn open_on(disk: &SimDisk, checkpoint_every: u64) -> Broker {
+    open_with(disk, config(checkpoint_every))
+}
+
+fn open_with(disk: &SimDisk, config: Config) -> Broker {
     let fatal = Box::new(|why: String| panic!("{why}"));
-    let opened = Broker::open_on(Arc::new(disk.clone()), config(checkpoint_every), fatal);
+    let opened = Broker::open_on(Arc::new(disk.clone()), config, fatal);
     opened.unwrap_or_else(|error| panic!("{error}"))
 }
 
@@ -247,11 +258,49 @@ async fn a_segment_that_rots_under_a_running_broker_costs_one_message() {
     stop(broker);
 }
 
-/// All state lies in the only checkpoint, which is unreadable; what is left are segments.
+/// The same in a journal file that was kept.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kept_journal_file_that_rots_costs_what_is_damaged() {
+    let disk = SimDisk::new(1);
+    let broker = tokio::task::block_in_place(|| open_with(&disk, keeping(20_000)));
+    fill(&broker, true).await;
+    stop(broker);
+    assert!(checked(&disk).is_clean());
+    let (file, at) = files(&disk)
+        .into_iter()
+        .find_map(|(file, _)| Some((file.clone(), position_of(&disk, &file, 10)?)))
+        .unwrap();
+    assert!(file.starts_with("journal") && checked(&disk).journal.from > at, "{file} is not merely kept");
+    assert!(disk.flip_bit(&file, (at + 5) * 8));
+    let seen = checked(&disk);
+    let named = |d: &&Damage| d.file.as_ref() == Some(&file) && d.from == Some(10) && d.to == Some(11);
+    assert!(seen.damage.iter().any(|d| named(&d)), "{:?}", seen.damage);
+
+    let broker = tokio::task::block_in_place(|| open_with(&disk, keeping(u64::MAX)));
+    let client = client_of(&broker).await;
+    let log = read_log(&client).await;
+    let queue = drain(&broker, &client).await;
+    // One refers to the other's body, if they were published by the same engine thread.
+    for id in (0..MESSAGES).filter(|id| *id != 10) {
+        assert!(log.contains(&(id, id)) && queue.contains(&id), "{id}");
+    }
+    assert!(log.len() + queue.len() < 2 * MESSAGES as usize);
+    assert!(broker.damage_counts().1 >= 1, "{:?}", broker.damage());
+    stop(broker);
+}
+
+/// All state lies in the only checkpoint, which is unreadable; what is left are segments or kept files of the
+/// journal.
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_outlive_all_that_was_known_of_them() {
+    for config in [config(60_000), keeping(60_000)] {
+        outlive_all_that_was_known(config).await;
+    }
+}
+
+async fn outlive_all_that_was_known(config: Config) {
     let disk = SimDisk::new(1);
-    let broker = tokio::task::block_in_place(|| open_on(&disk, 60_000));
+    let broker = tokio::task::block_in_place(|| open_with(&disk, config));
     fill(&broker, false).await;
     while broker.metrics().checkpoints.value() == 0 {
         tokio::task::yield_now().await;
@@ -297,10 +346,13 @@ fn harm(disk: &SimDisk, random: &mut Random) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn random_damage_is_told_and_never_shown() {
     let mut templates = Vec::new();
-    for checkpoint_every in [u64::MAX, 20_000, 20_000, 20_000] {
+    let layouts =
+        [config(u64::MAX), config(20_000), config(20_000), config(20_000), keeping(20_000), keeping(20_000)];
+    for config in layouts {
         let disk = SimDisk::new(templates.len() as u64);
-        let broker = tokio::task::block_in_place(|| open_on(&disk, checkpoint_every));
-        fill(&broker, checkpoint_every < u64::MAX).await;
+        let makes_checkpoints = config.limits.journal_bytes_between_checkpoints < u64::MAX;
+        let broker = tokio::task::block_in_place(|| open_with(&disk, config));
+        fill(&broker, makes_checkpoints).await;
         stop(broker);
         templates.push(disk);
     }

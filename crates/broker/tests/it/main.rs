@@ -4,6 +4,7 @@
 mod crossing;
 mod damage;
 mod disk_full;
+mod kept;
 mod power_loss;
 mod queues;
 mod restart;

@@ -14,10 +14,14 @@ const PUBLISHERS: u64 = 4;
 const SEEDS: u64 = 8;
 
 /// A broker on a simulated disk; `dark` turns true when its journal can no longer write.
-fn open_on(disk: &SimDisk, dark: &watch::Sender<bool>) -> Broker {
+fn open_on(disk: &SimDisk, dark: &watch::Sender<bool>, keeps_files: bool) -> Broker {
+    let mut limits = Limits { journal_bytes_between_checkpoints: 200_000, ..Limits::default() };
+    if keeps_files {
+        (limits.journal_file_bytes, limits.kept_entry_bytes_min) = (64 << 10, 200);
+    }
     let config = Config {
         data: "data".into(),
-        limits: Limits { journal_bytes_between_checkpoints: 200_000, ..Limits::default() },
+        limits,
         formats: Formats::new([]),
         advertised: Default::default(),
         threads: Some(2),
@@ -58,7 +62,7 @@ async fn what_was_acknowledged_is_there_when_the_power_comes_back() {
         let dark = watch::Sender::new(false);
         let disk = SimDisk::new(seed);
         let mut random = Random::new(seed);
-        let broker = open_on(&disk, &dark);
+        let broker = open_on(&disk, &dark, seed % 2 == 1);
         let client = client_of(&broker).await;
         let declaration = QueueDeclaration { durable: true, ..QueueDeclaration::default() };
         client.create_queue(&name("work"), declaration).await.unwrap();
@@ -74,7 +78,7 @@ async fn what_was_acknowledged_is_there_when_the_power_comes_back() {
         drop((client, broker));
         disk.crash();
 
-        let broker = open_on(&disk, &dark);
+        let broker = open_on(&disk, &dark, seed % 2 == 1);
         let client = client_of(&broker).await;
         let found = drain(&broker, &client).await;
         let missing: Vec<_> = safe.difference(&found.iter().copied().collect()).copied().collect();

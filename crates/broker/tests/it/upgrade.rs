@@ -28,7 +28,7 @@ use std::{
 };
 
 /// The version that a new fixture is of. All up to it are tested.
-const NEWEST: u32 = 1;
+const NEWEST: u32 = 2;
 /// Files are kept in pieces of this size, unless they are zeros.
 const PIECE_BYTES: usize = 64;
 /// The year 2100.
@@ -47,7 +47,12 @@ fn fixture(version: u32, ending: &str) -> PathBuf {
 fn open_on(disk: &SimDisk) -> Broker {
     let config = Config {
         data: "data".into(),
-        limits: Limits { journal_bytes_between_checkpoints: 3_000, ..Limits::default() },
+        limits: Limits {
+            journal_bytes_between_checkpoints: 3_000,
+            journal_file_bytes: 16 << 10,
+            kept_entry_bytes_min: 1,
+            ..Limits::default()
+        },
         formats: Formats::new([]),
         advertised: Default::default(),
         threads: Some(2),

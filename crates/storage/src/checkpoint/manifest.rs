@@ -7,10 +7,13 @@
 
 use std::io::{self, IoSlice};
 
-use super::file::{FORMAT_VERSION, FileInfo, Kind};
+use super::file::{FileInfo, Kind};
 use super::{CheckpointError, Dir, io_error, manifest_name};
 use crate::journal::format::{u32_at, u64_at};
 
+/// Version of manifests, and of what callers keep in the files that they name. Since version 2 that may be
+/// places in journal files that are kept; a program that knows only version 1 would lose them.
+pub const MANIFEST_VERSION: u32 = 2;
 const MAGIC: [u8; 8] = *b"PHMANIFS";
 const HEADER_BYTES: usize = 32;
 const FILE_BYTES: usize = 32;
@@ -87,7 +90,7 @@ impl Manifest {
             ManifestState::Valid(manifest) if manifest.number == number => Ok(Some(manifest)),
             ManifestState::Valid(_) | ManifestState::Damaged => Ok(None),
             ManifestState::OtherVersion(found) => {
-                Err(CheckpointError::Version { file: name, found, supported: FORMAT_VERSION })
+                Err(CheckpointError::Version { file: name, found, supported: MANIFEST_VERSION })
             }
         }
     }
@@ -96,7 +99,7 @@ impl Manifest {
         let files: Vec<&FileInfo> = self.files().collect();
         let mut bytes = Vec::with_capacity(HEADER_BYTES + files.len() * FILE_BYTES + self.meta.len());
         bytes.extend_from_slice(&MAGIC);
-        bytes.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
+        bytes.extend_from_slice(&MANIFEST_VERSION.to_le_bytes());
         bytes.extend_from_slice(&[0; 4]);
         bytes.extend_from_slice(&self.number.to_le_bytes());
         bytes.extend_from_slice(&(self.meta.len() as u32).to_le_bytes());
@@ -141,7 +144,7 @@ impl Manifest {
             && u32_at(bytes, 12) == Some(manifest_crc(bytes));
         let version = u32_at(bytes, 8).filter(|_| sound);
         match version {
-            Some(FORMAT_VERSION) => match decode_sound(bytes) {
+            Some(1..=MANIFEST_VERSION) => match decode_sound(bytes) {
                 Some(manifest) => ManifestState::Valid(manifest),
                 None => ManifestState::Damaged,
             },

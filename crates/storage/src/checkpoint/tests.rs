@@ -196,7 +196,10 @@ fn another_version_is_refused() {
     disk.create_dir("checkpoints").unwrap();
     let file = disk.create("checkpoints/0000000000000001.manifest").unwrap();
     file.write_at(0, &[std::io::IoSlice::new(&bytes)]).unwrap();
-    assert!(matches!(open(&disk), Err(CheckpointError::Version { found: 9, supported: FORMAT_VERSION, .. })));
+    assert!(matches!(
+        open(&disk),
+        Err(CheckpointError::Version { found: 9, supported: manifest::MANIFEST_VERSION, .. })
+    ));
 }
 
 #[test]

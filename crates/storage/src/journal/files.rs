@@ -1,6 +1,6 @@
 //! What the handles, the writer and the thread that tends the files share: inbox, file table, spare files.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,7 +14,9 @@ use crate::disk::LARGE_READ_BYTES;
 use super::format::{FILE_HEADER_BYTES, RECORD_HEADER_BYTES, RecordHeader};
 use super::ring::Ring;
 use super::span::{self, RecentSpans, Span};
-use super::{Batch, CloseError, CommitStats, HomeFile, JournalConfig, JournalHome, Lsn, ReadError, Stored};
+use super::{
+    Batch, CloseError, CommitStats, FileExtent, HomeFile, JournalConfig, JournalHome, Lsn, ReadError, Stored,
+};
 
 /// How often free space is looked at, and files that a reader held are tried again.
 const TEND_INTERVAL: Duration = Duration::from_secs(1);
@@ -26,6 +28,9 @@ const REST_MAX: Duration = Duration::from_millis(20);
 const FEW_SPARES: usize = 2;
 /// With less free space than this many files take, spare files are given up.
 const SHORT_OF_SPACE_FILES: u64 = 32;
+
+/// What can be had of a disk that does not tell, until it refuses.
+const UNKNOWN_SPACE_BYTES: u64 = 64 << 20;
 
 /// What was read back lately is kept, too, in this part of the memory for what was written lately.
 const SPANS_OF_RING: usize = 8;
@@ -240,16 +245,34 @@ impl Shared {
         files.len() - files.partition_point(|file| file.end.load(Ordering::Acquire) <= from.0)
     }
 
+    /// Files that lie wholly below `below`, but for the one that is being written, where they can be kept.
+    pub fn extents_below(&self, below: Lsn) -> Vec<FileExtent> {
+        // What is not made ahead is an object, of which each holds little and costs every start a request.
+        if !self.home.makes_files_ahead() {
+            return Vec::new();
+        }
+        let files = self.files.read();
+        let extent = |file: &Arc<JournalFile>| FileExtent {
+            start: Lsn(file.start),
+            end: Lsn(file.end.load(Ordering::Acquire)),
+            bytes: file.bytes(),
+        };
+        let others = files.split_last().map_or(&[][..], |(_, others)| others);
+        others.iter().map(extent).take_while(|file| file.end <= below).collect()
+    }
+
     /// Takes files out of the table, from where no reader can find them any more.
-    pub fn release(&self, below: Lsn) {
+    pub fn release(&self, below: Lsn, kept: &BTreeSet<Lsn>) {
         self.released.fetch_max(below.0, Ordering::Relaxed);
         let mut files = self.files.write();
         let keep_from = files.len().saturating_sub(1);
         let newest = self.newest_durable.load(Ordering::Acquire);
-        let unneeded =
-            |file: &&Arc<JournalFile>| file.end.load(Ordering::Acquire) <= below.0 && file.start < newest;
-        let count = files[..keep_from].iter().take_while(unneeded).count();
-        let retiring: Vec<_> = files.drain(..count).collect();
+        let is_below =
+            |file: &Arc<JournalFile>| file.end.load(Ordering::Acquire) <= below.0 && file.start < newest;
+        let count = files[..keep_from].iter().take_while(|file| is_below(file)).count();
+        let (staying, retiring): (Vec<_>, Vec<_>) =
+            files.drain(..count).partition(|file| kept.contains(&Lsn(file.start)));
+        files.splice(..0, staying);
         drop(files);
         if !retiring.is_empty() {
             self.spares.lock().retiring.extend(retiring);
@@ -299,10 +322,9 @@ impl Shared {
             file.damaged.store(true, Ordering::Relaxed);
             ReadError::Damaged { lsn, file: file.number }
         };
-        if file.file.read_at(from, &mut bytes)? < length {
-            return Err(damaged());
-        }
-        let header = RecordHeader::decode(&bytes[before..]).ok_or_else(damaged)?;
+        // A file that was cut short still has what lies before the cut.
+        let length = file.file.read_at(from, &mut bytes)?;
+        let header = bytes.get(before..length).and_then(RecordHeader::decode).ok_or_else(damaged)?;
         if header.lsn != lsn.0 || header.nonce != file.nonce {
             return Err(ReadError::Absent(lsn));
         }
@@ -314,13 +336,14 @@ impl Shared {
         let needed = before + content as usize;
         if needed > length {
             let mut whole = Buffer::new(needed);
-            whole[..length].copy_from_slice(&bytes);
+            whole[..length].copy_from_slice(&bytes[..length]);
             if file.file.read_at(from + length as u64, &mut whole[length..])? < needed - length {
                 return Err(damaged());
             }
             bytes = whole;
         }
-        span.fill(lsn, before, file.nonce, bytes.freeze());
+        let length = length.max(needed);
+        span.fill(lsn, before, file.nonce, bytes.freeze().slice(..length));
         let stored = span.record(lsn).ok_or_else(damaged)?;
         self.recent_spans.add(span);
         Ok(stored)
@@ -433,7 +456,7 @@ impl Shared {
         let obtainable = match self.home.free_bytes() {
             // Whole files only: a part of one cannot be had.
             Some(free) => free.saturating_sub(self.config.reserve_bytes) / file * file,
-            None => file,
+            None => file.max(UNKNOWN_SPACE_BYTES),
         };
         self.obtainable.store(obtainable, Ordering::Relaxed);
     }

@@ -143,6 +143,12 @@ pub(super) fn inspect(
     Ok(report)
 }
 
+/// The files of a home, sorted by start, to read single records from.
+pub(super) fn files(home: &dyn JournalHome) -> Result<Vec<Arc<JournalFile>>, OpenError> {
+    let found = Found::list(home)?;
+    Ok(found.files.into_iter().map(FoundFile::into_file).collect())
+}
+
 /// Reads one file's bytes as recovery would, for fuzzing.
 pub(crate) fn scan_bytes(bytes: &[u8], replay: &mut Replay<'_>) -> RecoveryReport {
     let mut report = RecoveryReport::default();

@@ -295,7 +295,7 @@ fn crashes_lose_nothing_synced_and_invent_nothing() {
                 }
                 if run.random.chance(1, 10) {
                     from = opened.journal.durable().0.max(from);
-                    opened.journal.release(Lsn(from));
+                    opened.journal.release(Lsn(from), &BTreeSet::new());
                 }
                 if run.random.chance(1, 10) {
                     opened.journal.step_lazy_sync();

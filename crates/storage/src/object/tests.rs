@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::IoSlice;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
@@ -241,7 +241,7 @@ fn run(seed: u64, store: &SimStore, bucket: &Bucket) -> u64 {
         }
         if let Some((_, lsn)) = acknowledged.iter().nth(random.below(acknowledged.len() as u64) as usize) {
             from = from.max(Lsn(*lsn));
-            current.journal.release(from);
+            current.journal.release(from, &BTreeSet::new());
         }
         if random.chance(1, 2) {
             old = Some(current);

@@ -214,3 +214,26 @@ fn a_damaged_segment_is_set_aside_instead_of_removed() {
     let names: Vec<_> = disk.list("segments").unwrap().into_iter().map(|entry| entry.name).collect();
     assert_eq!(names, ["0000000000000001.damaged"]);
 }
+
+#[test]
+fn a_broken_run_leaves_room_for_what_is_elsewhere() {
+    let disk = SimDisk::new(1);
+    let segments = segments(&disk);
+    let mut writer = segments.writer(SegmentId(1));
+    writer.break_run();
+    for offset in [10, 11, 20, 21] {
+        if offset == 20 {
+            writer.break_run();
+        }
+        writer.append(7, offset, 1, offset as i64, b"", &[offset as u8; 20_000]);
+    }
+    let runs = writer.finish().unwrap();
+    assert_eq!(segments.runs(SegmentId(1)).unwrap(), runs);
+    assert_eq!(runs.iter().map(|run| (run.first, run.end)).collect::<Vec<_>>(), [(10, 12), (20, 22)]);
+    for run in &runs {
+        let offsets =
+            segments.read(run, 0, usize::MAX, 10).unwrap().iter().map(|e| e.offset).collect::<Vec<_>>();
+        assert_eq!(offsets, [run.first, run.first + 1]);
+        assert_eq!(segments.verify(run).unwrap().lost, []);
+    }
+}

@@ -50,6 +50,8 @@ pub struct SegmentWriter {
     crc: u32,
     runs: Vec<Run>,
     points: Vec<IndexPoint>,
+    /// What comes next begins a run.
+    broken: bool,
     failed: Option<WriteError>,
 }
 
@@ -64,6 +66,7 @@ impl SegmentWriter {
             crc: 0,
             runs: Vec::new(),
             points: Vec::new(),
+            broken: false,
             failed: None,
         }
     }
@@ -87,7 +90,8 @@ impl SegmentWriter {
             self.failed = Some(misplaced);
             return;
         };
-        if self.runs.last().is_none_or(|run| run.stream != stream) {
+        let broken = std::mem::take(&mut self.broken);
+        if self.runs.last().is_none_or(|run| run.stream != stream || broken) {
             self.end_run();
             self.begin_run(stream, offset, max_timestamp);
         }
@@ -112,6 +116,11 @@ impl SegmentWriter {
         self.write(&header);
         self.write(head);
         self.write(body);
+    }
+
+    /// What is appended next begins a run: between it and what came before lie entries that are elsewhere.
+    pub fn break_run(&mut self) {
+        self.broken = true;
     }
 
     /// Bytes appended so far.

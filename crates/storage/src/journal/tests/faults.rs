@@ -369,7 +369,7 @@ fn reads_of_what_is_not_there_say_why() {
         assert!(matches!(opened.journal.read(Lsn(absent)), Err(ReadError::Absent(_))), "{absent}");
     }
     assert!(opened.journal.read(first).is_ok());
-    opened.journal.release(last);
+    opened.journal.release(last, &BTreeSet::new());
     assert!(matches!(opened.journal.read(first), Err(ReadError::Released(_))));
     assert!(opened.journal.read(last).is_ok());
 }
@@ -393,4 +393,51 @@ fn what_comes_after_close_is_dropped_and_the_handle_goes_quietly() {
     assert!(again.report.clean_shutdown && again.replayed.is_empty());
     drop(again);
     assert!(!called.load(Ordering::Acquire));
+}
+
+#[test]
+fn files_that_are_kept_are_read_until_a_release_does_not_name_them() {
+    let disk: Arc<dyn Disk> = Arc::new(SimDisk::new(1));
+    let config = || JournalConfig { ring_bytes: 0, ..config(Drive::Steps) };
+    let mut opened = open(&disk, config(), 0);
+    let mut bases = Vec::new();
+    for number in 0..100 {
+        let mut batch = Batch::new(1, number);
+        push(&mut batch, 1, false, b"head", &[number as u8; 3000]);
+        batch.require_sync();
+        opened.journal.submit(batch);
+        opened.journal.step();
+        bases.push(opened.completions.recv().unwrap().base);
+    }
+    let last = bases[99];
+    let files = opened.journal.files_below(last);
+    assert!(files.len() > 3, "{files:?}");
+    assert!(files.windows(2).all(|pair| pair[0].end <= pair[1].start), "{files:?}");
+    assert!(files.iter().all(|file| file.end <= last));
+    let kept = BTreeSet::from([files[1].start, files[3].start]);
+    let (stays, goes): (Vec<Lsn>, Vec<Lsn>) = bases.iter().partition(|base| {
+        let file = files.iter().find(|file| (file.start..file.end).contains(base));
+        file.is_none_or(|file| kept.contains(&file.start))
+    });
+    assert!(stays.len() > 10 && goes.len() > 10);
+    for life in 0..3 {
+        opened.journal.release(last, &kept);
+        for base in &stays {
+            let number = bases.iter().position(|other| other == base).unwrap();
+            assert_eq!(opened.journal.read(*base).unwrap().body[..], [number as u8; 3000], "life {life}");
+        }
+        assert!(goes.iter().all(|base| opened.journal.read(*base).is_err()), "life {life}");
+        let starts: Vec<Lsn> = opened.journal.files_below(last).iter().map(|file| file.start).collect();
+        assert_eq!(starts, kept.iter().copied().collect::<Vec<_>>());
+        opened.journal.retire_released();
+        drop(opened);
+        let closed = ClosedFiles::open(disk.clone(), "journal").unwrap();
+        assert!(stays.iter().all(|base| closed.read(*base).is_some_and(|read| &read.head[..] == b"head")));
+        opened = open(&disk, config(), last.0);
+        assert_eq!(opened.report.quarantined, []);
+        assert_eq!(opened.replayed.len(), 1, "only what is not below is replayed");
+    }
+    opened.journal.release(last, &BTreeSet::new());
+    assert!(matches!(opened.journal.read(stays[0]), Err(ReadError::Released(_))));
+    assert_eq!(opened.journal.files_below(last), []);
 }
