@@ -278,6 +278,9 @@ impl Run {
             data: "data".into(),
             limits: Limits {
                 journal_bytes_between_checkpoints: 60_000,
+                // Some files are kept, and some are not.
+                kept_entry_bytes_min: 300,
+                journal_file_bytes: 64 << 10,
                 // Small, so that some of it is read from the disk.
                 recent_bytes_max: 200_000,
                 reserve_bytes: 2 << 20,

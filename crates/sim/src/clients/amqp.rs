@@ -100,6 +100,12 @@ impl Connection {
                     Some(Command::Method(Method::ConnectionClose(close))) => {
                         return Err(wrong(format!("connection.close {close:?}")));
                     }
+                    // It is tried again.
+                    Some(Command::Method(Method::ChannelClose(close)))
+                        if close.reply_text.as_str().is_ok_and(|text| text.contains("the disk is full")) =>
+                    {
+                        return Err(io::ErrorKind::StorageFull.into());
+                    }
                     Some(Command::Method(Method::ChannelClose(close))) => {
                         return Err(wrong(format!("channel.close {close:?}")));
                     }

@@ -48,6 +48,8 @@ impl Connection {
                 ReasonCode::ServerUnavailable | ReasonCode::ServerBusy | ReasonCode::ServerShuttingDown => {
                     Err(io::ErrorKind::ConnectionRefused.into())
                 }
+                // The session cannot be stored while the disk is full.
+                ReasonCode::QuotaExceeded => Err(io::ErrorKind::StorageFull.into()),
                 other => Err(wrong(format!("CONNACK with {other:?}"))),
             },
             other => Err(wrong(format!("{other:?} instead of CONNACK"))),
