@@ -123,7 +123,7 @@ impl Recovered {
     /// The journal files in which something stayed.
     pub fn kept_files(&self, journal: &Journal) -> Kept {
         let places = self.kept.values().flatten().flat_map(|chunk| chunk.places().map(|(_, lsn)| lsn));
-        Kept::holding(journal.files_below(self.meta.replay_from), places)
+        Kept::holding(journal.files_below(journal.end()), places)
     }
 
     /// What is wanted and stayed in a journal file that is not there.
