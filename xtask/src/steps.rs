@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::{profile, tidy};
 
 /// How long the decoders are fuzzed in CI, all together.
-const CI_FUZZ_SECONDS: u64 = 300;
+const CI_FUZZ_SECONDS: u64 = 120;
 
 /// Rounds on a bucket in CI: about half a minute.
 const CI_OBJECT_STORE_ROUNDS: u64 = 2;

@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 /// Messages in the topic and in the queue.
 const MESSAGES: u64 = 120;
-const CASES: u64 = 120;
+const CASES: u64 = 90;
 
 fn config(checkpoint_every: u64) -> Config {
     let limits = Limits { journal_bytes_between_checkpoints: checkpoint_every, ..Limits::default() };
