@@ -289,6 +289,26 @@ async fn a_kept_journal_file_that_rots_costs_what_is_damaged() {
     stop(broker);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kept_journal_file_that_is_missing_is_told_at_the_start() {
+    let disk = SimDisk::new(1);
+    let broker = tokio::task::block_in_place(|| open_with(&disk, keeping(20_000)));
+    fill(&broker, true).await;
+    stop(broker);
+    let holds = |file: &str| position_of(&disk, file, 10).is_some();
+    let file = files(&disk).into_iter().map(|(file, _)| file).find(|file| holds(file)).unwrap();
+    assert!(file.starts_with("journal"));
+    disk.remove(&file).unwrap();
+    let is_of_10 = |d: &Damage| d.from.is_some_and(|from| from <= 10) && d.to.is_some_and(|to| to > 10);
+    assert!(checked(&disk).damage.iter().any(is_of_10), "{:?}", checked(&disk).damage);
+
+    let broker = tokio::task::block_in_place(|| open_with(&disk, keeping(u64::MAX)));
+    assert!(broker.damage().iter().any(is_of_10), "{:?}", broker.damage());
+    let log = read_log(&client_of(&broker).await).await;
+    assert!(!log.contains(&(10, 10)) && log.contains(&(MESSAGES - 1, MESSAGES - 1)));
+    stop(broker);
+}
+
 /// All state lies in the only checkpoint, which is unreadable; what is left are segments or kept files of the
 /// journal.
 #[tokio::test(flavor = "multi_thread")]
