@@ -90,7 +90,9 @@ fn files_keep_what_was_written(disk: &dyn Disk) {
     file.write_at(9_000, &[IoSlice::new(b"amid")]).unwrap();
     file.write_blocks(3 * BLOCK_BYTES as u64, &blocks[BLOCK_BYTES..]).unwrap();
     let mut read = Buffer::new(110 * BLOCK_BYTES);
-    for file in [&file, &again, &file] {
+    let uncached = disk.open("a/b/file").unwrap();
+    uncached.assume_uncached();
+    for file in [&file, &again, &file, &uncached, &uncached] {
         assert_eq!(file.read_at(0, &mut read).unwrap(), 102 * BLOCK_BYTES);
         assert_eq!(read[7_000..8_192], bytes[7_000..8_192]);
         let written = &mut read[2 * BLOCK_BYTES..102 * BLOCK_BYTES];
@@ -98,6 +100,9 @@ fn files_keep_what_was_written(disk: &dyn Disk) {
         written[808..812].fill(7);
         assert!(*written == *blocks);
     }
+    uncached.write_at(9_000, &[IoSlice::new(b"later")]).unwrap();
+    assert_eq!(uncached.read_at(0, &mut read).unwrap(), 102 * BLOCK_BYTES);
+    assert_eq!(&read[8_999..9_006], b"\x07later\x07");
 }
 
 fn names_behave(disk: &dyn Disk) {

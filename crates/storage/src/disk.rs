@@ -76,6 +76,10 @@ pub trait DiskFile: Send + Sync {
         self.write_at(position, &[IoSlice::new(blocks)])
     }
 
+    /// To be called where a page cache is not likely to hold anything of the file: from then on, large parts
+    /// that were not written through it since are read past it.
+    fn assume_uncached(&self) {}
+
     /// Makes what was written, and the size, durable. After an error nothing may be assumed of unsynced
     /// bytes, and calling again proves nothing.
     fn sync_data(&self) -> io::Result<()>;

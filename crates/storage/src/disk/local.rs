@@ -172,6 +172,14 @@ impl LocalFile {
         })
     }
 
+    /// None where the file system cannot do that.
+    #[cfg(target_os = "linux")]
+    fn open_past_cache(&self, cached: bool) -> Option<past_cache::PastCache> {
+        let bytes = self.reader.metadata().ok()?.len();
+        let file = open_past_the_cache(OpenOptions::new().read(true).write(true), &self.path)?;
+        Some(past_cache::PastCache::new(file, bytes, cached))
+    }
+
     /// Of what is not read past the page cache, nothing.
     #[cfg(target_os = "linux")]
     fn read_past_the_cache(&self, position: u64, buffer: &mut [u8]) -> usize {
@@ -237,17 +245,18 @@ impl DiskFile for LocalFile {
 
     #[cfg(target_os = "linux")]
     fn write_blocks(&self, position: u64, blocks: &[u8]) -> io::Result<()> {
-        let past_cache = self.past_cache.get_or_init(|| {
-            let bytes = self.reader.metadata().ok()?.len();
-            let file = open_past_the_cache(OpenOptions::new().read(true).write(true), &self.path)?;
-            Some(past_cache::PastCache::new(file, bytes, true))
-        });
+        let past_cache = self.past_cache.get_or_init(|| self.open_past_cache(true));
         match past_cache.as_ref().map(|past_cache| past_cache.write(position, blocks)) {
             Some(Err(error)) if error.kind() != io::ErrorKind::InvalidInput => Err(error),
             Some(Ok(())) => Ok(()),
             // Not every file system can do that.
             _ => self.write_at(position, &[IoSlice::new(blocks)]),
         }
+    }
+
+    #[cfg(target_os = "linux")]
+    fn assume_uncached(&self) {
+        self.past_cache.get_or_init(|| self.open_past_cache(false));
     }
 
     fn sync_data(&self) -> io::Result<()> {

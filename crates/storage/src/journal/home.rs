@@ -49,6 +49,9 @@ pub trait HomeFile: Send + Sync {
     /// `sync_follows` it is likely that a sync is next, so that gathering writes saves nothing.
     fn write_at(&self, position: u64, parts: &[IoSlice<'_>], sync_follows: bool) -> io::Result<()>;
 
+    /// Nothing of it has been read for long: see [`DiskFile::assume_uncached`].
+    fn assume_uncached(&self) {}
+
     /// Makes what was written durable. An error ends the journal.
     fn sync(&self) -> io::Result<()>;
 }
@@ -166,6 +169,10 @@ impl HomeFile for DiskHomeFile {
         all.extend_from_slice(parts);
         all.push(IoSlice::new(&ZEROS[..pad]));
         self.file.write_at(position - before.len() as u64, &all)
+    }
+
+    fn assume_uncached(&self) {
+        self.file.assume_uncached();
     }
 
     fn sync(&self) -> io::Result<()> {

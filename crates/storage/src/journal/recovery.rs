@@ -262,6 +262,7 @@ impl Found {
             if !is_last && extent.limit <= from.0 {
                 file.end = extent.limit;
                 tail.end = extent.limit;
+                file.file.assume_uncached();
                 continue;
             }
             let before = report.quarantined.len();
