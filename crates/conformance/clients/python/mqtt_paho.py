@@ -534,9 +534,9 @@ def _(version):
 @both("keep-alive")
 def _(version):
     topic = unique("alive")
-    client = Client(version, keepalive=1)
+    client = Client(version, keepalive=2)
     client.subscribe(topic)
-    time.sleep(4)
+    time.sleep(6)
     equal(client.disconnects, [], "disconnects")
     client.publish(topic, b"x")
     equal(client.payloads(1), [b"x"], "payloads")

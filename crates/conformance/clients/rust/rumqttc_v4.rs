@@ -198,10 +198,10 @@ async fn will(address: &str) -> Result<()> {
 
 async fn keep_alive(address: &str) -> Result<()> {
     let mut client = Client::connect(address, |options| {
-        options.set_keep_alive(Duration::from_secs(1));
+        options.set_keep_alive(Duration::from_secs(2));
     })
     .await?;
-    sleep(Duration::from_secs(3)).await;
+    sleep(Duration::from_secs(6)).await;
     let topic = unique("alive");
     client.subscribe(&topic, QoS::AtMostOnce).await?;
     client.publish(&topic, QoS::AtMostOnce, false, b"alive").await?;
