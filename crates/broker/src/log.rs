@@ -86,6 +86,8 @@ enum Place {
     /// follows the last one begins at `behind`, or earlier in the journal.
     Journal {
         entries: Vec<(u64, Lsn)>,
+        /// Bytes of one of them, about.
+        each: usize,
         behind: u64,
     },
     Segment(Run),
@@ -230,7 +232,7 @@ impl PartitionLog {
         match self.place(from, until) {
             Place::End => Some(Vec::new()),
             Place::Segment(run) => self.read_segment_now(storage, &run, from..until, max_bytes),
-            Place::Journal { entries, behind } => {
+            Place::Journal { entries, behind, .. } => {
                 let records = Records::Known(storage.journal.reader());
                 let read = self.read_journal(records, entries, behind, from..until, max_bytes).ok().flatten();
                 // What lies in the journal may end before `from`, and more follow in a segment.
@@ -271,12 +273,12 @@ impl PartitionLog {
                     },
                     Err(fault) => fault,
                 },
-                Place::Journal { entries, behind } => {
+                Place::Journal { entries, each, behind } => {
                     let mut reader = storage.journal.reader();
                     let places =
                         entries.iter().take_while(|(offset, _)| *offset < until).map(|(_, lsn)| *lsn);
                     if let (Some(first), Some(last)) = (places.clone().next(), places.clone().last()) {
-                        reader.expect(first, last, places.count(), max_bytes);
+                        reader.expect(first, last, places.count(), each, max_bytes);
                     }
                     let records = Records::Stored(reader);
                     match self.read_journal(records, entries, behind, from..until, max_bytes) {

@@ -10,8 +10,8 @@ use crate::disk::BLOCK_BYTES;
 
 /// Sizes of what is kept, in bytes, and how many of each at most. What is wanted may begin and end amid a
 /// block of the disk.
-const CLASSES: [usize; 2] = [(256 << 10) + 2 * BLOCK_BYTES, (1 << 20) + 2 * BLOCK_BYTES];
-const KEPT: [usize; CLASSES.len()] = [16, 8];
+const CLASSES: [usize; 2] = [(256 << 10) + 4 * BLOCK_BYTES, (1 << 20) + 4 * BLOCK_BYTES];
+const KEPT: [usize; CLASSES.len()] = [32, 8];
 /// Smaller ones come from the allocator, which keeps these by itself. Larger ones begin at a multiple of
 /// [`BLOCK_BYTES`] in memory.
 const LARGE_FROM: usize = 64 << 10;

@@ -13,8 +13,8 @@ use crate::Random;
 use crate::buffer::Buffer;
 use crate::disk::{BLOCK_BYTES, Disk};
 use crate::journal::{
-    Batch, Completion, Drive, HomeFile, Journal, JournalConfig, JournalHome, Lsn, RecordRef, RecoveryReport,
-    StepOutcome,
+    Batch, Blocks, Completion, Drive, HomeFile, Journal, JournalConfig, JournalHome, Lsn, RecordRef,
+    RecoveryReport, StepOutcome,
 };
 use crate::segment::{SegmentId, SegmentStore, Segments};
 
@@ -69,6 +69,12 @@ fn files_keep_what_was_written(disk: &dyn Disk) {
     file.allocate(4000).unwrap();
     file.allocate(10).unwrap();
     assert_eq!(file.size().unwrap(), 4000);
+    let reserved = disk.create("a/b/reserved").unwrap();
+    reserved.reserve(9_000).unwrap();
+    assert_eq!(reserved.size().unwrap(), 9_000);
+    let mut blank = [1; 9_000];
+    assert_eq!(reserved.read_at(0, &mut blank).unwrap(), 9_000);
+    assert_eq!(blank, [0; 9_000]);
     let parts: Vec<Vec<u8>> = (0..3000_u32).map(|part| part.to_le_bytes().to_vec()).collect();
     let slices: Vec<_> = parts.iter().map(|part| IoSlice::new(part)).collect();
     file.write_at(1000, &slices).unwrap();
@@ -141,9 +147,10 @@ fn locks_exclude(disk: &dyn Disk) {
 
 fn home_files_behave(home: &dyn JournalHome) {
     assert_eq!(home.list().unwrap(), []);
-    let file = home.create(7, 65_536, &mut || true).unwrap();
-    home.create(3, 8192, &mut || true).unwrap();
-    assert!(home.create(7, 8192, &mut || true).is_err());
+    let file = home.create(7, 65_536, Blocks::Written(&mut || true)).unwrap();
+    home.create(3, 8192, Blocks::Reserved).unwrap();
+    assert!(home.create(7, 8192, Blocks::Reserved).is_err());
+    assert!(home.create(7, 8192, Blocks::Written(&mut || true)).is_err());
     let mut listed = home.list().unwrap();
     listed.sort_unstable();
     assert_eq!(listed, [(3, 8192), (7, 65_536)]);
@@ -155,6 +162,8 @@ fn home_files_behave(home: &dyn JournalHome) {
     let again = home.open(7).unwrap();
     assert_eq!((again.bytes(), again.read_at(100, &mut bytes[..6]).unwrap()), (65_536, 6));
     assert_eq!(&bytes[..6], b"onetwo");
+    assert_eq!(home.open(3).unwrap().read_at(8150, &mut bytes).unwrap(), 42);
+    assert!(bytes[..42].iter().all(|byte| *byte == 0));
     home.remove(3).unwrap();
     home.set_aside(7).unwrap();
     assert_eq!(home.list().unwrap(), []);
@@ -165,8 +174,11 @@ fn home_files_behave(home: &dyn JournalHome) {
 /// block, and when the file is used again.
 fn frames_follow_one_another_either_way(home: &dyn JournalHome) {
     // The first one ends amid a block.
-    let files = [(1, 700_001), (2, 4 << 20)].map(|(number, bytes)| (number, bytes as usize));
-    let opened = files.map(|(number, bytes)| home.create(number, bytes as u64, &mut || true).unwrap());
+    let files = [(1, 700_001), (2, 4 << 20), (3, 1 << 20)].map(|(number, bytes)| (number, bytes as usize));
+    let opened = files.map(|(number, bytes)| {
+        let blocks = if number == 3 { Blocks::Reserved } else { Blocks::Written(&mut || true) };
+        home.create(number, bytes as u64, blocks).unwrap()
+    });
     let mut random = Random::new(1);
     for life in 0..3 {
         let mut contents = files.map(|(_, bytes)| Vec::with_capacity(bytes));

@@ -87,6 +87,12 @@ pub trait DiskFile: Send + Sync {
     /// Extends the file to `bytes`, zero-filled, with blocks that really exist.
     fn allocate(&self, bytes: u64) -> io::Result<()>;
 
+    /// As [`DiskFile::allocate`], only that the blocks need not be written where the system can remember that
+    /// they hold nothing: much quicker, but the first sync of each block has to make that durable, too.
+    fn reserve(&self, bytes: u64) -> io::Result<()> {
+        self.allocate(bytes)
+    }
+
     /// Size in bytes.
     fn size(&self) -> io::Result<u64>;
 }

@@ -40,7 +40,7 @@ use serde::{Deserialize, Serialize};
 
 pub use batch::{Batch, INLINE_BODY_BYTES};
 pub use closed::ClosedFiles;
-pub use home::{DiskHome, HomeFile, JournalHome, Rest};
+pub use home::{Blocks, DiskHome, HomeFile, JournalHome};
 pub use recovery::{Damage, DamageKind, RecoveryReport};
 pub use stats::CommitStats;
 
@@ -75,7 +75,7 @@ pub struct JournalConfig {
     /// A frame takes batches up to this size; a single larger batch still makes one frame.
     pub frame_bytes: u64,
     /// Released files kept for reuse while there is need and space for them; more are removed. A file that is
-    /// used again costs one write less than a new one, which has to be filled with zeros first.
+    /// used again costs one write less than a new one, which is filled with zeros unless frames are large.
     pub spare_files: usize,
     /// What was written without [`Batch::require_sync`] is synced after at most this long.
     pub lazy_sync: Duration,
@@ -158,9 +158,10 @@ pub struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// This many records from `first` to `last` are about to be read, and no more than about `bytes` of them.
-    pub fn expect(&mut self, first: Lsn, last: Lsn, records: usize, bytes: usize) {
-        self.span.expect(first, last, records, bytes);
+    /// This many records from `first` to `last` are about to be read, of about `each` bytes, and no more than
+    /// about `bytes` of them.
+    pub fn expect(&mut self, first: Lsn, last: Lsn, records: usize, each: usize, bytes: usize) {
+        self.span.expect(first, last, records, each, bytes);
     }
 
     /// As [`Journal::read`].

@@ -47,19 +47,21 @@ impl Index {
         }
         // What lies before a run that ends before `from` does so too.
         let before = at.checked_sub(1).and_then(|at| self.runs.get(at)).map_or(0, |run| run.end);
-        let found = self.look_up(from, before..end.min(behind), until);
+        let (found, each) = self.look_up(from, before..end.min(behind), until);
         match (found.is_empty(), run) {
-            (false, _) => Place::Journal { entries: found, behind: behind.min(end) },
+            (false, _) => Place::Journal { entries: found, each, behind: behind.min(end) },
             (true, Some(run)) => Place::Segment(*run),
             (true, None) => Place::End,
         }
     }
 
     /// The entry in the journal that may contain `from` and those that follow it, one from `until` on among
-    /// them.
-    fn look_up(&self, from: u64, within: std::ops::Range<u64>, until: u64) -> Vec<(u64, Lsn)> {
+    /// them; and the bytes of one of them, about.
+    fn look_up(&self, from: u64, within: std::ops::Range<u64>, until: u64) -> (Vec<(u64, Lsn)>, usize) {
         let first = self.chunks.partition_point(|c| c.offset <= from).saturating_sub(1);
         let mut found = Vec::new();
+        let each = self.chunks.get(first).map_or(0, |chunk| chunk.bytes / chunk.entries.len().max(1) as u64);
+        let each = usize::try_from(each).unwrap_or(usize::MAX);
         for (at, chunk) in self.chunks.iter().enumerate().skip(first) {
             let skip = match at == first {
                 true => {
@@ -70,15 +72,15 @@ impl Index {
             };
             for (offset, lsn) in chunk.places().skip(skip).filter(|(offset, _)| *offset >= within.start) {
                 if offset >= within.end || found.len() == LOOKED_UP_MAX {
-                    return found;
+                    return (found, each);
                 }
                 found.push((offset, lsn));
                 if offset >= until {
-                    return found;
+                    return (found, each);
                 }
             }
         }
-        found
+        (found, each)
     }
 
     /// Records where an entry is. Entries come in order.

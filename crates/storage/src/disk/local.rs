@@ -282,6 +282,17 @@ impl DiskFile for LocalFile {
         writer.zeros(position, bytes)
     }
 
+    #[cfg(target_os = "linux")]
+    fn reserve(&self, bytes: u64) -> io::Result<()> {
+        use rustix::fs::{FallocateFlags, fallocate};
+        use rustix::io::Errno;
+        match fallocate(&self.reader, FallocateFlags::empty(), 0, bytes) {
+            // Not every file system can do that.
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => self.allocate(bytes),
+            outcome => Ok(outcome?),
+        }
+    }
+
     fn size(&self) -> io::Result<u64> {
         Ok(self.reader.metadata()?.len())
     }

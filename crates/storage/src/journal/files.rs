@@ -15,7 +15,8 @@ use super::format::{FILE_HEADER_BYTES, RECORD_HEADER_BYTES, RecordHeader};
 use super::ring::Ring;
 use super::span::{self, RecentSpans, Span};
 use super::{
-    Batch, CloseError, CommitStats, FileExtent, HomeFile, JournalConfig, JournalHome, Lsn, ReadError, Stored,
+    Batch, Blocks, CloseError, CommitStats, FileExtent, HomeFile, JournalConfig, JournalHome, Lsn, ReadError,
+    Stored,
 };
 
 /// How often free space is looked at, and files that a reader held are tried again.
@@ -60,6 +61,15 @@ pub(super) struct SpareFile {
     pub file: Arc<dyn HomeFile>,
 }
 
+impl Spares {
+    /// The one to take for `bytes`, and whether its blocks are written.
+    pub fn best(&self, bytes: u64) -> Option<(usize, bool)> {
+        let enough = self.ready.iter().enumerate().filter(|(_, spare)| spare.file.bytes() >= bytes);
+        let ranked = enough.map(|(index, spare)| (index, !spare.file.is_reserved()));
+        ranked.max_by_key(|(index, written)| (*written, std::cmp::Reverse(*index)))
+    }
+}
+
 pub(super) struct Shared {
     pub home: Arc<dyn JournalHome>,
     pub config: JournalConfig,
@@ -77,9 +87,12 @@ pub(super) struct Shared {
     /// Start of the newest file known to be durable, which is never released, where files become durable out
     /// of order; else no limit.
     pub newest_durable: AtomicU64,
+    /// Whether frames have been so large lately that new files need no more than [`Blocks::Reserved`].
+    pub large_frames: AtomicBool,
     released: AtomicU64,
     queued_bytes: AtomicU64,
-    obtainable: AtomicU64,
+    /// Bytes that new files could take.
+    pub obtainable: AtomicU64,
 }
 
 #[derive(Default)]
@@ -168,6 +181,7 @@ impl Shared {
             spares: Mutex::new(spares),
             spares_changed: Condvar::new(),
             newest_durable: AtomicU64::new(u64::MAX),
+            large_frames: AtomicBool::new(false),
             released: AtomicU64::new(0),
             queued_bytes: AtomicU64::new(0),
             obtainable: AtomicU64::new(0),
@@ -512,7 +526,9 @@ impl Shared {
         }
         let mut spares = self.spares.lock();
         let bytes = spares.wanted_bytes.unwrap_or(0).max(self.config.file_bytes);
-        if spares.stopped || spares.ready.iter().any(|spare| spare.file.bytes() >= bytes) {
+        let large = self.large_frames.load(Ordering::Relaxed);
+        let suits = |spare: &SpareFile| spare.file.bytes() >= bytes && (large || !spare.file.is_reserved());
+        if spares.stopped || spares.ready.iter().any(suits) {
             spares.no_space = false;
             return;
         }
@@ -525,11 +541,13 @@ impl Shared {
         spares.next_number += 1;
         drop(spares);
         let mut part = Instant::now();
-        let created = self.home.create(number, bytes, &mut || {
+        let mut between_parts = || {
             let soon = rest(part.elapsed());
             part = Instant::now();
             soon
-        });
+        };
+        let blocks = if large { Blocks::Reserved } else { Blocks::Written(&mut between_parts) };
+        let created = self.home.create(number, bytes, blocks);
         let mut spares = self.spares.lock();
         spares.no_space = false;
         match created {

@@ -2,14 +2,22 @@
 
 use std::io::{self, IoSlice};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
 use super::staging::Staging;
 use crate::disk::{BLOCK_BYTES, Disk, DiskFile};
 
-/// Called between the parts of what takes long; returns whether it is needed soon.
-pub type Rest<'a> = dyn FnMut() -> bool + 'a;
+/// What is done about the blocks of a new file before they are needed.
+pub enum Blocks<'a> {
+    /// They are written, so that a sync has nothing to make durable but what the journal wrote. The function
+    /// is called between the parts of that; it returns whether the file is needed soon.
+    Written(&'a mut dyn FnMut() -> bool),
+    /// They are only reserved: the disk is spared from writing everything twice, where writes are so large
+    /// that what a sync has to do besides does not count.
+    Reserved,
+}
 
 /// A place for journal files, which are known by number.
 pub trait JournalHome: Send + Sync {
@@ -19,8 +27,8 @@ pub trait JournalHome: Send + Sync {
     /// Opens an existing file.
     fn open(&self, number: u64) -> io::Result<Arc<dyn HomeFile>>;
 
-    /// Creates a zero-filled file of `bytes`; when this returns, the file and its name are durable.
-    fn create(&self, number: u64, bytes: u64, rest: &mut Rest<'_>) -> io::Result<Arc<dyn HomeFile>>;
+    /// Creates a file of `bytes` that reads as zeros; when this returns, the file and its name are durable.
+    fn create(&self, number: u64, bytes: u64, blocks: Blocks<'_>) -> io::Result<Arc<dyn HomeFile>>;
 
     /// Removes a file; it may come back if the power is cut.
     fn remove(&self, number: u64) -> io::Result<()>;
@@ -54,6 +62,11 @@ pub trait HomeFile: Send + Sync {
 
     /// Makes what was written durable. An error ends the journal.
     fn sync(&self) -> io::Result<()>;
+
+    /// Whether many of its blocks are still only [`Blocks::Reserved`].
+    fn is_reserved(&self) -> bool {
+        false
+    }
 }
 
 /// A directory of a [`Disk`].
@@ -70,8 +83,10 @@ impl DiskHome {
         Ok(DiskHome { disk, dir: dir.to_owned(), staging: Arc::default() })
     }
 
-    fn file(&self, number: u64, bytes: u64, file: Arc<dyn DiskFile>) -> Arc<dyn HomeFile> {
-        Arc::new(DiskHomeFile { number, bytes, file, staging: self.staging.clone() })
+    /// `written`: the end of what the file's blocks were written to, with zeros at least.
+    fn file(&self, number: u64, bytes: u64, file: Arc<dyn DiskFile>, written: u64) -> Arc<dyn HomeFile> {
+        let written = AtomicU64::new(written);
+        Arc::new(DiskHomeFile { number, bytes, file, staging: self.staging.clone(), written })
     }
 
     fn path(&self, number: u64) -> String {
@@ -88,19 +103,24 @@ impl JournalHome for DiskHome {
 
     fn open(&self, number: u64) -> io::Result<Arc<dyn HomeFile>> {
         let file = self.disk.open(&self.path(number))?;
-        Ok(self.file(number, file.size()?, file))
+        let bytes = file.size()?;
+        Ok(self.file(number, bytes, file, bytes))
     }
 
-    fn create(&self, number: u64, bytes: u64, rest: &mut Rest<'_>) -> io::Result<Arc<dyn HomeFile>> {
+    fn create(&self, number: u64, bytes: u64, blocks: Blocks<'_>) -> io::Result<Arc<dyn HomeFile>> {
         let path = self.path(number);
         let file = self.disk.create(&path)?;
-        let filled = fill(&*file, bytes, rest).and_then(|()| file.sync_data());
-        if let Err(error) = filled.and_then(|()| self.disk.sync_dir(&self.dir)) {
+        let (made, written) = match blocks {
+            Blocks::Written(rest) => (fill(&*file, bytes, rest), bytes),
+            Blocks::Reserved => (file.reserve(bytes), 0),
+        };
+        if let Err(error) = made.and_then(|()| file.sync_data()).and_then(|()| self.disk.sync_dir(&self.dir))
+        {
             // Best effort: what stays behind is a blank file, which the next start removes.
             let _ = self.disk.remove(&path);
             return Err(error);
         }
-        Ok(self.file(number, bytes, file))
+        Ok(self.file(number, bytes, file, written))
     }
 
     fn remove(&self, number: u64) -> io::Result<()> {
@@ -123,7 +143,7 @@ const PART_BYTES: u64 = 256 << 10;
 /// And when the journal would rather wait for a sync than for the file.
 const SOON_PART_BYTES: u64 = 2 << 20;
 
-fn fill(file: &dyn DiskFile, bytes: u64, rest: &mut Rest<'_>) -> io::Result<()> {
+fn fill(file: &dyn DiskFile, bytes: u64, rest: &mut dyn FnMut() -> bool) -> io::Result<()> {
     let (mut filled, mut part) = (0, PART_BYTES);
     while bytes - filled > part {
         filled += part;
@@ -144,6 +164,7 @@ struct DiskHomeFile {
     bytes: u64,
     file: Arc<dyn DiskFile>,
     staging: Arc<Mutex<Staging>>,
+    written: AtomicU64,
 }
 
 impl HomeFile for DiskHomeFile {
@@ -161,6 +182,7 @@ impl HomeFile for DiskHomeFile {
         let length: u64 = parts.iter().map(|part| part.len() as u64).sum();
         let end = position.saturating_add(length);
         let padded = end.next_multiple_of(BLOCK_BYTES as u64);
+        self.written.fetch_max(padded, Ordering::Relaxed);
         let mut staging = self.staging.lock();
         if (sync_follows || length >= PAST_CACHE_FROM) && padded <= self.bytes {
             return staging.write(self.number, &*self.file, position, parts);
@@ -182,6 +204,11 @@ impl HomeFile for DiskHomeFile {
     fn sync(&self) -> io::Result<()> {
         self.file.sync_data()
     }
+
+    fn is_reserved(&self) -> bool {
+        // At the end of a full file there may be no room for another frame.
+        self.written.load(Ordering::Relaxed) < self.bytes / 4 * 3
+    }
 }
 
 fn number_of(name: &str) -> Option<u64> {
@@ -198,7 +225,12 @@ mod tests {
     fn frames_that_go_past_the_page_cache_and_through_it_lie_behind_one_another() {
         let dir = tempfile::tempdir().unwrap();
         let home = DiskHome::open(Arc::new(LocalDisk::new(dir.path())), "journal").unwrap();
-        let file = home.create(1, 8 << 20, &mut || true).unwrap();
+        in_turn(&home, 1, Blocks::Written(&mut || true));
+        in_turn(&home, 2, Blocks::Reserved);
+    }
+
+    fn in_turn(home: &DiskHome, number: u64, blocks: Blocks<'_>) {
+        let file = home.create(number, 8 << 20, blocks).unwrap();
         let large = PAST_CACHE_FROM as usize;
         let mut expected = Vec::new();
         for (length, sync_follows) in [
@@ -219,7 +251,7 @@ mod tests {
             expected.extend_from_slice(&content);
         }
         file.sync().unwrap();
-        for file in [file, home.open(1).unwrap()] {
+        for file in [file, home.open(number).unwrap()] {
             let mut read = vec![1; expected.len() + BLOCK_BYTES];
             assert_eq!(file.read_at(0, &mut read).unwrap(), read.len());
             assert!(read[..expected.len()] == expected);

@@ -19,7 +19,7 @@ pub(super) use recovery::{inspect, recover};
 pub(super) use writer::ObjectWriter;
 
 use super::format::{FILE_HEADER_BYTES, FileHeader, u64_at};
-use super::{HomeFile, JournalHome, Rest};
+use super::{Blocks, HomeFile, JournalHome};
 use crate::object::{BlockCache, Bucket};
 
 /// Bits of a file's number that count within its epoch.
@@ -136,7 +136,7 @@ impl JournalHome for ObjectHome {
     }
 
     /// Refused: an object comes into being with its contents.
-    fn create(&self, _number: u64, _bytes: u64, _rest: &mut Rest<'_>) -> io::Result<Arc<dyn HomeFile>> {
+    fn create(&self, _number: u64, _bytes: u64, _blocks: Blocks<'_>) -> io::Result<Arc<dyn HomeFile>> {
         Err(io::ErrorKind::Unsupported.into())
     }
 

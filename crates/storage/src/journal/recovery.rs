@@ -15,7 +15,7 @@ use super::format::{FILE_HEADER_BYTES, FORMAT_VERSION, FileHeader, FileHeaderSta
 use super::scan::{self, Extent, FileScan};
 use super::warm::Warm;
 use super::writer::Start;
-use super::{Drive, HomeFile, JournalConfig, JournalHome, Lsn, OpenError, RecordRef};
+use super::{Blocks, Drive, HomeFile, JournalConfig, JournalHome, Lsn, OpenError, RecordRef};
 use crate::Random;
 
 /// Files start at multiples of this many bytes, so that an LSN's place in its file is easy to see.
@@ -382,7 +382,7 @@ impl Found {
     fn first_file(&mut self, home: &dyn JournalHome, bytes: u64) -> Result<SpareFile, OpenError> {
         let number = self.next_number;
         self.next_number += 1;
-        match home.create(number, bytes, &mut || true) {
+        match home.create(number, bytes, Blocks::Written(&mut || true)) {
             Ok(file) => Ok(SpareFile { number, file }),
             Err(error) if is_no_space(&error) => {
                 let usable = self.blanks.iter().position(|blank| blank.file.bytes() >= bytes);

@@ -24,6 +24,12 @@ const OVERLAP_BYTES: u64 = 16 << 10;
 /// themselves.
 const COMING_MAX: usize = 4;
 
+/// Records from this size on are read each by itself: what they have between them would cost more than it
+/// saves.
+const ALONE_FROM: usize = 128 << 10;
+/// Read besides such a record: its headers, and blocks of the disk that begin before it and end behind it.
+const AROUND_BYTES: usize = 3 * BLOCK_BYTES;
+
 /// Records that lie closer to one another than this are read together with what lies between them.
 const GAP_BYTES_MAX: u64 = 16 << 10;
 
@@ -37,6 +43,11 @@ pub(super) struct Span {
     bytes: Bytes,
     /// Up to where reading is expected to go on.
     wanted: u64,
+    /// Bytes of each record that is expected, if they are large and lie apart from one another.
+    each: usize,
+    /// Records read by themselves for that, and those among them that were much smaller.
+    read: u32,
+    smaller: u32,
     /// Nobody else is expected to read the same soon.
     alone: bool,
     /// What follows is being read ahead, or need not be.
@@ -201,6 +212,9 @@ impl Span {
     /// near the end of this span; else as much as the first record here took, as they are mostly of the same
     /// size.
     pub fn length_at(&self, lsn: Lsn) -> usize {
+        if self.each > 0 {
+            return self.each + AROUND_BYTES;
+        }
         let wanted = usize::try_from(self.wanted.saturating_sub(lsn.0)).unwrap_or(MOST_BYTES);
         let usual = if self.goes_on_at(lsn) {
             2 * self.bytes.len()
@@ -216,20 +230,31 @@ impl Span {
         length > 0 && lsn.0 > self.start && lsn.0 - self.start <= 2 * length
     }
 
-    /// This many records from `first` to `last` are about to be read, and no more than about `bytes` of them.
-    pub fn expect(&mut self, first: Lsn, last: Lsn, records: usize, bytes: usize) {
+    /// This many records from `first` to `last` are about to be read, of about `each` bytes, and no more than
+    /// about `bytes` of them.
+    pub fn expect(&mut self, first: Lsn, last: Lsn, records: usize, each: usize, bytes: usize) {
         let distance = last.0.saturating_sub(first.0);
         let apart = distance / (records.max(2) as u64 - 1);
         if apart <= GAP_BYTES_MAX {
             // The last one is probably as long as the others.
             self.wanted = first.0 + (distance + apart).min(bytes as u64);
         }
+        (self.read, self.smaller) = (0, 0);
+        self.each = if (ALONE_FROM..AHEAD_BYTES).contains(&each) { each } else { 0 };
     }
 
     /// Takes over what another one holds.
     fn become_like(&mut self, other: Span) {
         let followed = other.followed || self.alone;
-        *self = Span { wanted: self.wanted, alone: self.alone, followed, ..other };
+        *self = Span {
+            wanted: self.wanted,
+            each: self.each,
+            read: self.read,
+            smaller: self.smaller,
+            alone: self.alone,
+            followed,
+            ..other
+        };
     }
 
     pub fn is_followed(&self) -> bool {
@@ -251,8 +276,15 @@ impl Span {
 
     /// `first` bytes precede the record at `lsn`.
     pub fn fill(&mut self, lsn: Lsn, first: usize, nonce: u64, bytes: Bytes) {
+        let content = bytes.get(first..).and_then(RecordHeader::decode).map_or(0, |it| it.content_bytes());
+        self.read += 1;
+        self.smaller += u32::from(content < self.each as u64 / 2);
+        if self.smaller * 4 > self.read + 4 {
+            // Bodies lie elsewhere, or differ much.
+            self.each = 0;
+        }
         (self.start, self.first) = (lsn.0 - first as u64, first);
-        (self.nonce, self.bytes, self.followed) = (nonce, bytes, self.alone);
+        (self.nonce, self.bytes, self.followed) = (nonce, bytes, self.alone || self.each > 0);
     }
 }
 
@@ -269,16 +301,16 @@ mod tests {
         };
         let mut span = Span::default();
         assert_eq!(span.length_at(Lsn(100_000)), FIRST_BYTES);
-        span.expect(Lsn(100_000), Lsn(190_000), 10, 1 << 20);
+        span.expect(Lsn(100_000), Lsn(190_000), 10, 9_000, 1 << 20);
         assert_eq!(span.length_at(Lsn(100_000)), 100_000);
         assert_eq!(span.length_at(Lsn(150_000)), 50_000);
         assert_eq!(span.length_at(Lsn(250_000)), FIRST_BYTES);
         // No more than there is room for.
-        span.expect(Lsn(100_000), Lsn(190_000), 10, 20_000);
+        span.expect(Lsn(100_000), Lsn(190_000), 10, 9_000, 20_000);
         assert_eq!(span.length_at(Lsn(100_000)), 20_000);
         // Too far from one another.
         let mut span = Span::default();
-        span.expect(Lsn(100_000), Lsn(1_000_000), 3, 1 << 20);
+        span.expect(Lsn(100_000), Lsn(1_000_000), 3, 9_000, 1 << 20);
         assert_eq!(span.length_at(Lsn(100_000)), FIRST_BYTES);
         // What others have read.
         let recent = RecentSpans::new(1 << 20);

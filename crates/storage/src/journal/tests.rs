@@ -1,6 +1,7 @@
 mod faults;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 
 use super::*;
@@ -124,6 +125,166 @@ fn records_that_follow_one_another_are_read_back_in_large_parts() {
     let again = open(&disk, config(0), 0);
     assert_eq!(again.replayed.len(), written.len());
     read_all(&again.journal, false);
+}
+
+/// A home that tells of files that are made, and whether they were written, and counts bytes that are read.
+struct Watched {
+    home: DiskHome,
+    made: mpsc::Sender<bool>,
+    read: Arc<AtomicU64>,
+}
+
+struct WatchedFile(Arc<dyn HomeFile>, Arc<AtomicU64>);
+
+impl HomeFile for WatchedFile {
+    fn bytes(&self) -> u64 {
+        self.0.bytes()
+    }
+
+    fn read_at(&self, position: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        self.1.fetch_add(buffer.len() as u64, Ordering::Relaxed);
+        self.0.read_at(position, buffer)
+    }
+
+    fn write_at(&self, position: u64, parts: &[io::IoSlice<'_>], sync_follows: bool) -> io::Result<()> {
+        self.0.write_at(position, parts, sync_follows)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync()
+    }
+
+    fn is_reserved(&self) -> bool {
+        self.0.is_reserved()
+    }
+}
+
+impl JournalHome for Watched {
+    fn list(&self) -> io::Result<Vec<(u64, u64)>> {
+        self.home.list()
+    }
+
+    fn open(&self, number: u64) -> io::Result<Arc<dyn HomeFile>> {
+        Ok(Arc::new(WatchedFile(self.home.open(number)?, self.read.clone())))
+    }
+
+    fn create(&self, number: u64, bytes: u64, blocks: Blocks<'_>) -> io::Result<Arc<dyn HomeFile>> {
+        let written = matches!(blocks, Blocks::Written(_));
+        let file = self.home.create(number, bytes, blocks)?;
+        let _ = self.made.send(written);
+        Ok(Arc::new(WatchedFile(file, self.read.clone())))
+    }
+
+    fn remove(&self, number: u64) -> io::Result<()> {
+        self.home.remove(number)
+    }
+
+    fn set_aside(&self, number: u64) -> io::Result<()> {
+        self.home.set_aside(number)
+    }
+
+    fn free_bytes(&self) -> Option<u64> {
+        self.home.free_bytes()
+    }
+}
+
+/// Large frames go to files that are only reserved; small ones that are synced leave such a file, and all of
+/// them are there after the next start.
+#[test]
+fn files_are_written_twice_for_small_frames_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk: Arc<dyn Disk> = Arc::new(LocalDisk::new(dir.path()));
+    let (made, files) = mpsc::channel();
+    let home = DiskHome::open(disk.clone(), "journal").unwrap();
+    let home = Watched { home, made, read: Arc::default() };
+    let (sender, completions) = mpsc::channel();
+    let completed = Box::new(move |completion| {
+        let _ = sender.send(completion);
+    });
+    let config = || JournalConfig {
+        file_bytes: 16 << 20,
+        frame_bytes: 1 << 20,
+        lazy_sync: Duration::from_secs(600),
+        ..config(Drive::Threads)
+    };
+    let (journal, _) =
+        Journal::open_home(Arc::new(home), config(), Lsn(0), &mut |_, _| {}, completed).unwrap();
+    let (mut written, mut number) = (Vec::new(), 0_u64);
+    let mut append = |bytes: usize| {
+        let mut batch = Batch::new(0, number);
+        let body = vec![number as u8; bytes];
+        let place = push(&mut batch, 1, false, b"head", &body);
+        batch.require_sync();
+        journal.submit(batch);
+        let completion = completions.recv().unwrap();
+        written.push((completion.base.0 + place, 1, b"head".to_vec(), body));
+        number += 1;
+    };
+    let mut reserved = 0;
+    while reserved < 3 {
+        append(600_000);
+        reserved += files.try_iter().filter(|written| !written).count();
+    }
+    let rotations = || journal.frame_sizes().rotations;
+    let mut begun = rotations();
+    while rotations() == begun {
+        append(600_000);
+    }
+    begun = rotations();
+    let mut small = 0;
+    while !files.try_iter().any(|written| written) {
+        append(1_000);
+        small += 1;
+        assert!(small < 9_000, "the file is almost full and no better one was made");
+    }
+    while rotations() == begun {
+        append(1_000);
+        small += 1;
+        assert!(small < 9_000, "the file is almost full and the better one was not begun");
+    }
+    begun = rotations();
+    (0..500).for_each(|_| append(1_000));
+    assert_eq!(rotations(), begun, "a file whose blocks are written is not left");
+    journal.close().unwrap();
+    let again = open(&disk, config(), 0);
+    assert!(again.report.clean_shutdown);
+    assert!(again.replayed == written, "{} of {}", again.replayed.len(), written.len());
+}
+
+/// What lies between large records is not read, whether the one before was as large or not.
+#[test]
+fn large_records_that_lie_apart_are_read_each_by_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk: Arc<dyn Disk> = Arc::new(LocalDisk::new(dir.path()));
+    let config = || JournalConfig { file_bytes: 16 << 20, ring_bytes: 32 << 20, ..config(Drive::Threads) };
+    let opened = open(&disk, config(), 0);
+    let sizes = [260_000, 262_144, 261_000, 900, 263_000, 255_000, 262_000, 700_000];
+    let mut batch = Batch::new(0, 0);
+    let mut written = Vec::new();
+    for (at, size) in sizes.into_iter().enumerate() {
+        let body = vec![at as u8; size];
+        written.push((push(&mut batch, 1, false, b"head", &body), body));
+        (0..3).for_each(|_| _ = push(&mut batch, 2, false, b"", &vec![9; 262_000]));
+    }
+    batch.require_sync();
+    opened.journal.submit(batch);
+    let base = opened.completions.recv().unwrap().base.0;
+    opened.journal.close().unwrap();
+
+    let read = Arc::new(AtomicU64::new(0));
+    let home = DiskHome::open(disk.clone(), "journal").unwrap();
+    let home = Watched { home, made: mpsc::channel().0, read: read.clone() };
+    let ended = Box::new(|_| {});
+    let (journal, _) = Journal::open_home(Arc::new(home), config(), Lsn(0), &mut |_, _| {}, ended).unwrap();
+    read.store(0, Ordering::Relaxed);
+    let lsns: Vec<Lsn> = written.iter().map(|(place, _)| Lsn(base + place)).collect();
+    let mut reader = journal.reader();
+    reader.expect(lsns[0], lsns[7], lsns.len(), 262_000, 16 << 20);
+    for (lsn, (_, body)) in lsns.iter().zip(&written) {
+        assert!(reader.read(*lsn).unwrap().body == *body);
+    }
+    let (read, large): (u64, usize) = (read.load(Ordering::Relaxed), sizes.iter().sum());
+    assert!(read < large as u64 * 5 / 4, "{read} bytes read for {large}");
 }
 
 /// Distance from the batch's base, shard, joined, head, body.

@@ -29,6 +29,11 @@ pub(super) enum Step {
 /// are synced had better go the same way to the disk.
 const LAZY_IN_A_ROW_MAX: u32 = 16;
 
+/// Frames of this size on average need no file whose blocks were written before, frames of half of it do.
+const LARGE_FRAME_BYTES: u64 = 256 << 10;
+/// The share of the last frame in that average.
+const FRAMES_AVERAGED: u64 = 16;
+
 /// Why the writer cannot go on.
 enum Halt {
     NoSpace,
@@ -51,6 +56,8 @@ pub(super) struct Writer {
     unsynced_since: Option<Instant>,
     /// Frames that required no sync since the last one that did.
     lazy_in_a_row: u32,
+    /// Bytes of a frame, a running average.
+    frame_bytes: u64,
     /// Taken from the inbox and waiting for space.
     held: Vec<Batch>,
     completed: Box<dyn FnMut(Completion) + Send>,
@@ -79,6 +86,7 @@ impl Writer {
             unsynced: Vec::new(),
             unsynced_since: None,
             lazy_in_a_row: LAZY_IN_A_ROW_MAX,
+            frame_bytes: 0,
             held: Vec::new(),
             completed,
             fatal,
@@ -171,7 +179,12 @@ impl Writer {
         let length: u64 = batches.iter().map(Batch::bytes).sum();
         let sync = batches.iter().any(|batch| batch.requires_sync);
         if length > 0 {
-            self.make_room(FRAME_HEADER_BYTES as u64 + length)?;
+            self.average(length);
+            let bytes = FRAME_HEADER_BYTES as u64 + length;
+            if sync && self.would_sync_faster(bytes) {
+                self.begin_next_file(bytes)?;
+            }
+            self.make_room(bytes)?;
         }
         let batches = std::mem::take(batches);
         self.shared.taken(length);
@@ -280,11 +293,36 @@ impl Writer {
         Ok(())
     }
 
+    fn average(&mut self, length: u64) {
+        self.frame_bytes = (self.frame_bytes * (FRAMES_AVERAGED - 1) + length) / FRAMES_AVERAGED;
+        let large = &self.shared.large_frames;
+        if self.frame_bytes >= LARGE_FRAME_BYTES {
+            large.store(true, Ordering::Relaxed);
+        } else if self.frame_bytes < LARGE_FRAME_BYTES / 2 && large.swap(false, Ordering::Relaxed) {
+            // Another file is wanted now.
+            self.shared.spares_changed.notify_all();
+        }
+    }
+
+    /// Whether small frames go to a file that is only reserved, where each sync has the system write more
+    /// than the frame, while a better one is ready. What is left of the file is wasted, so more must be
+    /// obtainable.
+    fn would_sync_faster(&self, bytes: u64) -> bool {
+        !self.shared.large_frames.load(Ordering::Relaxed)
+            && self.file.file.is_reserved()
+            && self.shared.obtainable.load(Ordering::Relaxed) > 0
+            && matches!(self.shared.spares.lock().best(FILE_HEADER_BYTES + bytes), Some((_, true)))
+    }
+
     /// Goes on to the next file if this one cannot take `bytes` more.
     fn make_room(&mut self, bytes: u64) -> Result<(), Halt> {
         if self.end + bytes <= self.file.start + self.file.bytes() {
             return Ok(());
         }
+        self.begin_next_file(bytes)
+    }
+
+    fn begin_next_file(&mut self, bytes: u64) -> Result<(), Halt> {
         // What a new file's header says of the end of this one must be true before the header can be.
         self.try_sync()?;
         let spare = self.next_file(FILE_HEADER_BYTES + bytes)?;
@@ -317,7 +355,7 @@ impl Writer {
         let shared = self.shared.clone();
         loop {
             let mut spares = shared.spares.lock();
-            if let Some(index) = spares.ready.iter().position(|spare| spare.file.bytes() >= bytes) {
+            if let Some((index, _)) = spares.best(bytes) {
                 spares.wanted_bytes = None;
                 spares.taken += 1;
                 let spare = spares.ready.swap_remove(index);
