@@ -285,8 +285,8 @@ impl DiskFile for LocalFile {
     #[cfg(target_os = "linux")]
     fn reserve(&self, bytes: u64) -> io::Result<()> {
         use rustix::fs::{FallocateFlags, fallocate};
-        use rustix::io::Errno;
-        match fallocate(&self.reader, FallocateFlags::empty(), 0, bytes) {
+        use rustix::io::{Errno, retry_on_intr};
+        match retry_on_intr(|| fallocate(&self.reader, FallocateFlags::empty(), 0, bytes)) {
             // Not every file system can do that.
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => self.allocate(bytes),
             outcome => Ok(outcome?),
