@@ -60,7 +60,7 @@ impl Index {
     fn look_up(&self, from: u64, within: std::ops::Range<u64>, until: u64) -> (Vec<(u64, Lsn)>, usize) {
         let first = self.chunks.partition_point(|c| c.offset <= from).saturating_sub(1);
         let mut found = Vec::new();
-        let each = self.chunks.get(first).map_or(0, |chunk| chunk.bytes / chunk.entries.len().max(1) as u64);
+        let each = self.chunks.get(first).map_or(0, Chunk::mean_bytes);
         let each = usize::try_from(each).unwrap_or(usize::MAX);
         for (at, chunk) in self.chunks.iter().enumerate().skip(first) {
             let skip = match at == first {
@@ -114,7 +114,7 @@ impl Index {
         let mut found: Vec<Located> = Vec::new();
         let mut run = 0;
         for chunk in &self.chunks {
-            let bytes = chunk.bytes / chunk.entries.len().max(1) as u64;
+            let bytes = chunk.mean_bytes();
             for (offset, lsn) in chunk.places() {
                 if let Some(last) = found.last_mut() {
                     last.until = last.until.min(offset);
@@ -149,7 +149,7 @@ impl Index {
             if last < below && !kept.touch(first, last) {
                 continue;
             }
-            let bytes = chunk.bytes / chunk.entries.len().max(1) as u64;
+            let bytes = chunk.mean_bytes();
             let mut part: Option<Chunk> = None;
             for (offset, lsn) in chunk.places() {
                 if lsn < below && !kept.holds(lsn) {
@@ -250,6 +250,11 @@ impl Chunk {
             let lsn = self.lsn.saturating_add(u64::from(*lsn) * LSN_UNIT);
             (self.offset.saturating_add(u64::from(*offset)), Lsn(lsn))
         })
+    }
+
+    /// Bytes of an entry.
+    fn mean_bytes(&self) -> u64 {
+        self.bytes / self.entries.len().max(1) as u64
     }
 
     /// Where the first entry and the last one lie.

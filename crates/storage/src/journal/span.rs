@@ -33,6 +33,26 @@ const AROUND_BYTES: usize = 3 * BLOCK_BYTES;
 /// Records that lie closer to one another than this are read together with what lies between them.
 const GAP_BYTES_MAX: u64 = 16 << 10;
 
+/// Records that are expected to be so large that each is read by itself.
+#[derive(Clone, Copy)]
+struct Large {
+    /// Bytes of each, about.
+    each: usize,
+    /// Records read by themselves, and those among them that were much smaller.
+    read: u32,
+    smaller: u32,
+}
+
+impl Large {
+    /// As one of `content` bytes was read; none if too many were read in vain: bodies lie elsewhere, or
+    /// differ much.
+    fn after(mut self, content: u64) -> Option<Large> {
+        self.read += 1;
+        self.smaller += u32::from(content < self.each as u64 / 2);
+        (self.smaller * 4 <= self.read + 4).then_some(self)
+    }
+}
+
 /// What was read last. Records share its memory.
 #[derive(Clone, Default)]
 pub(super) struct Span {
@@ -43,11 +63,7 @@ pub(super) struct Span {
     bytes: Bytes,
     /// Up to where reading is expected to go on.
     wanted: u64,
-    /// Bytes of each record that is expected, if they are large and lie apart from one another.
-    each: usize,
-    /// Records read by themselves for that, and those among them that were much smaller.
-    read: u32,
-    smaller: u32,
+    large: Option<Large>,
     /// Nobody else is expected to read the same soon.
     alone: bool,
     /// What follows is being read ahead, or need not be.
@@ -212,8 +228,8 @@ impl Span {
     /// near the end of this span; else as much as the first record here took, as they are mostly of the same
     /// size.
     pub fn length_at(&self, lsn: Lsn) -> usize {
-        if self.each > 0 {
-            return self.each + AROUND_BYTES;
+        if let Some(large) = self.large {
+            return large.each + AROUND_BYTES;
         }
         let wanted = usize::try_from(self.wanted.saturating_sub(lsn.0)).unwrap_or(MOST_BYTES);
         let usual = if self.goes_on_at(lsn) {
@@ -239,22 +255,14 @@ impl Span {
             // The last one is probably as long as the others.
             self.wanted = first.0 + (distance + apart).min(bytes as u64);
         }
-        (self.read, self.smaller) = (0, 0);
-        self.each = if (ALONE_FROM..AHEAD_BYTES).contains(&each) { each } else { 0 };
+        let is_large = (ALONE_FROM..AHEAD_BYTES).contains(&each);
+        self.large = is_large.then_some(Large { each, read: 0, smaller: 0 });
     }
 
     /// Takes over what another one holds.
     fn become_like(&mut self, other: Span) {
-        let followed = other.followed || self.alone;
-        *self = Span {
-            wanted: self.wanted,
-            each: self.each,
-            read: self.read,
-            smaller: self.smaller,
-            alone: self.alone,
-            followed,
-            ..other
-        };
+        let followed = other.followed || self.alone || self.large.is_some();
+        *self = Span { wanted: self.wanted, large: self.large, alone: self.alone, followed, ..other };
     }
 
     pub fn is_followed(&self) -> bool {
@@ -277,14 +285,9 @@ impl Span {
     /// `first` bytes precede the record at `lsn`.
     pub fn fill(&mut self, lsn: Lsn, first: usize, nonce: u64, bytes: Bytes) {
         let content = bytes.get(first..).and_then(RecordHeader::decode).map_or(0, |it| it.content_bytes());
-        self.read += 1;
-        self.smaller += u32::from(content < self.each as u64 / 2);
-        if self.smaller * 4 > self.read + 4 {
-            // Bodies lie elsewhere, or differ much.
-            self.each = 0;
-        }
+        self.large = self.large.and_then(|large| large.after(content));
         (self.start, self.first) = (lsn.0 - first as u64, first);
-        (self.nonce, self.bytes, self.followed) = (nonce, bytes, self.alone || self.each > 0);
+        (self.nonce, self.bytes, self.followed) = (nonce, bytes, self.alone || self.large.is_some());
     }
 }
 

@@ -220,12 +220,13 @@ fn files_are_written_twice_for_small_frames_only() {
         written.push((completion.base.0 + place, 1, b"head".to_vec(), body));
         number += 1;
     };
+    let rotations = || journal.frame_sizes().rotations;
     let mut reserved = 0;
     while reserved < 3 {
         append(600_000);
         reserved += files.try_iter().filter(|written| !written).count();
+        assert!(rotations() < 20, "all files are written");
     }
-    let rotations = || journal.frame_sizes().rotations;
     let mut begun = rotations();
     while rotations() == begun {
         append(600_000);
