@@ -54,6 +54,9 @@ pub fn run(tools: &Tools, programs: &[Program], target: &mut Target<'_>, logs: &
         );
         passed += report.passed;
         if !report.failures.is_empty() {
+            if let Target::Broker(broker) = target {
+                println!("   {}", broker.log_tail());
+            }
             failures.insert(program.name, report.failures);
         }
         if let Target::Broker(broker) = target {

@@ -12,7 +12,9 @@ subscribe() { timeout 30 mosquitto_sub -h "$host" -p "$port" "$@"; }
 subscribe_behind() { # FILE options...
     local file=$1
     shift
-    timeout 30 stdbuf -oL mosquitto_sub -h "$host" -p "$port" -d "$@" >"$file.debug" &
+    # Here, not by the process behind: what an earlier subscriber left there must not be taken for this one's.
+    : >"$file.debug"
+    timeout 30 stdbuf -oL mosquitto_sub -h "$host" -p "$port" -d "$@" >>"$file.debug" &
     subscriber=$!
     for _ in $(seq 1 300); do
         grep -q 'Subscribed (mid' "$file.debug" && return
