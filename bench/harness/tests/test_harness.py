@@ -31,12 +31,13 @@ class Tables(unittest.TestCase):
             self.assertEqual([met for _, _, met in measure.verdicts(row)], expect)
 
     def test_what_others_disturbed_is_measured_again_and_the_calmest_try_counts(self):
-        for stolen, rates in [([0.05], [1]), ([0.3, 0.05], [2]), ([0.3, 0.4], [1])]:
+        for stolen, rates in [([0.05], [1]), ([0.3, 0.05], [2]), ([0.3, 0.4, 0.2, 0.5], [3])]:
             run = measure.Run.__new__(measure.Run)
             run.rounds, run.found = 1, measure.Rows()
             run.found.row("r", "produce", "records/s")
-            tries, shares = iter([1, 2, 3]), iter(stolen)
-            with mock.patch.object(measure.machine, "stolen_since", lambda _: next(shares)):
+            tries, shares = iter([1, 2, 3, 4]), iter(stolen)
+            others = mock.patch.object(measure.machine, "stolen_since", lambda _: next(shares))
+            with others, mock.patch.object(measure.time, "sleep"):
                 run.interleave("r", [OURS], lambda side: run.found.add("r", side, "synced", rate=next(tries)))
             rounds = run.found.rows["r"]["sides"][OURS]["rounds"]
             self.assertEqual([one["rate"] for one in rounds], rates)
