@@ -43,6 +43,12 @@ class Tables(unittest.TestCase):
             self.assertEqual([one["rate"] for one in rounds], rates)
             self.assertEqual([one["stolen"] for one in rounds], [min(stolen)])
 
+    def test_what_is_shown_as_stolen_is_of_the_worst_round(self):
+        row = rows([1], [1], None)["r"]
+        row["sides"][OURS]["rounds"] = [{"rate": 1, "stolen": 0.34}, {"rate": 2, "stolen": 0.0}, {"stolen": 0.0}]
+        shown = [dict(zip(measure.COLUMNS, line))["stolen"] for line in measure.table({"r": row})[1:]]
+        self.assertEqual(shown, ["34%", ""])
+
     def test_a_sync_is_allowed_only_where_the_peer_does_not(self):
         for with_sync, ours, expect in [
             (True, 14.9, True),
