@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader};
-use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver};
@@ -12,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use crate::ports::free_address;
 use crate::programs::{Addresses, Protocol};
 
 /// From start to `ready`; generous, because a checkpoint of a long run may have to be read on a busy machine.
@@ -55,8 +55,8 @@ impl Broker {
     /// As [`Broker::start`]; `data` may be the address of a bucket, which takes its settings from
     /// `environment`.
     pub fn start_with(binary: &Path, data: &Path, log: &Path, environment: &Environment) -> Result<Self> {
-        let free = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let wanted = Protocol::ALL.into_iter().map(|protocol| (protocol, free.to_string())).collect();
+        let free = |protocol| Ok((protocol, free_address()?.to_string()));
+        let wanted = Protocol::ALL.into_iter().map(free).collect::<Result<_>>()?;
         let (child, addresses, start_time) = launch(binary, data, log, environment, &wanted)?;
         Ok(Self {
             binary: binary.to_owned(),

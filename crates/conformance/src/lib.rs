@@ -16,6 +16,7 @@ pub mod disk_full;
 pub mod flow;
 pub mod history;
 pub mod object_store;
+mod ports;
 pub mod programs;
 pub mod s3_server;
 pub mod scratch;

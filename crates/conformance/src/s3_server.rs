@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::broker::Environment;
+use crate::ports::free_address;
 use crate::tools::Tools;
 
 /// The one bucket of each server.
@@ -104,7 +105,7 @@ impl Server {
         // To both products a directory is a bucket.
         fs::create_dir_all(directory.join(BUCKET))?;
         let log = folder.join("server.log");
-        let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
+        let address = free_address()?;
         let child = launch(product, program, address, &directory, &log)?;
         let server = Self { product, program: program.to_owned(), directory, log, address, child };
         server.wait_ready()?;
