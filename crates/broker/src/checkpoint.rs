@@ -208,8 +208,8 @@ impl Checkpointer {
         for stream in streams {
             let Some(log) = self.shared.logs.find(stream.id) else { continue };
             let wanted = Wanted::of(stream);
-            let places = log.in_journal(below);
-            places.iter().filter(|p| wanted.includes(p)).for_each(|p| tally.count(p.lsn, p.bytes));
+            let places = log.in_journal(below).filter(|place| wanted.includes(place));
+            places.for_each(|place| tally.count(place.lsn, place.bytes));
         }
         tally.choose(self.shared.limits.kept_entry_bytes_min)
     }
@@ -403,8 +403,8 @@ impl<'a> Mover<'a> {
 
     /// What is still wanted of a stream below `below`, and is not kept where it is.
     fn stream(&mut self, log: &Arc<PartitionLog>, stream: &Stream, below: Lsn) -> Result<(), Problem> {
-        let places = log.in_journal(below);
-        if places.is_empty() {
+        let mut places = log.in_journal(below).peekable();
+        if places.peek().is_none() {
             return Ok(());
         }
         let wanted = Wanted::of(stream);

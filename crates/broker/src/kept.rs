@@ -9,7 +9,7 @@ use crate::{
 use posthaste_storage::journal::{FileExtent, Journal, Lsn};
 use std::collections::BTreeSet;
 
-/// Entries in kept files, over all. Each takes 8 bytes of memory, and about as much in checkpoints.
+/// Entries in kept files, over all. Each takes up to 8 bytes in checkpoints, and less of memory.
 const ENTRIES_MAX: u64 = 1 << 20;
 /// Kept files; each is open.
 const FILES_MAX: usize = 1_024;
@@ -110,8 +110,7 @@ impl Recovered {
         for stream in streams {
             let runs = self.runs.get(&stream).map_or(&[][..], Vec::as_slice);
             let kept = self.kept.get(&stream).map_or(&[][..], Vec::as_slice);
-            let last = kept.last().and_then(|chunk| chunk.places().next_back());
-            let covered = last.map_or(0, |(offset, _)| offset.saturating_add(1));
+            let covered = kept.last().map_or(0, |chunk| chunk.last().0.saturating_add(1));
             let covered = covered.max(runs.last().map_or(0, |run| run.end));
             self.covered.insert(stream, covered);
             let log = self.logs.find_or_add(stream);

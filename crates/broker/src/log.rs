@@ -1,6 +1,7 @@
 //! Logs as their readers see them: what is durable, and where it is. One per partition and per lane of a
 //! queue.
 
+mod chunk;
 mod index;
 mod segments;
 
@@ -11,7 +12,7 @@ use crate::{
     kept::Kept,
     record::{self, Records},
 };
-pub(crate) use index::Chunk;
+pub(crate) use chunk::Chunk;
 use index::{Index, LOOKED_UP_MAX};
 use parking_lot::{Mutex, RwLock};
 use posthaste_engine::Event;
@@ -409,9 +410,15 @@ impl PartitionLog {
         self.index.write().trim(start, end);
     }
 
-    /// Every entry that lies in the journal below `below`, for moving into a segment.
-    pub(crate) fn in_journal(&self, below: Lsn) -> Vec<Located> {
-        self.index.read().in_journal(below)
+    /// Every entry that lies in the journal below `below`, in order. Between them others may use the index.
+    pub(crate) fn in_journal(&self, below: Lsn) -> impl Iterator<Item = Located> + '_ {
+        let mut from = Some(0);
+        let parts = std::iter::from_fn(move || {
+            let (found, next) = self.index.read().in_journal(from?, below);
+            from = next;
+            Some(found)
+        });
+        parts.flatten()
     }
 
     /// The entries below `below` are in these segments now, but for those that are kept.

@@ -160,9 +160,10 @@ pub(crate) fn stored_at(event: &Event) -> Option<StoredAt> {
 
 /// How many offsets a stored entry takes, and its latest timestamp.
 pub(crate) fn span_and_timestamp(head: &[u8]) -> (u32, i64) {
-    match decode(head) {
-        Ok((Event::Appended { span, timestamp, .. }, _)) => (span, timestamp.0),
-        Ok((Event::Enqueued { envelope, .. }, _)) => (1, envelope.received.0),
-        _ => (1, 0),
-    }
+    let event = match head.split_first() {
+        Some((&OWN_BODY, event)) => event,
+        Some((&SHARED_BODY, rest)) => rest.get(8..).unwrap_or_default(),
+        _ => &[],
+    };
+    Event::extent(event).map_or((1, 0), |(span, timestamp)| (span, timestamp.0))
 }

@@ -245,7 +245,31 @@ impl Event {
     pub fn decode(head: &[u8]) -> Result<Event, postcard::Error> {
         postcard::from_bytes(head)
     }
+
+    /// How many offsets an encoded event takes in a log, and its latest timestamp, without decoding the rest.
+    /// None if it adds nothing to a log.
+    pub fn extent(head: &[u8]) -> Option<(u32, Timestamp)> {
+        // As postcard writes a variant: its number, then its fields one after the other.
+        let (variant, fields): (u32, &[u8]) = postcard::take_from_bytes(head).ok()?;
+        match variant {
+            APPENDED => {
+                let fields = postcard::take_from_bytes::<(PartitionId, u64, u32, Timestamp)>(fields).ok()?;
+                let (_, _, span, timestamp) = fields.0;
+                Some((span, timestamp))
+            }
+            ENQUEUED => {
+                type Fields<'a> = (QueueId, u8, u64, (&'a [u8], u8, bool), Timestamp);
+                let (_, _, _, _subject, received) = postcard::take_from_bytes::<Fields<'_>>(fields).ok()?.0;
+                Some((1, received))
+            }
+            _ => None,
+        }
+    }
 }
+
+/// Numbers of variants.
+const APPENDED: u32 = 2;
+const ENQUEUED: u32 = 6;
 
 #[cfg(test)]
 mod tests {
@@ -277,5 +301,51 @@ mod tests {
             assert_eq!(Event::decode(&bytes[3..]), Ok(event));
         }
         assert!(Event::decode(&[250, 1]).is_err());
+    }
+
+    #[test]
+    fn an_extent_is_known_without_decoding_all() {
+        let payload = Payload { format: Format(3), head: Bytes::from_static(b"head"), body: Bytes::new() };
+        let (partition, queue) = (PartitionId(1 << 40), QueueId(300));
+        // Its length takes two bytes.
+        const LONG: &str = match std::str::from_utf8(&[b'x'; 200]) {
+            Ok(text) => text,
+            Err(_) => "",
+        };
+        for (subject, timestamp) in [("", 0), ("a.b", -5), (LONG, i64::MAX)] {
+            let timestamp = Timestamp(timestamp);
+            let envelope = Envelope::new(Subject::dotted(subject).unwrap(), timestamp);
+            let appended = |span, producer, envelope| Event::Appended {
+                partition,
+                offset: u64::MAX,
+                span,
+                timestamp,
+                producer,
+                envelope,
+                payload: payload.clone(),
+            };
+            let enqueued = Event::Enqueued {
+                queue,
+                lane: 9,
+                offset: 1 << 33,
+                envelope: envelope.clone(),
+                payload: payload.clone(),
+            };
+            let settled = Event::Settled { queue, lane: 0, ranges: SmallVec::new() };
+            for (event, expected) in [
+                (appended(1_000, None, None), Some((1_000, timestamp))),
+                (appended(1, None, Some(envelope)), Some((1, timestamp))),
+                (enqueued, Some((1, timestamp))),
+                (settled, None),
+                (Event::OutboxDone { number: 2 }, None),
+            ] {
+                let mut bytes = Vec::new();
+                event.encode(&mut bytes);
+                assert_eq!(Event::extent(&bytes), expected, "{event:?}");
+            }
+        }
+        for cut in [&[][..], &[APPENDED as u8, 1], &[ENQUEUED as u8, 1, 1, 1, 200, 1]] {
+            assert_eq!(Event::extent(cut), None, "{cut:?}");
+        }
     }
 }

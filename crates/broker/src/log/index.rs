@@ -1,10 +1,9 @@
 //! Where the entries of a log are: in segments and in the journal.
 
-use super::{Located, Place};
+use super::{Located, Place, chunk::Chunk};
 use crate::kept::Kept;
 use posthaste_model::Timestamp;
 use posthaste_storage::{journal::Lsn, segment::Run};
-use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 
 /// Both parts in order of offsets. No chunk begins before a run and ends behind it.
@@ -14,24 +13,10 @@ pub(super) struct Index {
     pub chunks: VecDeque<Chunk>,
 }
 
-/// Entries that follow one another in the journal, 8 bytes each. Those whose file is kept are stored in
-/// checkpoints.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Chunk {
-    pub offset: u64,
-    lsn: u64,
-    /// Distance of offset; distance of LSN in units of 8, to which records are aligned.
-    entries: Vec<(u32, u32)>,
-    timestamp: i64,
-    bytes: u64,
-}
-
-const ENTRIES_PER_CHUNK: usize = 512;
-/// A chunk that holds so much is full: retention lets go of whole ones.
-const CHUNK_BYTES: u64 = 16 << 20;
-const LSN_UNIT: u64 = 8;
 /// Entries looked up at a time.
 pub(super) const LOOKED_UP_MAX: usize = 1_024;
+/// Entries that a checkpoint is told of at a time: there may be millions.
+const TOLD_MAX: usize = 4_096;
 
 impl Index {
     /// Where to read from next, of what lies below `until` and `end`.
@@ -63,14 +48,8 @@ impl Index {
         let each = self.chunks.get(first).map_or(0, Chunk::mean_bytes);
         let each = usize::try_from(each).unwrap_or(usize::MAX);
         for (at, chunk) in self.chunks.iter().enumerate().skip(first) {
-            let skip = match at == first {
-                true => {
-                    let from = u32::try_from(from.saturating_sub(chunk.offset)).unwrap_or(u32::MAX);
-                    chunk.entries.partition_point(|(offset, _)| *offset <= from).saturating_sub(1)
-                }
-                false => 0,
-            };
-            for (offset, lsn) in chunk.places().skip(skip).filter(|(offset, _)| *offset >= within.start) {
+            let places = if at == first { chunk.places().around(from) } else { chunk.places() };
+            for (offset, lsn) in places.filter(|(offset, _)| *offset >= within.start) {
                 if offset >= within.end || found.len() == LOOKED_UP_MAX {
                     return (found, each);
                 }
@@ -109,18 +88,23 @@ impl Index {
         run.map_or(next, |run| run.first.min(next))
     }
 
-    /// Every entry that lies in the journal below `below`.
-    pub fn in_journal(&self, below: Lsn) -> Vec<Located> {
+    /// Entries that lie in the journal below `below`, from `from` on, and the offset of the next one if these
+    /// are not all.
+    pub fn in_journal(&self, from: u64, below: Lsn) -> (Vec<Located>, Option<u64>) {
         let mut found: Vec<Located> = Vec::new();
-        let mut run = 0;
-        for chunk in &self.chunks {
+        let mut run = self.runs.partition_point(|run| run.first <= from);
+        let first = self.chunks.partition_point(|chunk| chunk.last().0 < from);
+        for chunk in self.chunks.range(first..) {
             let bytes = chunk.mean_bytes();
-            for (offset, lsn) in chunk.places() {
+            for (offset, lsn) in chunk.places().filter(|(offset, _)| *offset >= from) {
                 if let Some(last) = found.last_mut() {
                     last.until = last.until.min(offset);
                 }
                 if lsn >= below {
-                    return found;
+                    return (found, None);
+                }
+                if found.len() == TOLD_MAX {
+                    return (found, Some(offset));
                 }
                 while self.runs.get(run).is_some_and(|run| run.first <= offset) {
                     run += 1;
@@ -129,7 +113,7 @@ impl Index {
                 found.push(Located { offset, until, lsn, bytes });
             }
         }
-        found
+        (found, None)
     }
 
     /// The entries below `below` are in these segments now, or not wanted any more, but for those that are
@@ -137,11 +121,11 @@ impl Index {
     pub fn moved(&mut self, runs: impl IntoIterator<Item = Run>, below: Lsn, kept: &Kept) {
         self.runs.extend(runs);
         self.sort_runs();
-        if self.chunks.front().is_none_or(|chunk| chunk.lsn >= below.0) {
+        if self.chunks.front().is_none_or(|chunk| chunk.lsn >= below) {
             return;
         }
         for chunk in std::mem::take(&mut self.chunks) {
-            let (first, last) = chunk.extent();
+            let (first, last) = (chunk.lsn, chunk.last().1);
             if first >= below || (last < below && kept.hold_together(first, last)) {
                 self.chunks.push_back(chunk);
                 continue;
@@ -190,7 +174,7 @@ impl Index {
 
     /// The entries that lie in the journal below `below`, as checkpoints store their places.
     pub fn kept(&self, below: Lsn) -> Vec<Chunk> {
-        let chunks = self.chunks.iter().take_while(|chunk| chunk.lsn < below.0);
+        let chunks = self.chunks.iter().take_while(|chunk| chunk.lsn < below);
         chunks.map(|chunk| chunk.part_below(below)).collect()
     }
 
@@ -220,53 +204,55 @@ impl Index {
     }
 }
 
-impl Chunk {
-    pub fn new(offset: u64, timestamp: i64, lsn: Lsn, bytes: u64) -> Chunk {
-        Chunk { offset, lsn: lsn.0, entries: vec![(0, 0)], timestamp, bytes }
-    }
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use posthaste_storage::segment::SegmentId;
 
-    /// False when the entry does not fit here.
-    pub fn push(&mut self, offset: u64, timestamp: i64, lsn: Lsn, bytes: u64) -> bool {
-        let distance =
-            |a: u64, b: u64, unit: u64| a.checked_sub(b).and_then(|d| u32::try_from(d / unit).ok());
-        let (Some(offset), Some(lsn)) =
-            (distance(offset, self.offset, 1), distance(lsn.0, self.lsn, LSN_UNIT))
-        else {
-            return false;
+    #[test]
+    fn checkpoints_are_told_of_everything_below_part_by_part() {
+        let run = |first: u64| Run {
+            segment: SegmentId(1),
+            stream: 1,
+            first,
+            end: first + 1,
+            entries: 1,
+            bytes: 1,
+            position: 0,
+            max_timestamp: 0,
         };
-        if self.entries.len() == ENTRIES_PER_CHUNK || self.bytes >= CHUNK_BYTES {
-            return false;
+        let count = 2 * TOLD_MAX as u64 + 5;
+        let below = Lsn(800 + (count - 3) * 8);
+        let mut index = Index::default();
+        // Every entry takes three offsets; what follows the one at 30 and the last one of a part is in a run.
+        index.runs.extend([run(32), run(3 * TOLD_MAX as u64 - 1)]);
+        index.chunks.push_back(Chunk::new(0, 0, Lsn(800), 8));
+        for at in 1..count {
+            // Chunks end where runs begin.
+            let (offset, lsn) = (3 * at, Lsn(800 + 8 * at));
+            let is_behind = index.runs.iter().any(|run| (run.end..=run.end + 1).contains(&offset));
+            let fits = !is_behind && index.chunks.back_mut().is_some_and(|it| it.push(offset, 0, lsn, 8));
+            if !fits {
+                index.chunks.push_back(Chunk::new(offset, 0, lsn, 8));
+            }
         }
-        self.entries.push((offset, lsn));
-        self.timestamp = self.timestamp.max(timestamp);
-        self.bytes += bytes;
-        true
-    }
-
-    /// Offsets and LSNs of the entries.
-    pub fn places(&self) -> impl DoubleEndedIterator<Item = (u64, Lsn)> + '_ {
-        self.entries.iter().map(|(offset, lsn)| {
-            // Read from a checkpoint, they may be anything.
-            let lsn = self.lsn.saturating_add(u64::from(*lsn) * LSN_UNIT);
-            (self.offset.saturating_add(u64::from(*offset)), Lsn(lsn))
-        })
-    }
-
-    /// Bytes of an entry.
-    fn mean_bytes(&self) -> u64 {
-        self.bytes / self.entries.len().max(1) as u64
-    }
-
-    /// Where the first entry and the last one lie.
-    fn extent(&self) -> (Lsn, Lsn) {
-        let last = self.places().next_back();
-        (Lsn(self.lsn), last.map_or(Lsn(self.lsn), |(_, lsn)| lsn))
-    }
-
-    fn part_below(&self, below: Lsn) -> Chunk {
-        let count = self.places().take_while(|(_, lsn)| *lsn < below).count();
-        let bytes = self.bytes * count as u64 / self.entries.len().max(1) as u64;
-        let entries = self.entries.iter().take(count).copied().collect();
-        Chunk { entries, bytes, ..*self }
+        let mut told: Vec<Located> = Vec::new();
+        let mut from = Some(0);
+        while let Some(next) = from {
+            let (found, next) = index.in_journal(next, below);
+            assert!(found.len() <= TOLD_MAX);
+            told.extend(found);
+            from = next;
+        }
+        assert_eq!(told.len() as u64, count - 3);
+        for (at, place) in (0..).zip(&told) {
+            let cut = [30, 3 * TOLD_MAX as u64 - 3].contains(&place.offset);
+            let until = place.offset + if cut { 2 } else { 3 };
+            assert_eq!((place.offset, place.until, place.lsn), (3 * at, until, Lsn(800 + 8 * at)));
+        }
+        // A part may begin anywhere.
+        let (found, next) = index.in_journal(3 * count - 13, below);
+        assert_eq!(found.first().map(|place| (place.offset, found.len())), Some((3 * count - 12, 1)));
+        assert_eq!(next, None);
     }
 }
