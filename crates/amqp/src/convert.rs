@@ -20,12 +20,40 @@ const KEY: &str = "x-key";
 
 /// A body up to this many octets is copied into the allocation that its properties need anyway.
 const COPIED_BODY_OCTETS_MAX: usize = 2_048;
+/// Durable messages of one read that are copied share allocations of so many octets: they are let go of
+/// together, when the journal has them.
+const SHARED_OCTETS: usize = 16 * 1_024;
 /// As above, for a message that stays in memory: a slice would keep the whole read buffer there.
 const COPIED_TRANSIENT_BODY_OCTETS_MAX: usize = 64 * 1_024;
 
 /// How this crate's stored messages are understood by readers of other protocols.
 pub fn codec() -> Arc<dyn Codec> {
     Arc::new(AmqpCodec)
+}
+
+/// Memory for what is copied of the messages of one read.
+#[derive(Default)]
+pub(crate) struct Copies {
+    shared: BytesMut,
+    /// A message was copied before; so more of them are likely to follow.
+    several: bool,
+}
+
+impl Copies {
+    /// Room for `octets` of a message.
+    fn room(&mut self, octets: usize, durable: bool) -> BytesMut {
+        // What stays in memory would keep its neighbours there.
+        if !durable {
+            return BytesMut::with_capacity(octets);
+        }
+        if self.shared.capacity() < octets {
+            let least = if self.several { SHARED_OCTETS } else { 0 };
+            self.shared = BytesMut::with_capacity(octets.max(least));
+        }
+        self.several = true;
+        let rest = self.shared.split_off(octets);
+        std::mem::replace(&mut self.shared, rest)
+    }
 }
 
 /// A published message as it will be stored, and its routing key.
@@ -35,12 +63,13 @@ pub(crate) fn store(
     properties: &PropertyList,
     body: Bytes,
     durable: bool,
+    copies: &mut Copies,
 ) -> (Bytes, Payload) {
     let copied_max = if durable { COPIED_BODY_OCTETS_MAX } else { COPIED_TRANSIENT_BODY_OCTETS_MAX };
     let copied = body.len() <= copied_max;
     let head_octets = 1 + exchange.len() + properties.as_bytes().len();
     let copied_octets = if copied { body.len() } else { 0 };
-    let mut together = BytesMut::with_capacity(head_octets + routing_key.len() + copied_octets);
+    let mut together = copies.room(head_octets + routing_key.len() + copied_octets, durable);
     // A short string has at most 255 octets.
     together.put_u8(exchange.len() as u8);
     together.put_slice(exchange.as_bytes());
@@ -49,11 +78,10 @@ pub(crate) fn store(
     if copied {
         together.put_slice(&body);
     }
-    let together = together.freeze();
-    let head = together.slice(..head_octets);
-    let key = together.slice(head_octets..head_octets + routing_key.len());
-    let body = if copied { together.slice(head_octets + routing_key.len()..) } else { body };
-    (key, Payload { format: FORMAT, head, body })
+    let mut rest = together.freeze();
+    let head = rest.split_to(head_octets);
+    let key = rest.split_to(routing_key.len());
+    (key, Payload { format: FORMAT, head, body: if copied { rest } else { body } })
 }
 
 /// The exchange and the property list of a stored head.
@@ -316,7 +344,8 @@ mod tests {
     const KEY_AB: ShortString = ShortString::from_static("a.b");
 
     fn published(properties: &BasicProperties, body: Bytes, durable: bool) -> (Bytes, Payload) {
-        store(&EXCHANGE, &KEY_AB, &PropertyList::from(properties), body, durable)
+        let mut copies = Copies::default();
+        store(&EXCHANGE, &KEY_AB, &PropertyList::from(properties), body, durable, &mut copies)
     }
 
     fn full() -> BasicProperties {
@@ -356,6 +385,30 @@ mod tests {
         }
         for broken in [&b""[..], &[0], &[0, 0], &[5, 1, 2, 3, 4, 5, 0]] {
             assert!(split(&Bytes::from_static(broken)).is_err(), "{broken:?}");
+        }
+    }
+
+    #[test]
+    fn messages_of_one_read_share_memory_only_if_they_are_durable() {
+        let properties = PropertyList::from(&full());
+        let mut copies = Copies::default();
+        // Some fit where the ones before lie, some need memory of their own.
+        let messages = [(10, true), (0, true), (2_000, true), (300, false), (9_000, true), (2_048, true)];
+        let messages = messages.repeat(20);
+        let stored: Vec<_> = (0_u8..)
+            .zip(&messages)
+            .map(|(at, (octets, durable))| {
+                let body = Bytes::from(vec![at; *octets]);
+                store(&EXCHANGE, &KEY_AB, &properties, body, *durable, &mut copies)
+            })
+            .collect();
+        drop(copies);
+        for ((at, (octets, durable)), (key, payload)) in (0_u8..).zip(&messages).zip(stored) {
+            let Payload { head, body, .. } = payload;
+            assert_eq!((&key[..], &body[..]), (&b"a.b"[..], &vec![at; *octets][..]));
+            assert_eq!(split(&head).unwrap(), (Bytes::from_static(b"orders"), properties.as_bytes().clone()));
+            drop((key, head));
+            assert!(*durable || body.is_unique(), "{at}: it would keep its neighbours in memory");
         }
     }
 

@@ -1,6 +1,7 @@
 //! Publishes of one read, on their way to the broker.
 
 use crate::{
+    convert::Copies,
     deliveries::Inbox,
     session::Event,
     state::{Confirms, Run},
@@ -19,6 +20,7 @@ pub(crate) struct Publishing {
     pub runs: Vec<Run>,
     /// Of bodies.
     pub bytes: usize,
+    pub copies: Copies,
     /// The exchange that was published to last: mostly it is the next one too.
     exchange: Option<(ShortString, Traits)>,
 }
@@ -44,6 +46,7 @@ impl Publishing {
             now: broker.now(),
             runs: Vec::new(),
             bytes: 0,
+            copies: Copies::default(),
             exchange: None,
         }
     }

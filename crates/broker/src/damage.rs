@@ -1,6 +1,9 @@
 //! What had been durable and cannot be read: told in the log, the metrics and the status, each stretch once.
 
-use crate::{log::Logs, record, thread::stream_of};
+use crate::{
+    log::Logs,
+    record::{self, stream_of},
+};
 use parking_lot::Mutex;
 use posthaste_engine::{
     Catalog, Event,

@@ -94,7 +94,16 @@ enum Place {
     Segment(Run),
 }
 
-/// An entry in the journal.
+/// A new entry in the journal.
+pub(crate) struct JournalEntry {
+    pub offset: u64,
+    /// The latest of its messages.
+    pub timestamp: i64,
+    pub lsn: Lsn,
+    pub bytes: u64,
+}
+
+/// An entry in the journal that may be moved.
 pub(crate) struct Located {
     pub offset: u64,
     /// What follows it begins there; [`u64::MAX`] if nothing is known to follow.
@@ -385,9 +394,10 @@ impl PartitionLog {
         Ok(Some(entries))
     }
 
-    /// Records where an entry is. Entries come in order.
-    pub(crate) fn add(&self, offset: u64, timestamp: i64, lsn: Lsn, bytes: u64) {
-        self.index.write().add(offset, timestamp, lsn, bytes);
+    /// Records where entries are. They come in order.
+    pub(crate) fn add(&self, entries: impl IntoIterator<Item = JournalEntry>) {
+        let mut index = self.index.write();
+        entries.into_iter().for_each(|entry| index.add(&entry));
     }
 
     /// What is below `end` may be read now.

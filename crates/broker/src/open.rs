@@ -9,7 +9,7 @@ use crate::{
     environment::{Clock, Work, default_threads},
     home::{Home, Place},
     inbox::{self, Inbox, inbox},
-    log::{Chunk, Logs, Storage},
+    log::{Chunk, JournalEntry, Logs, Storage},
     outbox,
     record::{self, StoredAt, stored_at},
     retention,
@@ -490,7 +490,7 @@ impl Recovered {
         let log = self.logs.find_or_add(stream);
         // The checkpoint has places also of what came while it was being made.
         if self.covered.get(&stream).is_none_or(|covered| offset >= *covered) {
-            log.add(offset, timestamp, lsn, bytes);
+            log.add([JournalEntry { offset, timestamp, lsn, bytes }]);
             log.extend(offset + u64::from(span));
         }
     }

@@ -1,8 +1,8 @@
 //! How events lie in journal records: a tag, the encoded event, and the body beside it.
 
-use crate::thread::stream_of;
 use bytes::Bytes;
 use posthaste_engine::{Event, effect::Journaled};
+use posthaste_model::QueueId;
 use posthaste_storage::journal::{Batch, Lsn, ReadError, Reader, Stored};
 
 /// The catalog's events carry this shard number.
@@ -140,6 +140,11 @@ pub(crate) struct StoredAt {
     pub offset: u64,
     pub span: u32,
     pub timestamp: i64,
+}
+
+/// The stream of a queue's lane: they are numbered in a row.
+pub(crate) fn stream_of(queue: QueueId, lane: u8) -> u64 {
+    queue.0 + u64::from(lane)
 }
 
 /// None if it adds nothing.

@@ -3,7 +3,7 @@
 use crate::{
     Broker,
     log::{LogEntry, ReadError},
-    thread::stream_of,
+    record::stream_of,
 };
 use posthaste_engine::{
     Command, Content, Delivery, Position,

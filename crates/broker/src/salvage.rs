@@ -7,8 +7,7 @@ use crate::{
     damage::{Damage, DamageKind, object_of},
     log::Chunk,
     open::{OpenError, Recovered},
-    record::{self, StoredAt, stored_at},
-    thread::stream_of,
+    record::{self, StoredAt, stored_at, stream_of},
 };
 use posthaste_engine::{
     Event,

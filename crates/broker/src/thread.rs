@@ -6,8 +6,8 @@ use crate::{
     change::{only_deletes, propagate, subject_of},
     error::{Error, from_catalog},
     inbox::Inbox,
-    log::PartitionLog,
-    record::{CATALOG, Encoder},
+    log::{JournalEntry, PartitionLog},
+    record::{CATALOG, Encoder, stream_of},
 };
 use posthaste_engine::{
     Catalog, Command, Context, Delivery, Effect, Event, Gate, Gated, Output, Publish, Reply, Shard, Ticket,
@@ -175,6 +175,8 @@ struct State {
     batch: Option<Batch>,
     /// The number of the open batch.
     number: u64,
+    /// Bytes of memory that a batch takes, about, as the last ones did.
+    batch_memory: usize,
     encoder: Encoder,
     placed: Vec<Placed>,
     trimmed: Vec<(u64, u64)>,
@@ -464,6 +466,7 @@ impl EngineThread {
 
     fn submit(&mut self) {
         let Some(batch) = self.state.batch.take() else { return };
+        self.state.batch_memory = (self.state.batch_memory + batch.memory()) / 2;
         let in_flight = InFlight {
             placed: std::mem::take(&mut self.state.placed),
             trimmed: std::mem::take(&mut self.state.trimmed),
@@ -502,19 +505,23 @@ impl EngineThread {
     /// Shows readers what has become durable.
     fn place(&mut self, placed: Vec<Placed>, trimmed: Vec<(u64, u64)>, base: Lsn) {
         let mut changed: Vec<Arc<PartitionLog>> = Vec::new();
-        for entry in placed {
-            let log = match self.state.logs.get(&entry.stream) {
+        for entries in placed.chunk_by(|one, next| one.stream == next.stream) {
+            let Some(last) = entries.last() else { continue };
+            let log = match self.state.logs.get(&last.stream) {
                 Some(log) => log,
                 None => {
-                    let log = self.shared.logs.find_or_add(entry.stream);
-                    self.state.logs.entry(entry.stream).or_insert(log)
+                    let log = self.shared.logs.find_or_add(last.stream);
+                    self.state.logs.entry(last.stream).or_insert(log)
                 }
             };
-            log.add(entry.offset, entry.timestamp, Lsn(base.0 + entry.distance), entry.bytes);
-            log.extend(entry.offset + u64::from(entry.span));
-            if changed.last().is_none_or(|last| last.stream() != entry.stream) {
-                changed.push(log.clone());
-            }
+            log.add(entries.iter().map(|entry| JournalEntry {
+                offset: entry.offset,
+                timestamp: entry.timestamp,
+                lsn: Lsn(base.0 + entry.distance),
+                bytes: entry.bytes,
+            }));
+            log.extend(last.offset + u64::from(last.span));
+            changed.push(log.clone());
         }
         changed.iter().for_each(|log| log.wake());
         for (stream, start) in trimmed {
@@ -711,9 +718,10 @@ fn context<'a>(shared: &'a Shared, state: &State) -> Context<'a> {
 fn emit(shared: &Shared, state: &mut State, id: ShardId) {
     let mut out = std::mem::take(&mut state.out);
     for journaled in out.events.drain(..) {
-        let batch = state
-            .batch
-            .get_or_insert_with(|| Batch::with_capacity(shared_source(shared, id), state.number, 4_096));
+        let batch = state.batch.get_or_insert_with(|| {
+            let room = (state.batch_memory + state.batch_memory / 4).max(4_096);
+            Batch::with_capacity(shared.thread_of(id) as u16, state.number, room)
+        });
         let before = batch.bytes();
         let distance = state.encoder.push(batch, id.0, &journaled);
         let bytes = batch.bytes() - before;
@@ -727,10 +735,6 @@ fn emit(shared: &Shared, state: &mut State, id: ShardId) {
     state.out = out;
 }
 
-fn shared_source(shared: &Shared, id: ShardId) -> u16 {
-    shared.thread_of(id) as u16
-}
-
 /// Notes what readers will see of an event once it is durable.
 fn observe(shared: &Shared, state: &mut State, event: &Event, distance: u64, bytes: u64) {
     match event {
@@ -741,9 +745,7 @@ fn observe(shared: &Shared, state: &mut State, event: &Event, distance: u64, byt
         }
         Event::Enqueued { queue, lane, offset, envelope, .. } => {
             shared.metrics.published.add(1);
-            // A queue's streams are numbered in a row.
-            let stream = queue.0 + u64::from(*lane);
-            let timestamp = envelope.received.0;
+            let (stream, timestamp) = (stream_of(*queue, *lane), envelope.received.0);
             state.placed.push(Placed { stream, offset: *offset, span: 1, timestamp, distance, bytes });
         }
         Event::Settled { queue, lane, .. } if state.settled.last() != Some(&(*queue, *lane)) => {
@@ -754,9 +756,4 @@ fn observe(shared: &Shared, state: &mut State, event: &Event, distance: u64, byt
         Event::QueueClosed { queue } => state.trimmed.push((queue.0, u64::MAX)),
         _ => {}
     }
-}
-
-/// The lane's stream.
-pub(crate) fn stream_of(queue: QueueId, lane: u8) -> u64 {
-    queue.0 + u64::from(lane)
 }

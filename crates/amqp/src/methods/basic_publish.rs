@@ -91,7 +91,8 @@ impl Connection {
         let durable = properties.is_persistent();
         let returnable = publish.mandatory.then(|| body.clone());
         publishing.bytes += body.len();
-        let (key, payload) = store(exchange, &publish.routing_key, properties, body, durable);
+        let copies = &mut publishing.copies;
+        let (key, payload) = store(exchange, &publish.routing_key, properties, body, durable, copies);
         let subject = Subject::dotted(key)
             .map_err(|_| Exception::new(ReplyCode::PreconditionFailed, "the routing key is not UTF-8"))?;
         let mut envelope = Envelope::new(subject, publishing.now);

@@ -1,6 +1,6 @@
 //! Where the entries of a log are: in segments and in the journal.
 
-use super::{Located, Place, chunk::Chunk};
+use super::{JournalEntry, Located, Place, chunk::Chunk};
 use crate::kept::Kept;
 use posthaste_model::Timestamp;
 use posthaste_storage::{journal::Lsn, segment::Run};
@@ -63,7 +63,8 @@ impl Index {
     }
 
     /// Records where an entry is. Entries come in order.
-    pub fn add(&mut self, offset: u64, timestamp: i64, lsn: Lsn, bytes: u64) {
+    pub fn add(&mut self, entry: &JournalEntry) {
+        let JournalEntry { offset, timestamp, lsn, bytes } = *entry;
         let last_run = self.runs.back().map_or(0, |run| run.end);
         let last = self.chunks.back_mut().filter(|chunk| chunk.offset >= last_run);
         if !last.is_some_and(|chunk| chunk.push(offset, timestamp, lsn, bytes)) {

@@ -111,6 +111,11 @@ impl Batch {
         self.bytes
     }
 
+    /// Bytes of memory that the records take here; large bodies lie elsewhere.
+    pub fn memory(&self) -> usize {
+        self.buffer.len()
+    }
+
     /// Gives the records their place: LSN, nonce and checksum are filled in.
     pub(super) fn place(mut self, base: u64, nonce: u64) -> PlacedBatch {
         if self.last_joined {
@@ -137,6 +142,8 @@ impl Batch {
             at = buffered_end + (header.stride() - header.content_bytes()) as usize;
             lsn += header.stride();
         }
+        // Kept for a while, it is to take no more than it needs.
+        self.buffer.shrink_to_fit();
         let memory = self.buffer.capacity() + self.large.iter().map(|large| large.body.len()).sum::<usize>();
         PlacedBatch { base, bytes: self.bytes, memory, buffer: Bytes::from(self.buffer), large: self.large }
     }
