@@ -6,7 +6,6 @@ use crate::{
     live::{Gathering, LiveMessage},
     thread::{Input, PublishDone, PublishItem, PublishJob},
 };
-use bytes::Bytes;
 use posthaste_engine::{
     Catalog, Publish,
     catalog::{Action, BUS, Headers, Partition, Queue, Resource, Routes, Topic},
@@ -200,10 +199,9 @@ impl Batch {
     }
 
     /// Keeps a message as the last one on its subject; an empty body clears what was kept.
-    pub fn retain(&mut self, mut envelope: Envelope, mut payload: Payload) -> u32 {
+    pub fn retain(&mut self, mut envelope: Envelope, payload: Payload) -> u32 {
         // What is kept for long must not hold the buffer it was read into.
-        payload.body = Bytes::copy_from_slice(&payload.body);
-        payload.head = Bytes::copy_from_slice(&payload.head);
+        let payload = payload.detached();
         envelope.subject = envelope.subject.detached();
         let index = self.take_index();
         let namespace = self.client.namespace().clone();

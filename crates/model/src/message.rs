@@ -43,6 +43,14 @@ pub struct Payload {
     pub body: Bytes,
 }
 
+impl Payload {
+    /// The same with bytes of its own, for what is kept longer than the buffer it was read into.
+    pub fn detached(&self) -> Payload {
+        let Payload { format, head, body } = self;
+        Payload { format: *format, head: Bytes::copy_from_slice(head), body: Bytes::copy_from_slice(body) }
+    }
+}
+
 /// What routing and settlement need to know of one message without reading its payload.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Envelope {

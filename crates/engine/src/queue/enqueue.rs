@@ -74,13 +74,19 @@ impl Work<'_> {
         envelope: Envelope,
         payload: Payload,
     ) -> Result<Published, Refusal> {
-        let message = TransientMessage { envelope, payload, attempts: 0 };
+        let mut message = TransientMessage { envelope, payload, attempts: 0 };
         let bytes = message.bytes();
         let limit = self.ctx.limits.transient_bytes_per_queue_max;
         if self.ctx.no_memory || self.live.transient_bytes.saturating_add(bytes) > limit {
             return Err(Refusal::OutOfMemory);
         }
         let (expires, due) = (message.envelope.expires, message.envelope.due);
+        let taken = self.live.consumers.takes(self.queue.spec.config.single_active);
+        if due.is_some() || self.live.ready(self.queue) >= taken {
+            // It stays for a while: its neighbours in the buffer it was read into must not stay with it.
+            message.payload = message.payload.detached();
+            message.envelope.subject = message.envelope.subject.detached();
+        }
         let (durable, live) = self.lane(lane).ok_or(Refusal::Gone)?;
         let position = live.push_transient(durable.next, message);
         self.live.transient_bytes += bytes;
