@@ -45,19 +45,22 @@ impl Chunk {
 
     /// False when the entry does not fit here.
     pub fn push(&mut self, offset: u64, timestamp: i64, lsn: Lsn, bytes: u64) -> bool {
-        let distance =
-            |a: u64, b: u64, unit: u64| a.checked_sub(b).and_then(|d| u32::try_from(d / unit).ok());
-        let (Some(offset), Some(lsn)) =
-            (distance(offset, self.offset, 1), distance(lsn.0, self.lsn.0, LSN_UNIT))
-        else {
-            return false;
-        };
-        if self.count >= ENTRIES_PER_CHUNK || self.bytes >= CHUNK_BYTES || !self.step_to(offset, lsn) {
+        if self.count >= ENTRIES_PER_CHUNK || self.bytes >= CHUNK_BYTES || !self.append(offset, lsn) {
             return false;
         }
         self.timestamp = self.timestamp.max(timestamp);
         self.bytes = self.bytes.saturating_add(bytes);
         true
+    }
+
+    /// Notes an entry; false if it is too far away, or not behind the last one.
+    fn append(&mut self, offset: u64, lsn: Lsn) -> bool {
+        let distance =
+            |a: u64, b: u64, unit: u64| a.checked_sub(b).and_then(|d| u32::try_from(d / unit).ok());
+        match (distance(offset, self.offset, 1), distance(lsn.0, self.lsn.0, LSN_UNIT)) {
+            (Some(offset), Some(lsn)) => self.step_to(offset, lsn),
+            _ => false,
+        }
     }
 
     /// Notes an entry by its distances from the first; false if it is not behind the last one.
@@ -97,7 +100,7 @@ impl Chunk {
         }
         let mut part = Chunk::new(self.offset, self.timestamp, self.lsn, 0);
         for (offset, lsn) in self.places().skip(1).take_while(|(_, lsn)| *lsn < below) {
-            part.push(offset, self.timestamp, lsn, 0);
+            part.append(offset, lsn);
         }
         part.bytes = self.mean_bytes().saturating_mul(u64::from(part.count));
         part
@@ -256,6 +259,14 @@ mod tests {
             assert_eq!(part.places().collect::<Vec<_>>(), expected);
             assert_eq!(part.bytes, 10 * expected.len() as u64);
         }
+    }
+
+    #[test]
+    fn a_part_of_a_chunk_that_an_earlier_version_made_larger_lacks_nothing() {
+        let entries: Vec<(u32, u32)> = (0..512).map(|at| (at, 2 * at)).collect();
+        let chunk = StoredChunk { offset: 0, lsn: 0, entries, timestamp: 0, bytes: 512 };
+        let part = Chunk::try_from(chunk).unwrap().part_below(Lsn(400 * 16));
+        assert_eq!(part.places().count(), 400);
     }
 
     #[test]
