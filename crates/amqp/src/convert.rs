@@ -20,11 +20,11 @@ const KEY: &str = "x-key";
 
 /// A body up to this many octets is copied into the allocation that its properties need anyway.
 const COPIED_BODY_OCTETS_MAX: usize = 2_048;
+/// As above, for a message that stays in memory: a slice would keep the whole read buffer there.
+const COPIED_TRANSIENT_BODY_OCTETS_MAX: usize = 64 * 1_024;
 /// Durable messages of one read that are copied share allocations of so many octets: they are let go of
 /// together, when the journal has them.
 const SHARED_OCTETS: usize = 16 * 1_024;
-/// As above, for a message that stays in memory: a slice would keep the whole read buffer there.
-const COPIED_TRANSIENT_BODY_OCTETS_MAX: usize = 64 * 1_024;
 
 /// How this crate's stored messages are understood by readers of other protocols.
 pub fn codec() -> Arc<dyn Codec> {

@@ -82,12 +82,12 @@ impl Work<'_> {
         }
         let (expires, due) = (message.envelope.expires, message.envelope.due);
         let taken = self.live.consumers.takes(self.queue.spec.config.single_active);
-        if due.is_some() || self.live.ready(self.queue) >= taken {
+        let (durable, live) = self.lane(lane).ok_or(Refusal::Gone)?;
+        if due.is_some() || live.ready(durable) >= taken {
             // It stays for a while: its neighbours in the buffer it was read into must not stay with it.
             message.payload = message.payload.detached();
             message.envelope.subject = message.envelope.subject.detached();
         }
-        let (durable, live) = self.lane(lane).ok_or(Refusal::Gone)?;
         let position = live.push_transient(durable.next, message);
         self.live.transient_bytes += bytes;
         self.common.transient_bytes += bytes;

@@ -1,14 +1,12 @@
 //! What stays in memory takes no more of it than it counts as.
 
-use crate::world::World;
+use crate::{model::spec, world::World};
 use bytes::Bytes;
 use posthaste_engine::{
     Command,
-    catalog::QueueConfig,
     command::{Consume, Enqueue, Mode},
-    event::QueueSpec,
 };
-use posthaste_model::{ConsumerId, Envelope, Format, Name, Payload, QueueId, Subject, Timestamp};
+use posthaste_model::{ConsumerId, Envelope, Format, Payload, QueueId, Subject, Timestamp};
 
 const QUEUE: QueueId = QueueId(1);
 
@@ -18,15 +16,7 @@ fn a_message_that_nobody_takes_does_not_hold_the_buffer_it_was_read_into() {
     for (credit, due, copied) in [(0, None, true), (2, None, false), (2, Some(9_000), true), (1, None, true)]
     {
         let mut world = World::new();
-        let spec = QueueSpec {
-            namespace: Name::constant("default"),
-            name: Name::constant("q"),
-            streams: vec![10],
-            config: QueueConfig::default(),
-            durable: false,
-            auto_delete: false,
-            over: None,
-        };
+        let spec = spec(QUEUE.0, |spec| spec.durable = false);
         world.step(Command::OpenQueue { queue: QUEUE, spec }, 0);
         if credit > 0 {
             let (consumer, mode) = (ConsumerId(1), Mode::Lease);

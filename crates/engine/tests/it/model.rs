@@ -100,7 +100,7 @@ const CONSUMERS: u64 = 4;
 const PARTITION: u64 = 50;
 const SUBSCRIPTION: u64 = 5;
 
-fn spec(queue: u64, change: impl FnOnce(&mut QueueSpec)) -> QueueSpec {
+pub fn spec(queue: u64, change: impl FnOnce(&mut QueueSpec)) -> QueueSpec {
     let mut spec = QueueSpec {
         namespace: Name::constant("default"),
         name: Name::constant("q"),
