@@ -50,7 +50,7 @@ fn refused(refusal: Refusal, error: &Error, about: Resource<'_>) -> Exception {
         Refusal::InUse => Exception::in_use(about),
         Refusal::NotEmpty => Exception::not_empty(about),
         // RESOURCE_ERROR would close the connection, and with it what still works.
-        Refusal::NoSpace | Refusal::OutOfMemory | Refusal::Full => {
+        Refusal::NoSpace | Refusal::OutOfMemory | Refusal::Full | Refusal::TooLarge => {
             Exception::new(ReplyCode::PreconditionFailed, format_args!("{about}: {error}"))
         }
         _ => Exception::new(ReplyCode::InternalError, error),

@@ -1,6 +1,7 @@
 //! Publishing: everything that one read of a connection contained, routed at once and handed on as one batch.
 
 use crate::{
+    Broker,
     client::Client,
     error::Error,
     live::{Gathering, LiveMessage},
@@ -168,7 +169,7 @@ impl Batch {
         }
         for topic in &routes.topics {
             routed.topics += 1;
-            let partition = partition_for(&self.client, topic, &envelope, &payload);
+            let partition = partition_for(self.client.broker(), topic, &envelope, &payload);
             let append = AppendBatch {
                 span: 1,
                 timestamp: envelope.received,
@@ -322,14 +323,14 @@ impl Headers for Asked<'_> {
 
 /// The partition of a captured message: by its key, else by its subject, so that either keeps its order.
 pub(crate) fn partition_for(
-    client: &Client,
+    broker: &Broker,
     topic: &Topic,
     envelope: &Envelope,
     payload: &Payload,
 ) -> Partition {
     let count = topic.partitions.len();
     let hash = if count > 1 {
-        let key = client.broker().formats().message(envelope, payload).ok().and_then(|m| m.key);
+        let key = broker.formats().message(envelope, payload).ok().and_then(|m| m.key);
         match key {
             Some(key) => murmur2(&key),
             None => murmur2(envelope.subject.to_dotted().as_bytes()),

@@ -18,8 +18,8 @@ use crate::{
 use arc_swap::ArcSwap;
 use posthaste_engine::{
     Catalog, Command, Reply,
-    catalog::CatalogCommand,
-    effect::{OutboxEntry, Refusal},
+    catalog::{CatalogCommand, Queue},
+    effect::{DeadLetterFrom, OutboxEntry},
 };
 use posthaste_model::{
     ConnectionId, ConsumerId, DeathReason, Envelope, Limits, Name, Payload, QueueId, ShardId, Timestamp,
@@ -99,7 +99,7 @@ pub(crate) enum Chore {
     /// A queue that deletes itself when unused.
     DeleteUnused(QueueId),
     /// A message without durability that was dead-lettered.
-    DeadLetter { queue: QueueId, reason: DeathReason, envelope: Envelope, payload: Payload },
+    DeadLetter { from: Box<DeadLetterFrom>, reason: DeathReason, message: Box<(Envelope, Payload)> },
 }
 
 /// What only the composition at start knows.
@@ -210,6 +210,36 @@ impl Shared {
         answer.await.unwrap_or(Err(Error::Stopping))
     }
 
+    /// Deletes a queue, if it is still there and the conditions hold; returns how many messages were ready in
+    /// it. Its shard seals it first, so that the count stays true; the catalog's change is the decision; the
+    /// shard closes it once that is durable. A crash leaves all of the queue or nothing.
+    pub async fn delete_queue(
+        self: &Arc<Self>,
+        queue: &Queue,
+        if_unused: bool,
+        if_empty: bool,
+    ) -> Result<u64, Error> {
+        let (shared, shard, queue) = (self.clone(), queue.shard, queue.id);
+        // On a task of its own: a caller that goes away in the middle must not leave the queue sealed.
+        let deleted = self.runtime.spawn(async move {
+            let seal = Command::SealQueue { queue, if_unused, if_empty };
+            let count = match shared.ask(shard, seal).await {
+                Ok(Reply::Count(count)) => count,
+                // Somebody else is deleting it, and this is answered no sooner.
+                Ok(_) | Err(Error::Gone) => 0,
+                Err(error) => return Err(error),
+            };
+            match shared.change_catalog(CatalogCommand::DeleteQueue { queue }).await {
+                Ok(_) | Err(Error::NotFound(..)) => Ok(count),
+                Err(error) => {
+                    shared.send(shard, Command::UnsealQueue { queue });
+                    Err(error)
+                }
+            }
+        });
+        deleted.await.unwrap_or(Err(Error::Stopping))
+    }
+
     pub fn unused(&self, queue: QueueId) {
         let _ = self.chores.send(Chore::DeleteUnused(queue));
     }
@@ -220,8 +250,15 @@ impl Shared {
         }
     }
 
-    pub fn dead_letter_now(&self, queue: QueueId, reason: DeathReason, envelope: Envelope, payload: Payload) {
-        let _ = self.chores.send(Chore::DeadLetter { queue, reason, envelope, payload });
+    pub fn dead_letter_now(
+        &self,
+        from: Box<DeadLetterFrom>,
+        reason: DeathReason,
+        envelope: Envelope,
+        payload: Payload,
+    ) {
+        let message = Box::new((envelope, payload));
+        let _ = self.chores.send(Chore::DeadLetter { from, reason, message });
     }
 
     /// Whether publishers should be held back because the disk is full.
@@ -275,7 +312,8 @@ impl Broker {
         &self.shared.metrics
     }
 
-    /// What had been durable and could not be read, as far as it was met since the start; the first thousand stretches.
+    /// What had been durable and could not be read, as far as it was met since the start; the first thousand
+    /// stretches.
     pub fn damage(&self) -> Vec<Damage> {
         self.shared.logs.damages().found()
     }
@@ -341,9 +379,5 @@ impl Broker {
     /// Tells everyone that the end is near; connections close.
     pub fn announce_stop(&self) {
         self.shared.stopping.send_replace(true);
-    }
-
-    pub(crate) fn refusal_retry(error: &Error) -> bool {
-        matches!(error, Error::Refused(Refusal::NoSpace))
     }
 }

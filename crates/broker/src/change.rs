@@ -1,11 +1,16 @@
 //! What a change of the catalog means to everyone else: the shards that follow it, and whoever asked for it.
 
-use crate::broker::Shared;
+use crate::{Error, broker::Shared};
 use posthaste_engine::{
     Catalog, Command,
-    catalog::{CatalogCommand, CatalogEvent, Change, Durability, Queue},
+    catalog::{CatalogCommand, CatalogEvent, Change, Durability, Queue, Topic},
     event::{PartitionSpec, QueueSpec},
 };
+use posthaste_model::ShardId;
+
+/// Bytes of one entry of the catalog, with all its settings. A record's head has room for 1 MiB, and what a
+/// shard is told of a queue or topic is a part of its entry.
+const ENTRY_BYTES_MAX: usize = 768 << 10;
 
 /// The name that a refusal of the command is about.
 pub(crate) fn subject_of(command: &CatalogCommand) -> String {
@@ -28,16 +33,18 @@ pub(crate) fn subject_of(command: &CatalogCommand) -> String {
     }
 }
 
-/// Has the owning shards follow a change of the catalog. Their inboxes have it before anyone can know of it.
-pub(crate) fn propagate(shared: &Shared, before: &Catalog, event: &CatalogEvent) {
-    let close_topic = |topic: &posthaste_engine::catalog::Topic| {
+/// What the owning shards do once a change of the catalog that takes something away is durable. Done sooner,
+/// a crash in between would bring the object back, empty.
+pub(crate) type Closings = Vec<(ShardId, Command)>;
+
+/// Has the owning shards follow a change of the catalog that adds something: their inboxes have it before
+/// anyone can know of it. Returns what follows from one that takes something away.
+pub(crate) fn propagate(shared: &Shared, before: &Catalog, event: &CatalogEvent) -> Closings {
+    let mut closings = Closings::new();
+    let mut close_topic = |topic: &Topic| {
         for partition in &topic.partitions {
-            shared.send(partition.shard, Command::ClosePartition { partition: partition.id });
+            closings.push((partition.shard, Command::ClosePartition { partition: partition.id }));
         }
-    };
-    let close_queue = |queue: &Queue| {
-        queue.streams.iter().for_each(|stream| shared.logs.remove(*stream));
-        shared.send(queue.shard, Command::CloseQueue { queue: queue.id, if_unused: false, if_empty: false });
     };
     match event {
         CatalogEvent::TopicPut(topic) => {
@@ -58,17 +65,43 @@ pub(crate) fn propagate(shared: &Shared, before: &Catalog, event: &CatalogEvent)
         }
         CatalogEvent::QueueDeleted { namespace, name } => {
             if let Some(queue) = before.namespace(namespace).and_then(|n| n.queues.get(name)) {
-                close_queue(queue);
+                closings.push(close_queue(queue));
             }
         }
         CatalogEvent::NamespaceDeleted(name) => {
             if let Some(gone) = before.namespace(name) {
                 gone.topics.values().for_each(|t| close_topic(t));
-                gone.queues.values().for_each(|q| close_queue(q));
+                closings.extend(gone.queues.values().map(|queue| close_queue(queue)));
             }
         }
         _ => {}
     }
+    closings
+}
+
+/// Has the owning shards take away what is durably deleted. Their inboxes have it before anyone can know of
+/// it.
+pub(crate) fn close(shared: &Shared, closings: Closings) {
+    closings.into_iter().for_each(|(shard, command)| shared.send(shard, command));
+}
+
+/// The changes as the journal keeps them. One that is too large for that is refused; `name` is what it is
+/// about.
+pub(crate) fn encode(changes: &[Change], name: &str) -> Result<Vec<Vec<u8>>, Error> {
+    let heads: Result<Vec<_>, _> =
+        changes.iter().map(|change| postcard::to_allocvec(&change.event)).collect();
+    let heads = heads.map_err(|error| Error::Invalid(format!("'{name}' cannot be stored: {error}")))?;
+    if heads.iter().any(|head| head.len() > ENTRY_BYTES_MAX) {
+        let kib = ENTRY_BYTES_MAX >> 10;
+        return Err(Error::Invalid(format!(
+            "the settings of '{name}' take more than {kib} KiB; give it fewer or shorter ones"
+        )));
+    }
+    Ok(heads)
+}
+
+fn close_queue(queue: &Queue) -> (ShardId, Command) {
+    (queue.shard, Command::CloseQueue { queue: queue.id })
 }
 
 pub(crate) fn queue_spec(queue: &Queue) -> QueueSpec {

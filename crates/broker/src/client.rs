@@ -226,17 +226,7 @@ impl Client {
     pub async fn delete_queue(&self, name: &str, if_unused: bool, if_empty: bool) -> Result<u64, Error> {
         self.may(Action::Configure, Resource::Queue, name)?;
         let queue = self.queue(name)?;
-        // The shard that owns it decides on the conditions; only then does the name go.
-        let close = Command::CloseQueue { queue: queue.id, if_unused, if_empty };
-        let count = match self.shared().ask(queue.shard, close).await {
-            Ok(Reply::Count(count)) => count,
-            Ok(_) | Err(Error::Gone) => 0,
-            Err(error) => return Err(error),
-        };
-        match self.shared().change_catalog(CatalogCommand::DeleteQueue { queue: queue.id }).await {
-            Ok(_) | Err(Error::NotFound(..)) => Ok(count),
-            Err(error) => Err(error),
-        }
+        self.shared().delete_queue(&queue, if_unused, if_empty).await
     }
 
     pub async fn purge_queue(&self, name: &str) -> Result<u64, Error> {
@@ -635,7 +625,14 @@ impl Client {
         };
         named?;
         envelope.origin = self.connection;
-        let relay = Box::new(Relay { namespace: self.namespace.clone(), exchange, envelope, payload });
+        let (to, live) = crate::outbox::destinations(
+            &self.broker,
+            &self.namespace,
+            exchange.as_deref(),
+            &envelope,
+            &payload,
+        );
+        let relay = Box::new(Relay { to, live, envelope, payload });
         let reply = self.ask(session, Command::Receive { queue: session, id, relay }).await?;
         Ok(!matches!(reply, Reply::Duplicate { .. }))
     }

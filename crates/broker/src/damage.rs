@@ -171,7 +171,7 @@ fn contents(shard: Option<u16>, head: &[u8]) -> Option<(String, Option<u64>)> {
         }
         Event::Trimmed { partition, start } => (format!("a trim to offset {start}"), Some(partition.0)),
         Event::QueueOpened { queue, .. } => of_queue("the making or settings of a queue", queue, 0),
-        Event::QueueClosed { queue } => of_queue("the end of a queue", queue, 0),
+        Event::QueueClosed { queue, .. } => of_queue("the end of a queue", queue, 0),
         Event::Enqueued { queue, lane, offset, .. } => {
             of_queue(&format!("the message at offset {offset}"), queue, lane)
         }

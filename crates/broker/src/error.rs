@@ -53,6 +53,9 @@ impl fmt::Display for Error {
                 }
                 Refusal::OutOfMemory => f.write_str("memory for messages without durability is used up"),
                 Refusal::Full => f.write_str("the queue is full"),
+                Refusal::TooLarge => f.write_str(
+                    "the message's properties take more than 512 KiB, or it goes to more than 32,768 places",
+                ),
                 other => write!(f, "refused: {}", lower(other)),
             },
             Error::Stopping => f.write_str("the broker is stopping; connect again"),

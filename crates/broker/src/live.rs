@@ -4,7 +4,7 @@
 //! of these readers share: what a reader costs depends on the number of batches, and what the readers make of
 //! the messages they can make once for all.
 
-use crate::client::Client;
+use crate::{Broker, client::Client};
 use posthaste_engine::catalog::Routes;
 use posthaste_model::{Envelope, Payload, QueueId};
 use smallvec::SmallVec;
@@ -122,11 +122,16 @@ impl Gathering {
     }
 }
 
-/// Hands a message to the live readers among `routes`.
-pub(crate) fn offer(client: &Client, routes: &Routes, envelope: &Envelope, payload: &Payload) {
-    let mut gathering = Gathering::default();
-    if gathering.address(client, routes) > 0 {
-        gathering.add(client, LiveMessage { envelope: envelope.clone(), payload: payload.clone() });
-        gathering.hand_over(client);
+/// Hands a message to the live readers of `queues`.
+pub(crate) fn offer_to(broker: &Broker, queues: &[QueueId], envelope: &Envelope, payload: &Payload) {
+    let live = broker.shared.live.load();
+    let sinks: SmallVec<[_; 4]> = queues.iter().filter_map(|queue| live.get(queue)).collect();
+    if sinks.is_empty() {
+        return;
     }
+    let message = LiveMessage { envelope: envelope.clone(), payload: payload.clone() };
+    let batch = Arc::new(LiveBatch::new(vec![message]));
+    let taken: usize = sinks.iter().map(|sink| sink.offer(&batch)).sum();
+    broker.metrics().live.add(taken as u64);
+    broker.metrics().live_dropped.add((sinks.len() - taken) as u64);
 }

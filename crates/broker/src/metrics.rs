@@ -1,6 +1,6 @@
 //! Counters of the whole broker.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 /// Only ever grows.
 #[derive(Debug, Default)]
@@ -13,6 +13,20 @@ impl Counter {
 
     pub fn value(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Grows and shrinks.
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicI64);
+
+impl Gauge {
+    pub fn add(&self, n: i64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    pub fn value(&self) -> u64 {
+        self.0.load(Ordering::Relaxed).max(0) as u64
     }
 }
 
@@ -32,6 +46,8 @@ pub struct Metrics {
     pub refused: Counter,
     /// Messages moved to a dead-letter target.
     pub dead_lettered: Counter,
+    /// Dead letters, and messages taken with an identifier, that have not arrived wherever they go.
+    pub outbox: Gauge,
     /// Messages handed straight to live readers.
     pub live: Counter,
     /// Messages that live readers were too slow for.

@@ -254,8 +254,8 @@ impl Assembled {
         Ok((broker, checkpointer))
     }
 
-    /// Takes it apart for someone who drives it step by step. The broker's own tasks run; the receiver hears when the
-    /// defaults are there.
+    /// Takes it apart for someone who drives it step by step. The broker's own tasks run; the receiver hears
+    /// when the defaults are there.
     pub fn into_parts(
         self,
     ) -> (Broker, Vec<EngineThread>, Checkpointer, Journal, DataDir, oneshot::Receiver<()>) {
@@ -311,9 +311,9 @@ fn engine_threads(
 }
 
 impl Broker {
-    /// Recovers what the data directory, or the bucket, holds and starts. A broker that still runs on the bucket
-    /// is stopped by that. Must be called on a tokio runtime, off its async tasks or
-    /// in `block_in_place`, since recovery reads for as long as it takes.
+    /// Recovers what the data directory, or the bucket, holds and starts. A broker that still runs on the
+    /// bucket is stopped by that. Must be called on a tokio runtime, off its async tasks or in
+    /// `block_in_place`, since recovery reads for as long as it takes.
     pub fn open(config: Config) -> Result<Broker, OpenError> {
         let random = random()?;
         let Place { data, bucket } = match Home::at(&config.data)? {
@@ -323,8 +323,8 @@ impl Broker {
         Assembled::new(data, config, Environment { bucket, ..Environment::new(random) })?.start()
     }
 
-    /// As [`Broker::open`], on another disk: one that fails on purpose, for tests. `fatal` is told when the journal
-    /// cannot go on, instead of the process being aborted; the broker then acknowledges nothing more.
+    /// As [`Broker::open`], on another disk: one that fails on purpose, for tests. `fatal` is told when the
+    /// journal cannot go on, instead of the process being aborted; the broker then acknowledges nothing more.
     pub fn open_on(disk: Arc<dyn Disk>, config: Config, fatal: Fatal) -> Result<Broker, OpenError> {
         let random = random()?;
         let data = DataDir::open_on(disk, &config.data.display().to_string(), random)?;
@@ -346,8 +346,8 @@ impl Broker {
         }
     }
 
-    /// Answers what is durable, then ends all threads. Waits for them, so not to be called on an async task without
-    /// `block_in_place`.
+    /// Answers what is durable, then ends all threads. Waits for them, so not to be called on an async task
+    /// without `block_in_place`.
     pub fn stop(&self) {
         self.announce_stop();
         let Some(mut running) = self.shared.running.lock().take() else { return };
@@ -525,8 +525,8 @@ fn needs_body(event: &Event) -> bool {
     matches!(event, Event::RetainedSet { .. } | Event::Relayed { .. })
 }
 
-/// A crash may fall between a change of the catalog and what follows from it in the shards: they follow now. Also
-/// gone are the queues that no catalog names.
+/// A crash may fall between a change of the catalog and what follows from it in the shards: they follow now.
+/// Also gone are the queues that no catalog names.
 fn reconcile(shared: &Shared, recovered: &Recovered) {
     let catalog = &recovered.catalog;
     let mut partitions: BTreeMap<PartitionId, PartitionSpec> = BTreeMap::new();
@@ -546,7 +546,7 @@ fn reconcile(shared: &Shared, recovered: &Recovered) {
             shared.send(shard.id(), Command::ClosePartition { partition: *partition });
         }
         for queue in held_queues.iter().filter(|id| !queues.contains_key(id)) {
-            shared.send(shard.id(), Command::CloseQueue { queue: *queue, if_unused: false, if_empty: false });
+            shared.send(shard.id(), Command::CloseQueue { queue: *queue });
         }
     }
     // What is there already is left as it is.
@@ -564,15 +564,12 @@ async fn do_chores(broker: Broker, mut chores: async_mpsc::UnboundedReceiver<Cho
         match chore {
             Chore::DeleteUnused(id) => {
                 let Some(queue) = broker.catalog().queue_by_id(id).cloned() else { continue };
-                let close = Command::CloseQueue { queue: id, if_unused: true, if_empty: false };
                 // Somebody may have begun to use it meanwhile: then it stays.
-                if broker.shared.ask(queue.shard, close).await.is_ok() {
-                    let command = posthaste_engine::catalog::CatalogCommand::DeleteQueue { queue: id };
-                    let _ = broker.shared.change_catalog(command).await;
-                }
+                let _ = broker.shared.delete_queue(&queue, true, false).await;
             }
-            Chore::DeadLetter { queue, reason, envelope, payload } => {
-                outbox::dead_letter_now(&broker, queue, reason, envelope, payload).await;
+            Chore::DeadLetter { from, reason, message } => {
+                let (envelope, payload) = *message;
+                outbox::dead_letter_now(&broker, &from, reason, envelope, payload);
             }
         }
     }

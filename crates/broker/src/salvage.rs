@@ -1,5 +1,5 @@
-//! What recovery does about damage: it sees which messages are missing, rebuilds what segments and names still tell,
-//! and keeps what has lost its name.
+//! What recovery does about damage: it sees which messages are missing, rebuilds what segments and names
+//! still tell, and keeps what has lost its name.
 
 use crate::{
     change::queue_spec,
@@ -8,6 +8,7 @@ use crate::{
     log::Chunk,
     open::{OpenError, Recovered},
     record::{self, StoredAt, stored_at, stream_of},
+    tap::TAPS,
 };
 use posthaste_engine::{
     Event,
@@ -90,7 +91,7 @@ impl Recovered {
                 self.followed.next.remove(&partition.0);
             }
             Event::QueueOpened { queue, spec } if spec.over.is_none() => self.opened(*queue, spec),
-            Event::QueueClosed { queue } => {
+            Event::QueueClosed { queue, .. } => {
                 for lane in 0..=u8::MAX {
                     if self.followed.next.remove(&stream_of(*queue, lane)).is_none() {
                         break;
@@ -145,6 +146,7 @@ impl Recovered {
             self.name_orphans();
         }
         report.quarantined.iter().for_each(|lost| self.heed(lost));
+        self.heed_arrivals();
         let mut damage = std::mem::take(&mut self.followed.damage);
         damage.extend(report.quarantined.iter().map(|lost| Damage::of_journal(lost, &self.catalog)));
         let starts: HashMap<u64, u64> =
@@ -179,8 +181,8 @@ impl Recovered {
         self.followed.names_hurt && self.catalog.users().next().is_none()
     }
 
-    /// The last messages of a stream are missed by none that follow. What a lost record's head says, though it is not
-    /// verified, tells of them, and keeps their offsets from being given out again.
+    /// The last messages of a stream are missed by none that follow. What a lost record's head says, though
+    /// it is not verified, tells of them, and keeps their offsets from being given out again.
     fn heed(&mut self, lost: &posthaste_storage::journal::Damage) {
         let (Some(head), Some(shard)) = (&lost.head, lost.shard) else { return };
         let Ok((event, _)) = record::decode(head) else { return };
@@ -204,6 +206,28 @@ impl Recovered {
         self.apply(usize::from(shard), &skip);
         self.followed.gaps.push((stream, next, end));
         self.followed.next.insert(stream, end);
+    }
+
+    /// What was handed on from a partition tells that it had been there: its offset is not given out again,
+    /// or what comes under it would be taken for a repetition.
+    fn heed_arrivals(&mut self) {
+        let mut handed_on: BTreeMap<u64, u64> = BTreeMap::new();
+        for (source, number) in self.shards.iter().flat_map(|shard| shard.arrivals()) {
+            if source & TAPS != 0 {
+                let end = handed_on.entry(source & !TAPS).or_default();
+                *end = (*end).max(number);
+            }
+        }
+        for (id, end) in handed_on {
+            let partition = PartitionId(id);
+            let shard = usize::from(self.catalog.place(id).0);
+            let next = self.shards.get(shard).and_then(|shard| shard.bounds(partition)).map(|(_, next)| next);
+            if let Some(next) = next.filter(|next| *next < end) {
+                self.apply(shard, &Event::OffsetsSkipped { partition, to: end });
+                self.followed.gaps.push((id, next, end));
+                self.followed.next.insert(id, end);
+            }
+        }
     }
 
     fn note_streams(&mut self) {
@@ -274,8 +298,8 @@ impl Recovered {
         Ok(())
     }
 
-    /// Puts together again what a damaged checkpoint lacks: places of messages from the segments' own footers, objects
-    /// from the catalog, and what they hold from the messages themselves.
+    /// Puts together again what a damaged checkpoint lacks: places of messages from the segments' own
+    /// footers, objects from the catalog, and what they hold from the messages themselves.
     fn rebuild(&mut self, lost: &[LostKeys], segments: &Segments, in_journal: &[InJournal]) {
         for (id, _) in segments.list() {
             for run in segments.runs(id).unwrap_or_default() {
@@ -361,8 +385,8 @@ impl Recovered {
         self.kept = kept;
     }
 
-    /// Messages whose topic or queue is lost with its name make up another one, which gets a name like all that have
-    /// none: better a topic too many than messages too few.
+    /// Messages whose topic or queue is lost with its name make up another one, which gets a name like all
+    /// that have none: better a topic too many than messages too few.
     fn adopt_unheld(&mut self, segments: &Segments, in_journal: &[InJournal]) {
         let held: BTreeSet<u64> =
             self.shards.iter().flat_map(|shard| shard.streams()).map(|stream| stream.id).collect();

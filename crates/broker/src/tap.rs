@@ -1,17 +1,19 @@
-//! Taps: what is written to a topic whose name is bound on the bus goes on to the bound queues and live readers,
-//! once. A tap is a durable cursor; targets recognize what has arrived by partition and offset.
+//! Taps: what is written to a topic whose name is bound on the bus goes on to the bound queues and live
+//! readers, once. A tap is a durable cursor; targets recognize what has arrived by partition and offset.
 
 use crate::{
-    Broker, encode_message,
+    Broker, encode_message, live,
     log::{LogEntry, PartitionLog},
-    outbox::{self, Arrivals},
+    outbox::{self, Arrivals, Retry},
 };
 use parking_lot::Mutex;
 use posthaste_engine::{
     Command,
     catalog::{BUS, Exchange, Namespace, Partition, Rule, Topic},
+    command::Destination,
+    effect::Refusal,
 };
-use posthaste_model::{Envelope, Name, PartitionId, Subject};
+use posthaste_model::{Envelope, Name, PartitionId, Payload, QueueId, Subject};
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
@@ -31,8 +33,9 @@ struct Running {
     task: AbortHandle,
 }
 
-/// Sources of arrivals: shards use small numbers, taps their partition's id above this.
-const TAPS: u64 = 1 << 63;
+/// Sources of arrivals: shards use small numbers, taps their partition's id above this. A tap's numbers are
+/// offsets plus one.
+pub(crate) const TAPS: u64 = 1 << 63;
 const READ_BYTES: usize = 1 << 20;
 const RETRY: Duration = Duration::from_millis(200);
 
@@ -111,7 +114,10 @@ impl Taps {
                 namespace: topic.namespace.clone(),
                 subject: subject_of(topic),
                 partition: *partition,
+                live_from: log.end(),
                 log,
+                behind: BTreeMap::new(),
+                retry: Retry::new(),
             };
             let mut running = self.running.lock();
             // Two may have begun at once.
@@ -132,63 +138,181 @@ fn subject_of(topic: &Topic) -> Subject {
     Subject::dotted(topic.name.as_str().to_owned()).unwrap_or_default()
 }
 
+/// What one partition hands on.
 struct Tap {
     broker: Broker,
     namespace: Name,
     subject: Subject,
     partition: Partition,
     log: Arc<PartitionLog>,
+    /// Live readers are offered what is written from here on: they were not there for what came before the
+    /// start.
+    live_from: u64,
+    /// Queues that are full, and the offset from which on they lack what is handed on. They hold up nobody
+    /// else.
+    behind: BTreeMap<QueueId, u64>,
+    retry: Retry,
 }
 
 impl Tap {
-    async fn run(self, mut cursor: u64) {
+    async fn run(mut self, mut cursor: u64) {
         let changed = Arc::new(Notify::new());
         self.log.watch(&changed);
         loop {
-            let entries = match self.log.read(cursor, READ_BYTES).await {
-                Ok(entries) => entries,
-                Err(error) => {
-                    tracing::error!(%error, topic = %self.subject, cursor, "a tap cannot read its topic");
-                    tokio::time::sleep(RETRY).await;
-                    continue;
+            let advanced = self.advance(cursor).await;
+            let due = !self.behind.is_empty() && self.retry.is_due();
+            let moved = match (advanced, due) {
+                (Ok(next), false) => Ok(next),
+                (Ok(next), true) => {
+                    self.catch_up(next.unwrap_or(cursor)).await.map(|()| next.or(Some(cursor)))
                 }
+                (Err(error), _) => Err(error),
             };
-            let Some(last) = entries.last().map(|e| e.offset + u64::from(e.span)) else {
-                changed.notified().await;
-                continue;
-            };
-            let mut arrivals = Arrivals::new();
-            for entry in entries.iter().filter(|e| e.envelope.is_none()) {
-                self.hand_on(entry, cursor, &mut arrivals);
+            match moved {
+                Ok(Some(next)) => {
+                    cursor = next;
+                    // After a start all goes on from where the last queue stands; the others know what they
+                    // have.
+                    let to = self.behind.values().copied().fold(cursor, u64::min);
+                    let (partition, durable) = (self.partition.id, false);
+                    self.broker
+                        .shared
+                        .send(self.partition.shard, Command::MoveTap { partition, to, durable });
+                }
+                Ok(None) if self.behind.is_empty() => changed.notified().await,
+                Ok(None) => {
+                    let _ = tokio::time::timeout_at(self.retry.at, changed.notified()).await;
+                }
+                Err(Stop) => return,
             }
-            if outbox::deliver(&self.broker, TAPS | self.partition.id.0, arrivals).await.is_err() {
-                return;
-            }
-            cursor = last;
-            let partition = self.partition.id;
-            self.broker
-                .shared
-                .send(self.partition.shard, Command::MoveTap { partition, to: cursor, durable: false });
         }
     }
 
-    /// Routes the messages of one entry. What came from the bus has an envelope and was not given here.
-    fn hand_on(&self, entry: &LogEntry, from: u64, arrivals: &mut Arrivals) {
-        let messages = match self.broker.formats().messages(entry.offset, None, &entry.payload) {
-            Ok(messages) => messages,
-            Err(error) => {
-                self.broker.metrics().unreadable.add(1);
-                return tracing::error!(%error, topic = %self.subject, offset = entry.offset, "a batch cannot be shown");
+    /// Hands on what comes next; returns where that ends, or nothing if nothing is there.
+    async fn advance(&mut self, cursor: u64) -> Result<Option<u64>, Stop> {
+        let entries = self.read(cursor).await;
+        let Some(end) = entries.last().map(|e| e.offset + u64::from(e.span)) else { return Ok(None) };
+        let mut arrivals = Arrivals::new();
+        for (number, envelope, payload) in self.messages(&entries, cursor, end) {
+            let (queues, live) = outbox::destinations_of_tapped(&self.broker, &self.namespace, &envelope);
+            if number > self.live_from {
+                live::offer_to(&self.broker, &live, &envelope, &payload);
             }
-        };
-        for (offset, mut message) in messages.into_iter().filter(|(offset, _)| *offset >= from) {
-            message.subject = self.subject.clone();
-            let mut envelope = Envelope::new(self.subject.clone(), self.broker.now());
-            envelope.expires = message.expires;
-            envelope.due = message.due;
-            envelope.priority = message.priority.unwrap_or(0);
-            let payload = encode_message(message);
-            outbox::route_to_queues(&self.broker, &self.namespace, envelope, payload, offset + 1, arrivals);
+            let content = (envelope, payload);
+            for queue in queues.into_iter().filter(|queue| !self.behind.contains_key(queue)) {
+                let at = Destination::Queue(queue);
+                outbox::add(&self.broker.catalog(), &mut arrivals, number, at, &content);
+            }
+        }
+        self.deliver(arrivals).await?;
+        Ok(Some(end))
+    }
+
+    /// Asks full queues again, each from where it stands up to `cursor`.
+    async fn catch_up(&mut self, cursor: u64) -> Result<(), Stop> {
+        let mut progress = false;
+        for (queue, from) in std::mem::take(&mut self.behind) {
+            let entries = self.read(from).await;
+            let Some(end) = entries.last().map(|e| (e.offset + u64::from(e.span)).min(cursor)) else {
+                continue;
+            };
+            let mut arrivals = Arrivals::new();
+            for (number, envelope, payload) in self.messages(&entries, from, end) {
+                let (queues, _) = outbox::destinations_of_tapped(&self.broker, &self.namespace, &envelope);
+                // Unbound or deleted meanwhile, it is owed nothing.
+                if queues.contains(&queue) {
+                    let at = Destination::Queue(queue);
+                    outbox::add(&self.broker.catalog(), &mut arrivals, number, at, &(envelope, payload));
+                }
+            }
+            self.deliver(arrivals).await?;
+            let reached = self.behind.get(&queue).copied().unwrap_or(end);
+            progress |= reached > from;
+            if reached < cursor {
+                self.behind.insert(queue, reached);
+            }
+        }
+        self.retry.again(progress);
+        Ok(())
+    }
+
+    /// Hands messages to their queues, and notes which are full. Waits while the disk is full.
+    async fn deliver(&mut self, arrivals: Arrivals) -> Result<(), Stop> {
+        let source = TAPS | self.partition.id.0;
+        for (target, items) in arrivals {
+            loop {
+                let sent = outbox::deliver(&self.broker, source, target, items.clone()).await;
+                let not_taken = sent.map_err(|_| Stop)?;
+                if not_taken.iter().any(|refused| refused.refusal == Refusal::NoSpace) {
+                    // The others have theirs already, and ignore it the second time.
+                    tokio::time::sleep(RETRY).await;
+                    continue;
+                }
+                for refused in not_taken.iter().filter(|refused| !outbox::is_final(refused.refusal)) {
+                    if let Destination::Queue(queue) = refused.at {
+                        self.fall_behind(queue, refused.number - 1);
+                    }
+                }
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn fall_behind(&mut self, queue: QueueId, offset: u64) {
+        if self.behind.is_empty() {
+            self.retry.again(true);
+        }
+        self.behind.insert(queue, offset);
+    }
+
+    async fn read(&self, from: u64) -> Vec<LogEntry> {
+        let trimmed = self.log.start().saturating_sub(from);
+        if trimmed > 0 {
+            self.broker.metrics().dropped.add(trimmed);
+            tracing::warn!(
+                topic = %self.subject, messages = trimmed,
+                "the topic's retention removed messages before all bound queues had them; give the topic a longer \
+                 retention, or the queues more room"
+            );
+        }
+        loop {
+            match self.log.read(from, READ_BYTES).await {
+                Ok(entries) => return entries,
+                Err(error) => {
+                    tracing::error!(%error, topic = %self.subject, from, "a tap cannot read its topic");
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
         }
     }
+
+    /// The messages with offsets in `from..end`, by their numbers. What came from the bus has an envelope and
+    /// is left out.
+    fn messages(&self, entries: &[LogEntry], from: u64, end: u64) -> Vec<(u64, Envelope, Payload)> {
+        let mut found = Vec::new();
+        for entry in entries.iter().filter(|entry| entry.envelope.is_none()) {
+            let messages = match self.broker.formats().messages(entry.offset, None, &entry.payload) {
+                Ok(messages) => messages,
+                Err(error) => {
+                    self.broker.metrics().unreadable.add(1);
+                    tracing::error!(%error, topic = %self.subject, offset = entry.offset, "a batch cannot be shown");
+                    continue;
+                }
+            };
+            for (offset, mut message) in messages.into_iter().filter(|(o, _)| (from..end).contains(o)) {
+                message.subject = self.subject.clone();
+                let mut envelope = Envelope::new(self.subject.clone(), self.broker.now());
+                envelope.expires = message.expires;
+                envelope.due = message.due;
+                envelope.priority = message.priority.unwrap_or(0);
+                // 0 stands for nothing.
+                found.push((offset + 1, envelope, encode_message(message)));
+            }
+        }
+        found
+    }
 }
+
+/// The broker is stopping.
+struct Stop;

@@ -3,7 +3,7 @@
 use crate::{
     batch::Outcome,
     broker::Shared,
-    change::{only_deletes, propagate, subject_of},
+    change::{Closings, close, encode, only_deletes, propagate, subject_of},
     error::{Error, from_catalog},
     inbox::Inbox,
     log::{JournalEntry, PartitionLog},
@@ -119,7 +119,7 @@ pub(crate) struct ThreadCheckpoint {
 enum Waiting {
     Effect(ShardId, Effect),
     Published(Arc<PublishDone>),
-    Catalog(Arc<Catalog>, oneshot::Sender<Result<Arc<Catalog>, Error>>),
+    Catalog(Arc<Catalog>, Closings, oneshot::Sender<Result<Arc<Catalog>, Error>>),
     /// With the number of the last batch whose events are in it.
     Checkpoint(Answers<ThreadCheckpoint>, ThreadCheckpoint, u64),
 }
@@ -203,8 +203,8 @@ struct State {
     transient_bytes: u64,
 }
 
-/// A panic of an engine thread is a defect that leaves half a decision in memory: the process ends, and recovery
-/// begins from what the journal holds.
+/// A panic of an engine thread is a defect that leaves half a decision in memory: the process ends, and
+/// recovery begins from what the journal holds.
 struct AbortOnPanic;
 
 impl Drop for AbortOnPanic {
@@ -286,7 +286,7 @@ impl EngineThread {
     pub fn begin(&mut self, clean: bool) {
         self.state.journal_room = self.journal.room(self.shared.limits.reserve_bytes);
         for (id, shard) in &mut self.shards {
-            shard.recovered(clean, &mut self.state.out);
+            shard.recovered(clean, self.shared.epoch, &mut self.state.out);
             // Shard by shard: what is sent again must carry the name of the shard that sends it.
             emit(&self.shared, &mut self.state, *id);
             self.state.touched.push(*id);
@@ -323,8 +323,8 @@ impl EngineThread {
         Some(encoded.iter().fold(0, |digest, event| crc32c::crc32c_append(digest, event)))
     }
 
-    /// Takes `first` and what else has come in, and has it leave in one batch. Returns who waits for the end if the
-    /// thread was told to stop.
+    /// Takes `first` and what else has come in, and has it leave in one batch. Returns who waits for the end
+    /// if the thread was told to stop.
     fn round(&mut self, first: Option<Input>, inputs_max: usize) -> Option<mpsc::Sender<()>> {
         self.state.journal_room = self.journal.room(self.shared.limits.reserve_bytes);
         let mut next = first;
@@ -559,7 +559,8 @@ impl EngineThread {
     fn perform(&mut self, waiting: Waiting) {
         match waiting {
             Waiting::Published(done) => done.finish_one(),
-            Waiting::Catalog(snapshot, reply) => {
+            Waiting::Catalog(snapshot, closings, reply) => {
+                close(&self.shared, closings);
                 self.shared.publish_catalog(snapshot.clone());
                 let _ = reply.send(Ok(snapshot));
             }
@@ -587,9 +588,9 @@ impl EngineThread {
                 }
             }
             Effect::Unused { queue } => self.shared.unused(queue),
-            Effect::Outbox(entry) => self.shared.outbox(shard, entry),
-            Effect::DeadLetter { queue, reason, envelope, payload } => {
-                self.shared.dead_letter_now(queue, reason, envelope, payload);
+            Effect::Outbox(entry) => self.shared.outbox(shard, *entry),
+            Effect::DeadLetter { from, reason, envelope, payload } => {
+                self.shared.dead_letter_now(from, reason, envelope, payload);
             }
             Effect::Retained { namespace, subject, message } => {
                 self.shared.retained.change(&namespace, subject, message);
@@ -622,27 +623,34 @@ impl EngineThread {
             let _ = reply.send(Err(Error::Refused(Refusal::NoSpace)));
             return;
         }
+        let heads = match encode(&changes, &name) {
+            Ok(heads) => heads,
+            Err(error) => {
+                let _ = reply.send(Err(error));
+                return;
+            }
+        };
         let last = changes.iter().rposition(|c| c.durable);
-        for (index, change) in changes.iter().enumerate() {
+        let mut closings = Closings::new();
+        for (index, (change, head)) in changes.iter().zip(&heads).enumerate() {
             if change.durable {
                 let batch =
                     self.state.batch.get_or_insert_with(|| Batch::new(self.number, self.state.number));
                 batch.require_sync();
-                let head = postcard::to_allocvec(&change.event).unwrap_or_default();
                 let joined = last.is_some_and(|last| index < last);
-                batch.push(CATALOG, joined, &bytes::Bytes::new(), |out| out.extend_from_slice(&head));
+                batch.push(CATALOG, joined, &bytes::Bytes::new(), |out| out.extend_from_slice(head));
                 self.state.catalog_changed = self.state.number;
                 self.state.catalog_dirty = true;
             }
             if let Some(catalog) = &mut self.catalog {
                 let before = catalog.clone();
                 catalog.apply(&change.event);
-                propagate(&self.shared, &before, &change.event);
+                closings.extend(propagate(&self.shared, &before, &change.event));
             }
         }
         let Some(catalog) = &self.catalog else { return };
         let need = Need { written: 0, synced: self.state.catalog_changed };
-        self.state.hold(need, Waiting::Catalog(Arc::new(catalog.clone()), reply));
+        self.state.hold(need, Waiting::Catalog(Arc::new(catalog.clone()), closings, reply));
     }
 
     fn checkpoint(&mut self, reply: Answers<ThreadCheckpoint>) {
@@ -753,7 +761,9 @@ fn observe(shared: &Shared, state: &mut State, event: &Event, distance: u64, byt
         }
         Event::Trimmed { partition, start } => state.trimmed.push((partition.0, *start)),
         Event::PartitionClosed { partition } => state.trimmed.push((partition.0, u64::MAX)),
-        Event::QueueClosed { queue } => state.trimmed.push((queue.0, u64::MAX)),
+        Event::QueueClosed { queue, lanes } => {
+            state.trimmed.extend((0..*lanes).map(|lane| (stream_of(*queue, lane as u8), u64::MAX)));
+        }
         _ => {}
     }
 }

@@ -8,6 +8,7 @@ use crate::{
 use posthaste_model::{
     ConsumerId, DeathReason, Envelope, Name, PartitionId, Payload, QueueId, Subject, Timestamp, TopicId,
 };
+use serde::{Deserialize, Serialize};
 
 /// Ties a reply to its request. 0 wants no reply.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -46,10 +47,21 @@ pub enum Command {
         queue: QueueId,
         spec: QueueSpec,
     },
-    CloseQueue {
+    /// First half of a delete: if its conditions hold, the queue takes and hands out nothing from now on, and
+    /// the answer says how many messages it holds. Forgotten in a crash, as nothing was deleted yet.
+    SealQueue {
         queue: QueueId,
         if_unused: bool,
         if_empty: bool,
+    },
+    /// The delete was not decided after all.
+    UnsealQueue {
+        queue: QueueId,
+    },
+    /// Second half, once the queue's name is durably gone. Messages on their way to a dead-letter target
+    /// arrive.
+    CloseQueue {
+        queue: QueueId,
     },
     Enqueue(Enqueue),
     Consume(Consume),
@@ -116,12 +128,17 @@ pub enum Command {
         queue: QueueId,
     },
 
-    /// The outbox entries up to and including `number` are durable where they went.
-    OutboxDone {
-        number: u64,
+    /// Where outbox entries go. Durable when it is answered, and only then may they be sent.
+    RouteOutbox {
+        routes: Vec<(u64, Vec<Destination>)>,
     },
-    /// Something from another shard's outbox, or a partition's tap, numbered in ascending order; what has
-    /// arrived before is ignored.
+    /// These outbox entries, in ascending order, are durable wherever they went.
+    OutboxDone {
+        numbers: Vec<u64>,
+    },
+    /// Something from another shard's outbox, or a partition's tap, numbered in ascending order. A
+    /// destination ignores what has arrived there before; once it refuses one item, it takes none of the
+    /// later ones.
     Arrive {
         source: u64,
         items: Vec<(u64, Arrival)>,
@@ -245,14 +262,21 @@ pub enum Outcome {
     Reject(DeathReason),
 }
 
-/// A message on its way to an exchange.
+/// A message that was routed and is to be published exactly once.
 #[derive(Clone, Debug)]
 pub struct Relay {
-    pub namespace: Name,
-    /// `None` is the default exchange.
-    pub exchange: Option<Name>,
+    pub to: Vec<Destination>,
+    /// Queues of live readers, who get it if they are there when it is first sent.
+    pub live: Vec<QueueId>,
     pub envelope: Envelope,
     pub payload: Payload,
+}
+
+/// A place that keeps messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Destination {
+    Queue(QueueId),
+    Partition(PartitionId),
 }
 
 /// What arrives from another shard.
@@ -260,7 +284,15 @@ pub struct Relay {
 pub enum Arrival {
     Append(Append),
     Enqueue(Enqueue),
-    Retain { namespace: Name, envelope: Envelope, payload: Payload },
+}
+
+impl Arrival {
+    pub fn destination(&self) -> Destination {
+        match self {
+            Arrival::Append(append) => Destination::Partition(append.partition),
+            Arrival::Enqueue(enqueue) => Destination::Queue(enqueue.queue),
+        }
+    }
 }
 
 /// Names a retained message.

@@ -2,6 +2,7 @@
 
 use crate::{
     Map,
+    command::Destination,
     effect::OutboxItem,
     event::{CommittedOffset, Event, PartitionSpec, QueueSpec, Sequence},
     planted::{self, Bug},
@@ -19,8 +20,6 @@ pub(crate) struct Durable {
     pub groups: Map<(Name, Name), BTreeMap<(TopicId, u32), CommittedOffset>>,
     pub retained: Map<(Name, Subject), Retained>,
     pub outbox: Outbox,
-    /// What has arrived, by source.
-    pub arrived: BTreeMap<u64, u64>,
     pub producer_ids: u64,
     /// What changed since it was last taken for a checkpoint.
     dirty: BTreeSet<Entity>,
@@ -35,7 +34,12 @@ pub(crate) struct DurablePartition {
     pub producers: BTreeMap<u64, Producer>,
     /// Subscriptions that settle its messages.
     pub readers: Vec<QueueId>,
+    pub arrived: Arrived,
 }
+
+/// The highest number that has arrived at a destination, by source. Each source sends a destination its
+/// numbers in ascending order, and gives none out twice.
+pub(crate) type Arrived = BTreeMap<u64, u64>;
 
 /// The last batches of an idempotent producer, latest last.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,6 +55,9 @@ pub(crate) struct DurableQueue {
     pub received: BTreeSet<u32>,
     /// Handle to lane and offset; none once the reader has the message.
     pub handles: BTreeMap<u32, Option<(u8, u64)>>,
+    pub arrived: Arrived,
+    /// It is deleted, and kept only until its dead letters have arrived where they go.
+    pub draining: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,9 +69,19 @@ pub(crate) struct Retained {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Outbox {
-    /// The number of the next entry; the first is 1.
+    /// The number of the latest entry; the first is 1.
     pub last: u64,
-    pub entries: BTreeMap<u64, OutboxItem>,
+    pub entries: BTreeMap<u64, Outgoing>,
+    /// Bytes of the messages that are not in a queue's log.
+    #[serde(skip)]
+    pub relayed_bytes: u64,
+}
+
+/// An outbox entry, and where it goes once that is decided.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Outgoing {
+    pub item: OutboxItem,
+    pub to: Option<Vec<Destination>>,
 }
 
 /// Names a part of the state in checkpoints. Stored: variants are added at the end.
@@ -75,7 +92,6 @@ pub(crate) enum Entity {
     Group(Name, Name),
     Retained(Name, Subject),
     Outbox,
-    Arrived,
     ProducerIds,
 }
 
@@ -92,22 +108,21 @@ impl Durable {
             | Event::PartitionClosed { .. }
             | Event::Appended { .. }
             | Event::Trimmed { .. }
-            | Event::TapMoved { .. } => self.apply_partition(event),
+            | Event::TapMoved { .. }
+            | Event::OffsetsSkipped { .. } => self.apply_partition(event),
             Event::QueueOpened { queue, spec } => self.open_queue(*queue, spec),
-            Event::QueueClosed { queue } => self.close_queue(*queue),
+            Event::QueueClosed { queue, .. } => self.close_queue(*queue),
+            Event::QueueDraining { queue } => self.with_queue(*queue, DurableQueue::drain),
             Event::Enqueued { queue, lane, .. }
             | Event::Settled { queue, lane, .. }
             | Event::DeliveredTo { queue, lane, .. }
             | Event::Attempted { queue, lane, .. }
             | Event::Due { queue, lane, .. } => self.with_lane(*queue, *lane, |l| l.apply(event)),
-            Event::DeadLettered { .. } | Event::Relayed { .. } | Event::OutboxDone { .. } => {
-                self.apply_outbox(event)
-            }
-            Event::Arrived { source, number } => {
-                let last = self.arrived.entry(*source).or_default();
-                *last = (*last).max(*number);
-                self.dirty.insert(Entity::Arrived);
-            }
+            Event::DeadLettered { .. }
+            | Event::Relayed { .. }
+            | Event::Routed { .. }
+            | Event::OutboxDone { .. } => self.apply_outbox(event),
+            Event::Arrived { source, at, number } => self.apply_arrived(*source, *at, *number),
             Event::Received { queue, .. }
             | Event::Forgotten { queue, .. }
             | Event::HandleAssigned { queue, .. }
@@ -154,6 +169,7 @@ impl Durable {
                             tap: 0,
                             producers: BTreeMap::new(),
                             readers: Vec::new(),
+                            arrived: Arrived::new(),
                         };
                         self.partitions.insert(*partition, fresh);
                     }
@@ -191,6 +207,15 @@ impl Durable {
                 self.dirty.insert(Entity::Partition(*partition));
                 known.tap = known.tap.max(*to);
             }
+            Event::OffsetsSkipped { partition, to } => {
+                let Some(known) = self.partitions.get_mut(partition) else { return };
+                self.dirty.insert(Entity::Partition(*partition));
+                known.next = known.next.max(*to);
+                let next = known.next;
+                for reader in known.readers.clone() {
+                    self.with_lane(reader, 0, |lane| lane.settle(lane.next, next));
+                }
+            }
             _ => {}
         }
     }
@@ -199,6 +224,7 @@ impl Durable {
         self.dirty.insert(Entity::Queue(id));
         if let Some(known) = self.queues.get_mut(&id) {
             known.spec = spec.clone();
+            known.draining = false;
             return;
         }
         let mut queue = DurableQueue::new(spec.clone());
@@ -223,10 +249,27 @@ impl Durable {
         }
     }
 
+    fn apply_arrived(&mut self, source: u64, at: Destination, number: u64) {
+        let arrived = match at {
+            Destination::Queue(id) => {
+                let Some(queue) = self.queues.get_mut(&id) else { return };
+                self.dirty.insert(Entity::Queue(id));
+                &mut queue.arrived
+            }
+            Destination::Partition(id) => {
+                let Some(partition) = self.partitions.get_mut(&id) else { return };
+                self.dirty.insert(Entity::Partition(id));
+                &mut partition.arrived
+            }
+        };
+        let last = arrived.entry(source).or_default();
+        *last = (*last).max(number);
+    }
+
     fn apply_outbox(&mut self, event: &Event) {
         self.dirty.insert(Entity::Outbox);
         match event {
-            Event::DeadLettered { number, queue, lane, offset, reason } => {
+            Event::DeadLettered { number, queue, lane, offset, reason, target } => {
                 let mut stream = 0;
                 self.with_queue(*queue, |q| {
                     stream = q.spec.streams.get(usize::from(*lane)).copied().unwrap_or_default();
@@ -235,17 +278,28 @@ impl Durable {
                     }
                 });
                 let (queue, lane, offset, reason) = (*queue, *lane, *offset, *reason);
-                self.outbox.add(*number, OutboxItem::DeadLetter { queue, lane, stream, offset, reason });
+                let target = target.clone();
+                let item = OutboxItem::DeadLetter { queue, lane, stream, offset, reason, target };
+                self.outbox.add(*number, Outgoing { item, to: None });
             }
-            Event::Relayed { number, namespace, exchange, envelope, payload } => {
-                let (namespace, exchange) = (namespace.clone(), exchange.clone());
+            Event::Relayed { number, to, envelope, payload } => {
                 let (envelope, payload, body) = (envelope.clone(), payload.clone(), payload.body.clone());
-                self.outbox.add(*number, OutboxItem::Relay { namespace, exchange, envelope, payload, body });
+                let item = OutboxItem::Relay { envelope, payload, body };
+                self.outbox.add(*number, Outgoing { item, to: Some(to.clone()) });
             }
-            Event::OutboxDone { number } => {
-                while let Some(entry) = self.outbox.entries.first_entry().filter(|e| *e.key() <= *number) {
-                    if let OutboxItem::DeadLetter { queue, lane, offset, .. } = entry.remove() {
-                        self.with_lane(queue, lane, |l| l.settle(offset, offset + 1));
+            Event::Routed { routes } => {
+                for (number, to) in routes {
+                    if let Some(entry) = self.outbox.entries.get_mut(number) {
+                        entry.to = Some(to.clone());
+                    }
+                }
+            }
+            Event::OutboxDone { ranges } => {
+                for (start, end) in ranges {
+                    while let Some(item) = self.outbox.take_first(*start, *end) {
+                        if let OutboxItem::DeadLetter { queue, lane, offset, .. } = item {
+                            self.with_lane(queue, lane, |l| l.settle(offset, offset + 1));
+                        }
                     }
                 }
             }
@@ -310,7 +364,6 @@ impl Durable {
                 self.retained.get(&(namespace.clone(), subject.clone())).map(encode)
             }
             Entity::Outbox => Some(encode(&self.outbox)),
-            Entity::Arrived => Some(encode(&self.arrived)),
             Entity::ProducerIds => Some(encode(&self.producer_ids)),
         }
     }
@@ -343,13 +396,13 @@ impl Durable {
             }
             Entity::Outbox => {
                 self.outbox = decode(value)?;
-                for item in self.outbox.entries.values_mut() {
-                    if let OutboxItem::Relay { payload, body, .. } = item {
+                for entry in self.outbox.entries.values_mut() {
+                    self.outbox.relayed_bytes += entry.item.relayed_bytes();
+                    if let OutboxItem::Relay { payload, body, .. } = &mut entry.item {
                         payload.body = body.clone();
                     }
                 }
             }
-            Entity::Arrived => self.arrived = decode(value)?,
             Entity::ProducerIds => self.producer_ids = decode(value)?,
         }
         Ok(())
@@ -362,7 +415,7 @@ impl Durable {
         entities.extend(self.queues.keys().map(|id| Entity::Queue(*id)));
         entities.extend(self.groups.keys().map(|(n, g)| Entity::Group(n.clone(), g.clone())));
         entities.extend(self.retained.keys().map(|(n, s)| Entity::Retained(n.clone(), s.clone())));
-        entities.extend([Entity::Outbox, Entity::Arrived, Entity::ProducerIds]);
+        entities.extend([Entity::Outbox, Entity::ProducerIds]);
         entities.sort();
         entities.iter().fold(0, |crc, entity| {
             let crc = crc32c::crc32c_append(crc, &encode(entity));
@@ -374,7 +427,27 @@ impl Durable {
 impl DurableQueue {
     pub fn new(spec: QueueSpec) -> DurableQueue {
         let lanes = vec![DurableLane::default(); spec.streams.len().max(1)];
-        DurableQueue { spec, lanes, received: BTreeSet::new(), handles: BTreeMap::new() }
+        DurableQueue {
+            spec,
+            lanes,
+            received: BTreeSet::new(),
+            handles: BTreeMap::new(),
+            arrived: Arrived::new(),
+            draining: false,
+        }
+    }
+
+    /// Whether dead letters of it are on their way.
+    pub fn moves_any(&self) -> bool {
+        self.lanes.iter().any(|lane| !lane.moving.is_empty())
+    }
+
+    /// Keeps what is on its way, and nothing else.
+    fn drain(&mut self) {
+        self.draining = true;
+        self.received.clear();
+        self.handles.clear();
+        self.lanes.iter_mut().for_each(DurableLane::drain);
     }
 
     /// A subscription begins with all that the partition holds.
@@ -452,9 +525,18 @@ impl DurablePartition {
 }
 
 impl Outbox {
-    fn add(&mut self, number: u64, item: OutboxItem) {
+    fn add(&mut self, number: u64, entry: Outgoing) {
         self.last = self.last.max(number);
-        self.entries.insert(number, item);
+        self.relayed_bytes += entry.item.relayed_bytes();
+        self.entries.insert(number, entry);
+    }
+
+    /// Takes the first entry with a number in `start..end`.
+    fn take_first(&mut self, start: u64, end: u64) -> Option<OutboxItem> {
+        let number = *self.entries.range(start..end.max(start)).next()?.0;
+        let item = self.entries.remove(&number)?.item;
+        self.relayed_bytes -= item.relayed_bytes();
+        Some(item)
     }
 }
 

@@ -1,8 +1,9 @@
 //! What leaves a shard.
 
 use crate::{
-    command::Ticket,
-    event::{CommittedOffset, Event},
+    catalog::DeadLetter,
+    command::{Destination, Ticket},
+    event::{CommittedOffset, Event, QueueSpec},
     group::{GroupState, Joined},
     settlement::Position,
 };
@@ -62,10 +63,10 @@ pub enum Effect {
         queue: QueueId,
     },
     /// An outbox entry is durable and can be sent on.
-    Outbox(OutboxEntry),
+    Outbox(Box<OutboxEntry>),
     /// A message without durability was dead-lettered.
     DeadLetter {
-        queue: QueueId,
+        from: Box<DeadLetterFrom>,
         reason: DeathReason,
         envelope: Envelope,
         payload: Payload,
@@ -112,10 +113,31 @@ pub enum Content {
     },
 }
 
+/// An outbox entry on its way. It leaves no sooner than it is durable.
 #[derive(Clone, Debug)]
 pub struct OutboxEntry {
     pub number: u64,
     pub item: OutboxItem,
+    /// Where it goes, if that is decided.
+    pub to: Option<Vec<Destination>>,
+    /// Live readers of an entry that was not sent before.
+    pub live: Vec<QueueId>,
+    /// A dead letter's queue.
+    pub from: Option<DeadLetterFrom>,
+}
+
+/// The queue that a dead letter comes from, which may be deleted by now, and where that sends it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadLetterFrom {
+    pub namespace: Name,
+    pub queue: Name,
+    pub target: DeadLetter,
+}
+
+impl DeadLetterFrom {
+    pub(crate) fn new(spec: &QueueSpec, target: DeadLetter) -> DeadLetterFrom {
+        DeadLetterFrom { namespace: spec.namespace.clone(), queue: spec.name.clone(), target }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -128,9 +150,20 @@ pub enum OutboxItem {
         stream: u64,
         offset: u64,
         reason: DeathReason,
+        target: DeadLetter,
     },
     /// Carries its body; it is stored with the checkpoint until it is sent.
-    Relay { namespace: Name, exchange: Option<Name>, envelope: Envelope, payload: Payload, body: Bytes },
+    Relay { envelope: Envelope, payload: Payload, body: Bytes },
+}
+
+impl OutboxItem {
+    /// Bytes of a message that is in no queue's log.
+    pub(crate) fn relayed_bytes(&self) -> u64 {
+        match self {
+            OutboxItem::Relay { payload, body, .. } => (payload.head.len() + body.len() + 256) as u64,
+            OutboxItem::DeadLetter { .. } => 0,
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -165,6 +198,16 @@ pub enum Reply {
     Group(Option<Box<GroupState>>),
     Groups(Vec<GroupState>),
     Left(Vec<Result<(), Refusal>>),
+    /// What came of an arrival: destinations that took no more from an item on, and why.
+    Arrived(Vec<NotTaken>),
+}
+
+/// A destination that took nothing of an arrival from `number` on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotTaken {
+    pub at: Destination,
+    pub number: u64,
+    pub refusal: Refusal,
 }
 
 /// Why a command was refused. Adapters turn it into their protocol's code, in `reply`.
@@ -198,6 +241,8 @@ pub enum Refusal {
     UnknownMember,
     /// Memory for messages without durability is used up.
     OutOfMemory,
+    /// It has more than one record of the journal can tell.
+    TooLarge,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

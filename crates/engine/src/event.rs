@@ -1,7 +1,10 @@
 //! Everything that can happen to a shard's durable state. This enum is the journal's format: variants are
 //! added at the end and never changed.
 
-use crate::catalog::QueueConfig;
+use crate::{
+    catalog::{DeadLetter, QueueConfig},
+    command::Destination,
+};
 use bytes::Bytes;
 use posthaste_model::{
     DeathReason, Envelope, Name, PartitionId, Payload, QueueId, Subject, Timestamp, TopicId,
@@ -41,8 +44,10 @@ pub enum Event {
         queue: QueueId,
         spec: QueueSpec,
     },
+    /// The queue and its log are gone.
     QueueClosed {
         queue: QueueId,
+        lanes: u16,
     },
     Enqueued {
         queue: QueueId,
@@ -77,29 +82,31 @@ pub enum Event {
         offset: u64,
     },
 
-    /// A message of a queue leaves for its dead-letter target; it stays in the queue's log until `OutboxDone`.
+    /// A message of a queue leaves for its dead-letter target; it stays in the queue's log until
+    /// `OutboxDone`.
     DeadLettered {
         number: u64,
         queue: QueueId,
         lane: u8,
         offset: u64,
         reason: DeathReason,
+        target: DeadLetter,
     },
-    /// A message was taken in, to be published to an exchange exactly once.
+    /// A message was taken in, to be published exactly once: there, whatever routes change meanwhile.
     Relayed {
         number: u64,
-        namespace: Name,
-        exchange: Option<Name>,
+        to: Vec<Destination>,
         envelope: Envelope,
         payload: Payload,
     },
-    /// Outbox entries up to and including `number` have arrived.
+    /// Half-open ranges of numbers: these outbox entries have arrived wherever they go.
     OutboxDone {
-        number: u64,
+        ranges: SmallVec<[(u64, u64); 2]>,
     },
-    /// Everything from `source` up to and including `number` has arrived here.
+    /// What `source` sends to a destination has arrived, up to and including `number`.
     Arrived {
         source: u64,
+        at: Destination,
         number: u64,
     },
 
@@ -162,6 +169,19 @@ pub enum Event {
         namespace: Name,
         group: Name,
         partitions: Vec<(TopicId, u32)>,
+    },
+    /// Where outbox entries go was decided: sent again, they go to the same places.
+    Routed {
+        routes: Vec<(u64, Vec<Destination>)>,
+    },
+    /// A deleted queue keeps the messages that are on their way to a dead-letter target, and nothing else.
+    QueueDraining {
+        queue: QueueId,
+    },
+    /// Offsets below `to` were given out before damage; none of them is given out again.
+    OffsetsSkipped {
+        partition: PartitionId,
+        to: u64,
     },
 }
 
@@ -267,6 +287,22 @@ impl Event {
     }
 }
 
+/// Bytes of a message's properties, subject and deaths, at most: beside them an event's other fields and
+/// [`crate::DESTINATIONS_MAX`] destinations fit into a record's head of 1 MiB.
+pub const MESSAGE_HEAD_BYTES_MAX: usize = 640 << 10;
+
+/// Whether a message has more properties than an event can tell. Decided before anything is.
+pub(crate) fn is_too_large(envelope: &Envelope, payload: &Payload) -> bool {
+    message_head_bytes(envelope, payload) > MESSAGE_HEAD_BYTES_MAX
+}
+
+/// Bytes of a message's properties, subject and deaths, about.
+pub(crate) fn message_head_bytes(envelope: &Envelope, payload: &Payload) -> usize {
+    let deaths = envelope.deaths.iter();
+    let deaths: usize = deaths.map(|d| d.queue.len() + d.subject.parts().0.len() + 64).sum();
+    payload.head.len() + envelope.subject.parts().0.len() + deaths
+}
+
 /// Numbers of variants.
 const APPENDED: u32 = 2;
 const ENQUEUED: u32 = 6;
@@ -293,7 +329,7 @@ mod tests {
             Event::QueueOpened { queue: QueueId(1), spec },
             Event::Enqueued { queue: QueueId(1), lane: 0, offset: 9, envelope, payload },
             Event::Settled { queue: QueueId(1), lane: 0, ranges: SmallVec::from_slice(&[(1, 2), (5, 9)]) },
-            Event::OutboxDone { number: u64::MAX },
+            Event::OutboxDone { ranges: SmallVec::from_slice(&[(7, u64::MAX)]) },
         ] {
             let mut bytes = vec![1, 2, 3];
             event.encode(&mut bytes);
@@ -337,7 +373,7 @@ mod tests {
                 (appended(1, None, Some(envelope)), Some((1, timestamp))),
                 (enqueued, Some((1, timestamp))),
                 (settled, None),
-                (Event::OutboxDone { number: 2 }, None),
+                (Event::OutboxDone { ranges: SmallVec::new() }, None),
             ] {
                 let mut bytes = Vec::new();
                 event.encode(&mut bytes);

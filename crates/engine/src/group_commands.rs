@@ -4,15 +4,19 @@ use crate::{
     command::{Command, Ticket},
     durable::Durable,
     effect::{Gate, Refusal, Reply},
-    event::Event,
-    group::{LiveGroup, Replies},
+    event::{CommittedOffset, Event},
+    group::{LiveGroup, Member, Replies},
     shard::{Context, Step},
     volatile::{Timer, Volatile},
 };
 use posthaste_model::Name;
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, iter::Peekable};
 
 type Key = (Name, Name);
+
+/// Bytes of offsets and their metadata that one event tells of; more take several, which are stored as one.
+const OFFSET_BYTES_PER_EVENT: usize = 256 << 10;
+const PARTITIONS_PER_EVENT_MAX: usize = 10_000;
 
 pub(crate) fn decide(
     durable: &Durable,
@@ -79,19 +83,11 @@ fn offsets(
     };
     match command {
         Command::CommitOffsets { namespace, group, member, offsets } => {
-            let key = (namespace, group);
-            let allowed = match (volatile.groups.get_mut(&key), &member) {
-                (Some(live), member) => live.may_commit(member.as_ref(), ctx.now),
-                (None, None) => Ok(()),
-                (None, Some(_)) => Err(Refusal::UnknownMember),
-            };
-            if let Err(refusal) = allowed {
-                return step.reply(Gate::Open, ticket, Reply::Refused(refusal));
+            match commit((namespace, group), member.as_ref(), offsets, volatile, ctx, step) {
+                Ok(true) => step.reply(Gate::Synced(ctx.batch), ticket, Reply::Done),
+                Ok(false) => step.reply(gate, ticket, Reply::Done),
+                Err(refusal) => step.reply(Gate::Open, ticket, Reply::Refused(refusal)),
             }
-            volatile.groups_changed = ctx.batch;
-            let (namespace, group) = key;
-            step.event(Event::OffsetsCommitted { namespace, group, offsets }, true);
-            step.reply(Gate::Synced(ctx.batch), ticket, Reply::Done);
         }
         Command::FetchOffsets { namespace, group, partitions } => {
             let none = BTreeMap::new();
@@ -122,13 +118,66 @@ fn offsets(
             if !durable.groups.contains_key(&key) {
                 return step.reply(Gate::Open, ticket, Reply::Refused(Refusal::UnknownGroup));
             }
+            if partitions.is_empty() {
+                return step.reply(gate, ticket, Reply::Done);
+            }
             let (namespace, group) = key;
             volatile.groups_changed = ctx.batch;
-            step.event(Event::OffsetsForgotten { namespace, group, partitions }, true);
+            for part in partitions.chunks(PARTITIONS_PER_EVENT_MAX) {
+                let (namespace, group, partitions) = (namespace.clone(), group.clone(), part.to_vec());
+                step.event(Event::OffsetsForgotten { namespace, group, partitions }, true);
+            }
             step.reply(Gate::Synced(ctx.batch), ticket, Reply::Done);
         }
         _ => {}
     }
+}
+
+/// Stores offsets, as one; false if there are none.
+fn commit(
+    key: Key,
+    member: Option<&Member>,
+    offsets: Vec<CommittedOffset>,
+    volatile: &mut Volatile,
+    ctx: &Context,
+    step: &mut Step,
+) -> Result<bool, Refusal> {
+    match (volatile.groups.get_mut(&key), member) {
+        (Some(live), member) => live.may_commit(member, ctx.now)?,
+        (None, None) => {}
+        (None, Some(_)) => return Err(Refusal::UnknownMember),
+    }
+    if offsets.is_empty() {
+        return Ok(false);
+    }
+    volatile.groups_changed = ctx.batch;
+    let mut left = offsets.into_iter().peekable();
+    while left.peek().is_some() {
+        let offsets = part_of(&mut left);
+        let (namespace, group) = (key.0.clone(), key.1.clone());
+        step.event(Event::OffsetsCommitted { namespace, group, offsets }, true);
+        if left.peek().is_some() {
+            step.join_last();
+        }
+    }
+    Ok(true)
+}
+
+/// As many of the next offsets as one event can tell: at least one.
+fn part_of(left: &mut Peekable<impl Iterator<Item = CommittedOffset>>) -> Vec<CommittedOffset> {
+    let (mut part, mut bytes) = (Vec::new(), 0);
+    while let Some(next) =
+        left.next_if(|next| part.is_empty() || bytes + bytes_of(next) <= OFFSET_BYTES_PER_EVENT)
+    {
+        bytes += bytes_of(&next);
+        part.push(next);
+    }
+    part
+}
+
+/// Bytes that it takes in an event, at most.
+fn bytes_of(offset: &CommittedOffset) -> usize {
+    offset.metadata.len() + 64
 }
 
 fn list(

@@ -33,6 +33,7 @@ pub use event::Event;
 pub use range_set::RangeSet;
 pub use settlement::Position;
 pub use shard::{Context, Publish, Published, Shard, Stream};
+pub use transfer::DESTINATIONS_MAX;
 
 use std::{collections::HashMap, hash::BuildHasherDefault};
 

@@ -4,7 +4,7 @@ use crate::{
     command::{Append, Command, Ticket},
     durable::{Durable, DurablePartition},
     effect::{Gate, Refusal, Reply},
-    event::{Event, Sequence},
+    event::{self, Event, Sequence},
     shard::{Context, Published, Step},
     volatile::Volatile,
 };
@@ -119,6 +119,13 @@ pub(crate) fn append(
     }
     if ctx.no_space {
         return Err(Refusal::NoSpace);
+    }
+    let properties = append
+        .envelope
+        .as_ref()
+        .map_or(append.payload.head.len(), |envelope| event::message_head_bytes(envelope, &append.payload));
+    if properties > event::MESSAGE_HEAD_BYTES_MAX {
+        return Err(Refusal::TooLarge);
     }
     let offset = known.next;
     volatile.partitions.insert(append.partition, ctx.batch);

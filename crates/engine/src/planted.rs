@@ -1,5 +1,5 @@
-//! Mistakes on purpose, so that what looks for mistakes can be shown to find them. Only there with the feature
-//! `planted-bugs`, which no program that is shipped has.
+//! Mistakes on purpose, so that what looks for mistakes can be shown to find them. Only there with the
+//! feature `planted-bugs`, which no program that is shipped has.
 
 /// A mistake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,6 +12,8 @@ pub enum Bug {
     ForgetHole,
     /// Replies and deliveries do not wait for the journal.
     BeforeDurable,
+    /// A message that its destination refuses counts as arrived.
+    LoseRefusedArrival,
 }
 
 #[cfg(feature = "planted-bugs")]

@@ -3,7 +3,7 @@
 use crate::{
     durable::Durable,
     effect::{Effect, Gate, Refusal},
-    event::Event,
+    event::{Event, is_too_large},
     shard::{Context, Published, Step},
     volatile::Volatile,
 };
@@ -36,6 +36,9 @@ pub(crate) fn retain(
     }
     if ctx.no_space {
         return Err(Refusal::NoSpace);
+    }
+    if is_too_large(&envelope, &payload) {
+        return Err(Refusal::TooLarge);
     }
     volatile.retained_changed.insert(namespace.clone(), ctx.batch);
     let gate = Gate::Synced(ctx.batch);

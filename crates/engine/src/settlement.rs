@@ -1,8 +1,8 @@
 //! Settlement: which messages of a log are ready, leased, delayed, settled, and how often each was delivered.
 //!
-//! It keeps no list of the backlog. A [`DurableLane`] is a floor, the settled ranges above it, and entries only
-//! for messages that wait for a time or were returned; a [`LiveLane`] is a cursor and what is in flight. Queues
-//! run it over their own log, subscriptions over a partition's.
+//! It keeps no list of the backlog. A [`DurableLane`] is a floor, the settled ranges above it, and entries
+//! only for messages that wait for a time or were returned; a [`LiveLane`] is a cursor and what is in flight.
+//! Queues run it over their own log, subscriptions over a partition's.
 
 use crate::range_set::RangeSet;
 use posthaste_model::{ConsumerId, Envelope, Payload, Timestamp};
@@ -100,6 +100,16 @@ impl DurableLane {
         }
         if let Some(end) = self.settled.take_range_at(self.floor) {
             self.floor = end;
+        }
+    }
+
+    /// Settles everything but what is on its way to another place.
+    pub fn drain(&mut self) {
+        let moving: Vec<u64> = self.moving.keys().copied().collect();
+        let mut from = self.floor;
+        for kept in moving.into_iter().chain([self.next]) {
+            self.settle(from, kept);
+            from = kept + 1;
         }
     }
 

@@ -1,9 +1,9 @@
 //! A shard: commands in, events and effects out.
 
 use crate::{
-    command::{Arrival, Command, Ticket},
+    command::{Arrival, Command, Destination, Ticket},
     durable::Durable,
-    effect::{Effect, Gate, Gated, Journaled, OutboxEntry, Output, Refusal, Reply},
+    effect::{Effect, Gate, Gated, Journaled, NotTaken, Output, Refusal, Reply},
     event::Event,
     group::Replies,
     partition,
@@ -11,7 +11,8 @@ use crate::{
     queue, retained, transfer,
     volatile::{Timer, Volatile},
 };
-use posthaste_model::{Limits, QueueId, ShardId, Timestamp};
+use posthaste_model::{DeathReason, Limits, QueueId, ShardId, Timestamp};
+use std::collections::BTreeMap;
 
 /// What a step may know of the world.
 #[derive(Clone, Copy, Debug)]
@@ -98,16 +99,16 @@ impl Shard {
     }
 
     /// Ends recovery. `clean` is whether the last stop was orderly, so that lazy events were not lost.
-    /// What was on its way elsewhere is sent again.
-    pub fn recovered(&mut self, clean: bool, out: &mut Output) {
-        self.volatile = Volatile::recovered(&self.durable, clean);
+    /// What was on its way elsewhere is sent again. `epoch` is higher with each start, whatever was lost.
+    pub fn recovered(&mut self, clean: bool, epoch: u32, out: &mut Output) {
+        self.volatile = Volatile::recovered(&self.durable, clean, epoch);
         if !clean {
             self.suspect_deliveries();
             self.commit(out);
         }
-        for (number, item) in &self.durable.outbox.entries {
-            let entry = OutboxEntry { number: *number, item: item.clone() };
-            out.effects.push(Gated { gate: Gate::Open, effect: Effect::Outbox(entry) });
+        self.volatile.common.relayed_bytes = self.durable.outbox.relayed_bytes;
+        for entry in transfer::unfinished(&self.durable) {
+            out.effects.push(Gated { gate: Gate::Open, effect: Effect::Outbox(Box::new(entry)) });
         }
     }
 
@@ -169,8 +170,7 @@ impl Shard {
     /// The durable objects it holds, to be compared with the catalog after a start.
     pub fn objects(&self) -> (Vec<posthaste_model::PartitionId>, Vec<QueueId>) {
         let mut partitions: Vec<_> = self.durable.partitions.keys().copied().collect();
-        let mut queues: Vec<_> =
-            self.durable.queues.iter().filter(|(_, q)| q.spec.over.is_none()).map(|(id, _)| *id).collect();
+        let mut queues: Vec<_> = self.queue_specs().into_iter().map(|(id, _)| id).collect();
         partitions.sort();
         queues.sort();
         (partitions, queues)
@@ -181,10 +181,22 @@ impl Shard {
         self.durable.partitions.iter().map(|(id, p)| (*id, p.spec.clone())).collect()
     }
 
-    /// What its durable queues know of their names; subscriptions left out.
+    /// What its durable queues know of their names; subscriptions and deleted ones left out.
     pub fn queue_specs(&self) -> Vec<(QueueId, crate::event::QueueSpec)> {
-        let own = self.durable.queues.iter().filter(|(_, q)| q.spec.over.is_none());
+        let own = self.durable.queues.iter().filter(|(_, q)| q.spec.over.is_none() && !q.draining);
         own.map(|(id, q)| (*id, q.spec.clone())).collect()
+    }
+
+    /// What has arrived in its queues and partitions, by source: the highest numbers.
+    pub fn arrivals(&self) -> impl Iterator<Item = (u64, u64)> {
+        let in_queues = self.durable.queues.values().map(|queue| &queue.arrived);
+        let in_partitions = self.durable.partitions.values().map(|partition| &partition.arrived);
+        in_queues.chain(in_partitions).flatten().map(|(source, number)| (*source, *number))
+    }
+
+    /// Outbox entries that have not arrived yet.
+    pub fn outbox_len(&self) -> usize {
+        self.durable.outbox.entries.len()
     }
 
     /// The last message on each subject, to build the view that readers search.
@@ -293,6 +305,7 @@ impl Shard {
             | Command::SettleHandle { .. }
             | Command::FreeHandle { .. }
             | Command::SessionState { .. }
+            | Command::RouteOutbox { .. }
             | Command::OutboxDone { .. } => {
                 transfer::decide(&self.durable, &mut self.volatile, ctx, command, ticket, &mut self.step);
             }
@@ -321,6 +334,7 @@ impl Shard {
             self.durable.apply(event);
             queue::after_event(&self.durable, &mut self.volatile, event);
         }
+        self.volatile.common.relayed_bytes = self.durable.outbox.relayed_bytes;
         pass_on(&mut self.step.events, &mut out.events);
         pass_on(&mut self.step.effects, &mut out.effects);
     }
@@ -334,7 +348,7 @@ impl Shard {
         self.step.reply(gate, ticket, reply);
     }
 
-    /// What another shard sends is taken once: the number is journaled in one piece with what came under it.
+    /// What another shard sends is taken once: its number is journaled in one piece with what came under it.
     fn arrive(
         &mut self,
         ctx: &Context,
@@ -343,33 +357,66 @@ impl Shard {
         ticket: Ticket,
         out: &mut Output,
     ) {
-        let last = self.durable.arrived.get(&source).copied().unwrap_or_default();
-        let Some(number) = items.last().map(|(number, _)| *number).filter(|number| *number > last) else {
-            let changed = self.volatile.common.outbox_changed;
-            let gate = if changed == 0 { Gate::Open } else { Gate::Synced(changed) };
-            return self.step.reply(gate, ticket, Reply::Done);
-        };
-        if ctx.no_space {
-            return self.step.reply(Gate::Open, ticket, Reply::Refused(Refusal::NoSpace));
-        }
         let first = out.events.len();
-        for (_, item) in items.into_iter().filter(|(number, _)| *number > last) {
+        let mut taken: BTreeMap<Destination, u64> = BTreeMap::new();
+        let mut not_taken: Vec<NotTaken> = Vec::new();
+        for (number, item) in items {
+            let at = item.destination();
+            let last = taken.get(&at).copied().or_else(|| self.last_arrived(at, source)).unwrap_or_default();
+            if number <= last || not_taken.iter().any(|refused| refused.at == at) {
+                continue;
+            }
             let publish = match item {
                 Arrival::Append(append) => Publish::Append(append),
                 Arrival::Enqueue(enqueue) => Publish::Enqueue(enqueue),
-                Arrival::Retain { namespace, envelope, payload } => {
-                    Publish::Retain { namespace, envelope, payload }
-                }
             };
-            // A full or deleted target refuses this message for good: there is no publisher to tell.
-            let _ = self.publish(ctx, publish, out);
+            match self.publish(ctx, publish, out) {
+                Ok(_) => {
+                    taken.insert(at, number);
+                }
+                // It asks for no durability, and there is no publisher to hold back.
+                Err(Refusal::OutOfMemory) => {
+                    if let Destination::Queue(queue) = at {
+                        let dropped = Effect::Dropped { queue, reason: DeathReason::LengthLimit, count: 1 };
+                        self.step.effect(Gate::Open, dropped);
+                    }
+                    taken.insert(at, number);
+                }
+                Err(_) if planted::strikes(Bug::LoseRefusedArrival) => {
+                    taken.insert(at, number);
+                }
+                Err(refusal) => not_taken.push(NotTaken { at, number, refusal }),
+            }
         }
+        // What does not survive a restart remembers nothing over one.
+        taken.retain(|at, _| self.is_durable(*at));
         for journaled in out.events.get_mut(first..).unwrap_or_default() {
-            journaled.joined = true;
+            journaled.joined = !taken.is_empty();
         }
-        self.step.event(Event::Arrived { source, number }, true);
-        self.volatile.common.outbox_changed = ctx.batch;
-        self.step.reply(Gate::Synced(ctx.batch), ticket, Reply::Done);
+        if !taken.is_empty() {
+            self.volatile.common.outbox_changed = ctx.batch;
+        }
+        for (at, number) in taken {
+            self.step.join_last();
+            self.step.event(Event::Arrived { source, at, number }, true);
+        }
+        // Also what had arrived before may not be safe yet.
+        self.step.reply(self.volatile.common.outbox_gate(), ticket, Reply::Arrived(not_taken));
+    }
+
+    fn last_arrived(&self, at: Destination, source: u64) -> Option<u64> {
+        let arrived = match at {
+            Destination::Queue(id) => &self.durable.queues.get(&id)?.arrived,
+            Destination::Partition(id) => &self.durable.partitions.get(&id)?.arrived,
+        };
+        arrived.get(&source).copied()
+    }
+
+    fn is_durable(&self, at: Destination) -> bool {
+        match at {
+            Destination::Queue(id) => self.durable.queues.contains_key(&id),
+            Destination::Partition(id) => self.durable.partitions.contains_key(&id),
+        }
     }
 
     fn tick(&mut self, ctx: &Context, out: &mut Output) {

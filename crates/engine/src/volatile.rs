@@ -3,6 +3,7 @@
 use crate::{
     Map,
     durable::{Durable, DurableQueue},
+    effect::Gate,
     group::LiveGroup,
     queue::LiveQueue,
     settlement::{LiveLane, Position},
@@ -36,6 +37,15 @@ pub(crate) struct Common {
     pub outbox_changed: u64,
     /// The number of the latest outbox entry, also of those not applied yet.
     pub outbox_last: u64,
+    /// Bytes of messages in the outbox that are in no queue's log, as of the last step.
+    pub relayed_bytes: u64,
+}
+
+impl Common {
+    /// What replies about the outbox and about arrivals wait for.
+    pub fn outbox_gate(&self) -> Gate {
+        if self.outbox_changed == 0 { Gate::Open } else { Gate::Synced(self.outbox_changed) }
+    }
 }
 
 /// What happens by itself.
@@ -49,10 +59,13 @@ pub(crate) enum Timer {
 
 impl Volatile {
     /// What a start finds: nothing leased, everything unsettled ready.
-    pub fn recovered(durable: &Durable, clean: bool) -> Volatile {
+    ///
+    /// `epoch` is higher with each start, and begins the numbers of outbox entries: what damage took of the
+    /// journal cannot have a number be given out twice.
+    pub fn recovered(durable: &Durable, clean: bool, epoch: u32) -> Volatile {
         let mut volatile = Volatile::default();
-        volatile.common.outbox_last = durable.outbox.last;
-        for (id, queue) in &durable.queues {
+        volatile.common.outbox_last = durable.outbox.last.max(u64::from(epoch) << 32);
+        for (id, queue) in durable.queues.iter().filter(|(_, queue)| !queue.draining) {
             volatile.add_queue(*id, queue, clean);
         }
         for id in durable.partitions.keys() {

@@ -124,6 +124,7 @@ impl Failure {
                 Failure::new(StatusCode::CONFLICT, "in_use", "the group has members; stop them first")
             }
             Refusal::OutOfMemory => Failure::unavailable("no_memory", message),
+            Refusal::TooLarge => Failure::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message),
             Refusal::UnknownGroup => Failure::not_found("there is no such group"),
             _ => Failure::new(StatusCode::CONFLICT, "refused", message),
         }

@@ -33,6 +33,8 @@ fn process(out: &mut Exposition, call: &Call) {
     out.gauge("posthaste_no_space", "1 while publishers are refused because the disk is full.", no_space);
     let overloaded = u64::from(broker.overloaded());
     out.gauge("posthaste_overloaded", "1 while publishers are held back.", overloaded);
+    let help = "Dead letters and messages at MQTT QoS 2 on their way to a queue or topic.";
+    out.gauge("posthaste_outbox_messages", help, broker.metrics().outbox.value());
     let (stretches, messages) = broker.damage_counts();
     let help = "Damaged stretches of stored data that were met since the start; see /v1/status.";
     out.gauge("posthaste_damaged_stretches", help, stretches);

@@ -54,6 +54,7 @@ pub fn member(refusal: Refusal) -> ErrorCode {
         Refusal::StaleGeneration => ErrorCode::IllegalGeneration,
         Refusal::Gone | Refusal::UnknownGroup => ErrorCode::GroupIdNotFound,
         Refusal::UnknownMember => ErrorCode::UnknownMemberId,
+        Refusal::TooLarge => ErrorCode::OffsetMetadataTooLarge,
         Refusal::InUse | Refusal::OutOfSequence | Refusal::ProducerFenced => ErrorCode::UnknownServerError,
     }
 }
@@ -64,6 +65,7 @@ pub fn append(refusal: Refusal) -> ErrorCode {
         Refusal::Gone => ErrorCode::UnknownTopicOrPartition,
         Refusal::NoSpace | Refusal::OutOfMemory | Refusal::Full => ErrorCode::KafkaStorageError,
         Refusal::OutOfSequence => ErrorCode::OutOfOrderSequenceNumber,
+        Refusal::TooLarge => ErrorCode::MessageTooLarge,
         Refusal::ProducerFenced => ErrorCode::InvalidProducerEpoch,
         other => member(other),
     }

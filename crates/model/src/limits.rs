@@ -7,15 +7,18 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// The largest message or batch, in bytes. A bigger one is refused with the protocol's error. Default 16 MiB.
+    /// The largest message or batch, in bytes. A bigger one is refused with the protocol's error. Default 16
+    /// MiB.
     pub message_bytes_max: usize,
     /// Connections over all listeners. Further ones are closed at once. Default 20,000.
     pub connections_max: usize,
     /// Bytes waiting to be written to one connection before nothing more is read from it. Default 4 MiB.
     pub connection_output_bytes_max: usize,
-    /// A connection whose peer takes nothing for this long while output waits is closed, in milliseconds. Default 60 s.
+    /// A connection whose peer takes nothing for this long while output waits is closed, in milliseconds.
+    /// Default 60 s.
     pub slow_reader_ms_max: u64,
-    /// A connection that has not finished its protocol's handshake by then is closed, in milliseconds. Default 10 s.
+    /// A connection that has not finished its protocol's handshake by then is closed, in milliseconds.
+    /// Default 10 s.
     pub handshake_ms_max: u64,
     /// Publishes of one connection that wait for the disk before nothing more is read from it. Default 64 Ki.
     pub publishes_in_flight_max: usize,
@@ -33,6 +36,10 @@ pub struct Limits {
     pub retained_messages_max: usize,
     /// Bytes of retained messages in one namespace. Default 256 MiB.
     pub retained_bytes_max: usize,
+    /// Messages that one shard took under an identifier of the publisher's (MQTT QoS 2) and that have not
+    /// reached all their queues and topics, because these are full, in bytes. Further ones are refused.
+    /// Default 64 MiB.
+    pub outbox_bytes_max: u64,
     /// Topics, queues and exchanges in one namespace, each. Default 200,000.
     pub names_per_namespace_max: usize,
     /// Partitions of one topic. Default 10,000.
@@ -52,13 +59,15 @@ pub struct Limits {
     pub kept_entry_bytes_min: u64,
     /// Size of the journal's files. At least 16 KiB. Default 64 MiB.
     pub journal_file_bytes: u64,
-    /// Memory for recently written messages, from which readers that keep up are served, in bytes. Default 32 MiB.
+    /// Memory for recently written messages, from which readers that keep up are served, in bytes. Default 32
+    /// MiB.
     pub recent_bytes_max: usize,
     /// Journal bytes kept back for settlements, deletes and checkpoints when the disk is full. Default 8 MiB.
     pub reserve_bytes: u64,
     /// Idempotent producers remembered in one partition. Default 10,000.
     pub producers_per_partition_max: usize,
-    /// Times a message is dead-lettered before it is dropped instead, so that a circle of queues ends. Default 16.
+    /// Times a message is dead-lettered before it is dropped instead, so that a circle of queues ends.
+    /// Default 16.
     pub deaths_max: usize,
 }
 
@@ -80,6 +89,7 @@ impl Default for Limits {
             transient_bytes_per_queue_max: 64 * MIB as u64,
             retained_messages_max: 1_000_000,
             retained_bytes_max: 256 * MIB,
+            outbox_bytes_max: 64 * MIB as u64,
             names_per_namespace_max: 200_000,
             partitions_per_topic_max: 10_000,
             priorities_per_queue_max: 255,

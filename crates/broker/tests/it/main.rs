@@ -10,4 +10,5 @@ mod queues;
 mod restart;
 mod support;
 mod topics;
+mod transfers;
 mod upgrade;

@@ -83,7 +83,8 @@ async fn checkpoints_move_what_is_kept_into_segments_and_nothing_is_missing() {
     let mut written = 0u64;
     for round in 0..3 {
         let before = f.broker.metrics().checkpoints.value();
-        // Goes on until a checkpoint was made meanwhile, so that reading crosses from segments into the journal.
+        // Goes on until a checkpoint was made meanwhile, so that reading crosses from segments into the
+        // journal.
         while f.broker.metrics().checkpoints.value() == before {
             let mut batch = f.client.batch();
             for _ in 0..50 {
@@ -105,4 +106,19 @@ async fn checkpoints_move_what_is_kept_into_segments_and_nothing_is_missing() {
         }
         assert_eq!(log.offset_at(Timestamp(written as i64 / 2)).await.unwrap().unwrap().0, written / 2);
     }
+}
+
+/// Settings that no record of the journal could hold are refused, and nothing is made.
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_beyond_what_can_be_stored_are_refused() {
+    let f = Fixture::new().await;
+    let words = |n: usize| (0..250).map(|word| format!("word-{n}-{word}")).collect::<Vec<_>>().join(".");
+    let captures = (0..2_000)
+        .map(|n| posthaste_model::Pattern::parse(&words(n), posthaste_model::Syntax::DOTTED).unwrap())
+        .collect();
+    let config = TopicConfig { captures, ..TopicConfig::default() };
+    let refused = f.client.create_topic(&name("wide"), 1, config).await;
+    assert!(matches!(refused, Err(Error::Invalid(_))), "{refused:?}");
+    assert!(f.client.topic("wide").is_err());
+    f.client.create_topic(&name("wide"), 1, TopicConfig::default()).await.unwrap();
 }

@@ -57,6 +57,9 @@ impl Handed {
 
 impl Work<'_> {
     pub(super) fn deliver(&mut self) {
+        if self.live.sealed {
+            return;
+        }
         let single_active = self.queue.spec.config.single_active;
         let mut handed = Handed::default();
         let mut settled = Vec::new();

@@ -5,7 +5,7 @@ use crate::{
     catalog::Overflow,
     command::Enqueue,
     effect::{Gate, Refusal},
-    event::Event,
+    event::{Event, is_too_large},
     settlement::{Position, TransientMessage},
     shard::{Context, Published},
     volatile::Timer,
@@ -16,8 +16,14 @@ impl Work<'_> {
     pub(super) fn enqueue(&mut self, enqueue: Enqueue) -> Result<Published, Refusal> {
         let Enqueue { mut envelope, payload, .. } = enqueue;
         let config = &self.queue.spec.config;
+        if self.live.sealed {
+            return Err(Refusal::Gone);
+        }
         if self.is_full() {
             return Err(Refusal::Full);
+        }
+        if is_too_large(&envelope, &payload) {
+            return Err(Refusal::TooLarge);
         }
         if let Some(ttl) = config.ttl_ms {
             let latest = self.ctx.now.plus_ms(ttl);

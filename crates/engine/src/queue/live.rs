@@ -18,7 +18,8 @@ pub(crate) struct LiveQueue {
     pub consumers: Consumers,
     /// The batch with the last change of the durable state.
     pub changed: u64,
-    /// The batch that the last delivery waits for, at first the queue's own: none that comes later may leave earlier.
+    /// The batch that the last delivery waits for, at first the queue's own: none that comes later may leave
+    /// earlier.
     pub delivered: u64,
     /// The batch with the last change of its definition or of what a session remembers: always synced.
     pub session_changed: u64,
@@ -26,6 +27,8 @@ pub(crate) struct LiveQueue {
     pub unused_since: Option<Timestamp>,
     /// A timer looks after the queue being unused.
     pub unused_timer: bool,
+    /// It is about to be deleted.
+    pub sealed: bool,
 }
 
 impl LiveQueue {
@@ -38,8 +41,8 @@ impl LiveQueue {
         gate_of(self.changed, sync)
     }
 
-    /// What deliveries of messages wait for of which the latest is in `batch`: not for messages that came since,
-    /// so that a backlog is handed out at its own pace.
+    /// What deliveries of messages wait for of which the latest is in `batch`: not for messages that came
+    /// since, so that a backlog is handed out at its own pace.
     pub fn delivery_gate(&mut self, batch: u64, sync: bool) -> Gate {
         self.delivered = self.delivered.max(batch);
         gate_of(self.delivered, sync)
@@ -80,8 +83,8 @@ pub(crate) struct Consumer {
     served: u64,
 }
 
-/// Who consumes from a queue, and whose turn it is: the highest priority first, and among equals the one that was
-/// served longest ago. Finding it costs the same however many have no credit.
+/// Who consumes from a queue, and whose turn it is: the highest priority first, and among equals the one that
+/// was served longest ago. Finding it costs the same however many have no credit.
 #[derive(Debug, Default)]
 pub(crate) struct Consumers {
     all: Map<ConsumerId, Consumer>,

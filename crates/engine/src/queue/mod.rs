@@ -61,7 +61,9 @@ pub(crate) fn decide(
 ) {
     let id = match &command {
         Command::OpenQueue { queue, .. }
-        | Command::CloseQueue { queue, .. }
+        | Command::SealQueue { queue, .. }
+        | Command::UnsealQueue { queue }
+        | Command::CloseQueue { queue }
         | Command::Consume(Consume { queue, .. })
         | Command::Cancel { queue, .. }
         | Command::Detach { queue, .. }
@@ -75,8 +77,8 @@ pub(crate) fn decide(
     };
     let answer = match command {
         Command::OpenQueue { spec, .. } => open::open(durable, volatile, ctx, id, spec, step),
-        Command::CloseQueue { if_unused, if_empty, .. } => {
-            let answer = with(durable, volatile, ctx, id, step, |work| work.close(if_unused, if_empty));
+        Command::CloseQueue { .. } => {
+            let answer = with(durable, volatile, ctx, id, step, |work| work.close());
             if matches!(answer, Ok(Ok(_))) {
                 volatile.queues.remove(&id);
             }
@@ -130,6 +132,9 @@ pub(crate) fn drop_overflow(
 impl Work<'_> {
     fn decide(&mut self, command: Command) -> Answer {
         match command {
+            Command::SealQueue { if_unused, if_empty, .. } => self.seal(if_unused, if_empty),
+            Command::UnsealQueue { .. } => self.unseal(),
+            Command::Consume(_) | Command::Pull { .. } if self.live.sealed => Err(Refusal::Gone),
             Command::Consume(consume) => self.add_consumer(&consume),
             Command::Cancel { consumer, .. } => Ok(self.remove_consumer(consumer)),
             Command::Detach { consumer, .. } => {

@@ -10,8 +10,8 @@ use crate::{
 };
 use posthaste_model::QueueId;
 
-/// Opens a queue, or changes the one that is there. A subscription needs its partition here, and durability of its own:
-/// what it settled is told to nobody else. One that has not is refused.
+/// Opens a queue, or changes the one that is there. A subscription needs its partition here, and durability
+/// of its own: what it settled is told to nobody else. One that has not is refused.
 pub(super) fn open(
     durable: &Durable,
     volatile: &mut Volatile,
@@ -107,14 +107,30 @@ impl Work<'_> {
         self.live.arm_unused(&self.queue.spec, self.id, self.ctx, self.common);
     }
 
-    pub(super) fn close(&mut self, if_unused: bool, if_empty: bool) -> Answer {
+    /// From now on the queue takes nothing and hands out nothing, so that the count stays true until it is
+    /// closed.
+    pub(super) fn seal(&mut self, if_unused: bool, if_empty: bool) -> Answer {
+        if self.live.sealed {
+            return Err(Refusal::Gone);
+        }
         if if_unused && !self.live.consumers.is_empty() {
             return Err(Refusal::InUse);
         }
         if if_empty && self.live.held(self.queue) > 0 {
             return Err(Refusal::NotEmpty);
         }
-        let ready = self.live.ready(self.queue);
+        self.live.sealed = true;
+        Ok((self.gate(), Reply::Count(self.live.ready(self.queue))))
+    }
+
+    pub(super) fn unseal(&mut self) -> Answer {
+        self.live.sealed = false;
+        self.touch();
+        Ok((Gate::Open, Reply::Done))
+    }
+
+    /// The queue's name is gone, and it follows. Its dead letters still arrive where they go.
+    pub(super) fn close(&mut self) -> Answer {
         for consumer in self.live.consumers.ids() {
             self.step.effect(Gate::Open, Effect::Cancelled { consumer });
         }
@@ -122,9 +138,14 @@ impl Work<'_> {
             self.drop_transients(lane as u8, |_| true);
         }
         if !self.queue.spec.durable {
-            return Ok((Gate::Open, Reply::Count(ready)));
+            return Ok((Gate::Open, Reply::Done));
         }
-        self.step.event(Event::QueueClosed { queue: self.id }, true);
-        Ok((Gate::Synced(self.ctx.batch), Reply::Count(ready)))
+        let queue = self.id;
+        let closed = match self.queue.moves_any() {
+            true => Event::QueueDraining { queue },
+            false => Event::QueueClosed { queue, lanes: self.queue.lanes.len() as u16 },
+        };
+        self.step.event(closed, true);
+        Ok((Gate::Synced(self.ctx.batch), Reply::Done))
     }
 }

@@ -3,7 +3,7 @@
 use super::Work;
 use crate::{
     command::{Outcome, Settle},
-    effect::{Effect, Gate, Reply},
+    effect::{DeadLetterFrom, Effect, Gate, Reply},
     event::Event,
     planted::{self, Bug},
     settlement::Position,
@@ -12,6 +12,9 @@ use posthaste_model::{ConsumerId, DeathReason};
 use smallvec::SmallVec;
 
 type Ranges = SmallVec<[(u64, u64); 2]>;
+
+/// Ranges in one event: 80 KiB at most. More are told by several, as a record's head has a limit.
+const RANGES_PER_EVENT_MAX: usize = 4_096;
 
 impl Work<'_> {
     pub(super) fn settle(&mut self, settle: &Settle) -> (Gate, Reply) {
@@ -131,30 +134,35 @@ impl Work<'_> {
         if !self.queue.spec.durable || ranges.is_empty() {
             return;
         }
-        let settled = Event::Settled { queue: self.id, lane, ranges };
+        let sync = lasting && self.sync();
         if lasting {
             self.live.changed = self.ctx.batch;
-            let sync = self.sync();
-            self.step.event(settled, sync);
-        } else {
-            self.step.lazy(settled);
+        }
+        let queue = self.id;
+        if ranges.len() <= RANGES_PER_EVENT_MAX {
+            return self.step.event(Event::Settled { queue, lane, ranges }, sync);
+        }
+        for part in ranges.chunks(RANGES_PER_EVENT_MAX) {
+            let ranges = Ranges::from_slice(part);
+            self.step.event(Event::Settled { queue, lane, ranges }, sync);
         }
     }
 
     /// A message that nobody will get from this queue: to the dead-letter target, or gone.
     pub(super) fn bury(&mut self, lane: u8, position: Position, reason: DeathReason) {
-        let has_target = self.queue.spec.config.dead_letter.is_some();
+        let target = self.queue.spec.config.dead_letter.clone();
         let queue = self.id;
         if position.is_durable() {
-            if has_target {
-                return crate::transfer::dead_letter(self, lane, position.offset, reason);
+            if let Some(target) = target {
+                return crate::transfer::dead_letter(self, lane, position.offset, reason, target);
             }
             self.settle_ranges(lane, Ranges::from_slice(&[(position.offset, position.offset + 1)]), true);
         } else if let Some(message) = self.forget_transient(lane, position)
-            && has_target
+            && let Some(target) = target
         {
+            let from = Box::new(DeadLetterFrom::new(&self.queue.spec, target));
             let (envelope, payload) = (message.envelope, message.payload);
-            return self.step.effect(Gate::Open, Effect::DeadLetter { queue, reason, envelope, payload });
+            return self.step.effect(Gate::Open, Effect::DeadLetter { from, reason, envelope, payload });
         }
         self.step.effect(Gate::Open, Effect::Dropped { queue, reason, count: 1 });
     }

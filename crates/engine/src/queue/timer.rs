@@ -100,7 +100,7 @@ pub(crate) fn before_event(durable: &Durable, volatile: &mut Volatile, event: &E
                 remove_timers(timers, *queue, *lane, known, *offset..offset + 1);
             }
         }
-        Event::QueueClosed { queue } => {
+        Event::QueueClosed { queue, .. } | Event::QueueDraining { queue } => {
             let lanes = durable.queues.get(queue).map(|q: &DurableQueue| &q.lanes);
             for (lane, known) in (0..=u8::MAX).zip(lanes.into_iter().flatten()) {
                 remove_timers(timers, *queue, lane, known, ..);

@@ -5,5 +5,6 @@ mod catalog;
 mod memory;
 mod model;
 mod scenarios;
+mod sizes;
 mod table;
 mod world;

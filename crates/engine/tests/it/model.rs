@@ -1,10 +1,11 @@
-//! Random commands against a model that knows every message by name. Seeds are fixed, so a failure comes again.
+//! Random commands against a model that knows every message by name. Seeds are fixed, so a failure comes
+//! again.
 
 use crate::world::World;
 use bytes::Bytes;
 use posthaste_engine::{
     Command, Content, Delivery, Effect, Event, Gate, Output, Position, Publish, Reply, Shard,
-    catalog::{DeadLetter, QueueConfig},
+    catalog::{DeadLetter, Overflow, QueueConfig},
     command::{Append, Arrival, Consume, Enqueue, Mode, Outcome, Settle},
     effect::{OutboxItem, QueueState, Refusal},
     event::{PartitionSpec, QueueSpec},
@@ -399,14 +400,15 @@ impl Model {
         let moving = |m: &Message| if let State::Moving(n) = m.state { Some(n) } else { None };
         let numbers: Vec<u64> =
             self.queues.values().flat_map(|q| q.messages.values().filter_map(moving)).collect();
-        let Some(number) = numbers.iter().min().copied() else { return };
-        let number = number + self.random.below(3);
+        // Any of them: a destination that is full holds up its own only.
+        let mut done: Vec<u64> = numbers.into_iter().filter(|_| self.random.one_in(3)).collect();
+        done.sort_unstable();
         for message in self.queues.values_mut().flat_map(|q| q.messages.values_mut()) {
-            if matches!(message.state, State::Moving(n) if n <= number) {
+            if matches!(message.state, State::Moving(n) if done.contains(&n)) {
                 message.state = State::Gone;
             }
         }
-        self.command(Command::OutboxDone { number });
+        self.command(Command::OutboxDone { numbers: done });
     }
 
     /// Checks one delivery against the model, and follows it.
@@ -606,7 +608,11 @@ impl Model {
         let mut settled = BTreeSet::new();
         for journaled in &self.world.journal {
             match &journaled.event {
-                Event::OutboxDone { number } => dead = dead.split_off(&(number + 1)),
+                Event::OutboxDone { ranges } => {
+                    dead.retain(|number, _| {
+                        !ranges.iter().any(|(start, end)| (*start..*end).contains(number))
+                    });
+                }
                 Event::DeadLettered { number, queue, lane, offset, .. } => {
                     dead.insert(*number, (queue.0, *lane, *offset));
                     settled.insert((queue.0, *lane, *offset));
@@ -709,7 +715,9 @@ fn what_crosses_shards_arrives_once() {
             spec: spec(queue, change),
         };
         source.step(open(1, &|s| s.config.dead_letter = dead_letter.clone()), 0);
-        target.step(open(2, &|_| {}), 0);
+        let few = |s: &mut QueueSpec| (s.config.length_max, s.config.overflow) = (Some(5), Overflow::Reject);
+        target.step(open(2, &few), 0);
+        let mut arrived = Vec::new();
         let mut by_offset = Vec::new();
         let mut on_the_way: BTreeMap<u64, u64> = BTreeMap::new();
         let mut rejected = BTreeSet::new();
@@ -739,12 +747,20 @@ fn what_crosses_shards_arrives_once() {
                 target.no_space = random.one_in(4);
                 let out = target.step(Command::Arrive { source: 1, items }, 1);
                 target.no_space = false;
-                let Effect::Reply { reply, .. } = &out.effects[0].effect else { panic!("{out:?}") };
-                if matches!(reply, Reply::Refused(Refusal::NoSpace)) || random.one_in(3) {
+                let Effect::Reply { reply: Reply::Arrived(not_taken), .. } = &out.effects[0].effect else {
+                    panic!("{out:?}")
+                };
+                assert!(not_taken.iter().all(|n| matches!(n.refusal, Refusal::Full | Refusal::NoSpace)));
+                if random.one_in(3) {
                     continue; // the answer was lost
                 }
-                source.step(Command::OutboxDone { number: last }, 0);
+                let last = not_taken.first().map_or(last, |refused| refused.number - 1);
+                let numbers = on_the_way.keys().copied().filter(|number| *number <= last).collect();
+                source.step(Command::OutboxDone { numbers }, 0);
                 on_the_way.retain(|number, _| *number > last);
+            }
+            if random.one_in(8) {
+                take_all(&mut target, &mut arrived);
             }
             source.batch += 1;
             target.batch += 1;
@@ -757,26 +773,33 @@ fn what_crosses_shards_arrives_once() {
                 target.restart(false, random.one_in(2));
             }
         }
-        let mut arrived = Vec::new();
-        let pull =
-            Command::Pull { queue: QueueId(2), consumer: ConsumerId(1), count: 999, mode: Mode::Lease };
-        let out = target.step(pull, 1);
-        let Effect::Reply { reply: Reply::Deliveries { deliveries, .. }, .. } = &out.effects[0].effect else {
-            panic!()
-        };
-        let stored = |offset: u64| {
-            let of_offset = |event: &Event| match event {
-                Event::Enqueued { offset: at, payload, .. } if *at == offset => Some(number_of(payload)),
-                _ => None,
-            };
-            target.journal.iter().find_map(|j| of_offset(&j.event)).unwrap()
-        };
-        arrived.extend(deliveries.iter().map(|d| stored(d.position.offset)));
+        take_all(&mut target, &mut arrived);
         arrived.extend(on_the_way.values().filter(|m| !arrived.contains(m)).copied().collect::<Vec<_>>());
         arrived.sort_unstable();
         let expect: Vec<u64> = rejected.into_iter().collect();
         assert_eq!(arrived, expect, "seed {seed}");
     }
+}
+
+/// Takes what is ready off queue 2 for good, and notes the numbers of these messages.
+fn take_all(world: &mut World, taken: &mut Vec<u64>) {
+    let consumer = ConsumerId(1);
+    let pull = Command::Pull { queue: QueueId(2), consumer, count: 999, mode: Mode::Lease };
+    let out = world.step(pull, 1);
+    let Effect::Reply { reply: Reply::Deliveries { deliveries, .. }, .. } = &out.effects[0].effect else {
+        panic!()
+    };
+    let stored = |offset: u64| {
+        let of_offset = |event: &Event| match event {
+            Event::Enqueued { offset: at, payload, .. } if *at == offset => Some(number_of(payload)),
+            _ => None,
+        };
+        world.journal.iter().find_map(|j| of_offset(&j.event)).unwrap()
+    };
+    taken.extend(deliveries.iter().map(|d| stored(d.position.offset)));
+    let deliveries = deliveries.iter().map(|d| (d.lane, d.position)).collect();
+    let settle = Settle { queue: QueueId(2), consumer, deliveries, outcome: Outcome::Accept, lasting: true };
+    world.step(Command::Settle(settle), 0);
 }
 
 fn reject_one(world: &mut World) -> Output {

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use posthaste_engine::{
     Command, Content, Delivery, Effect, Event, Gate, Output, Position, Reply,
     catalog::{DeadLetter, Durability, Overflow, QueueConfig},
-    command::{Append, Arrival, Consume, Enqueue, Mode, Outcome, Relay, Settle},
+    command::{Append, Arrival, Consume, Destination, Enqueue, Mode, Outcome, Relay, Settle},
     effect::OutboxItem,
     event::{CommittedOffset, PartitionSpec, QueueSpec, Sequence},
     group::{Join, Member},
@@ -163,11 +163,13 @@ impl Table {
     fn command(&mut self, words: &Words) -> Command {
         match words.word(0) {
             "open" => Command::OpenQueue { queue: words.queue(), spec: spec(words) },
-            "close" => Command::CloseQueue {
+            "seal" => Command::SealQueue {
                 queue: words.queue(),
                 if_unused: words.flag("if-unused"),
                 if_empty: words.flag("if-empty"),
             },
+            "unseal" => Command::UnsealQueue { queue: words.queue() },
+            "close" => Command::CloseQueue { queue: words.queue() },
             "put" => {
                 let (envelope, payload) = self.message(words, 2);
                 Command::Enqueue(Enqueue { queue: words.queue(), envelope, payload })
@@ -199,7 +201,13 @@ impl Table {
             "reject" => self.settle(words, Outcome::Reject(DeathReason::Rejected)),
             "purge" => Command::Purge { queue: words.queue() },
             "state" => Command::QueueState { queue: words.queue() },
-            "outbox-done" => Command::OutboxDone { number: words.number(1) },
+            "outbox-done" => {
+                Command::OutboxDone { numbers: words.0[1..].iter().map(|n| n.parse().unwrap()).collect() }
+            }
+            "route" => {
+                let to = words.0[2..].iter().map(|queue| Destination::Queue(QueueId(queue.parse().unwrap())));
+                Command::RouteOutbox { routes: vec![(words.number(1), to.collect())] }
+            }
             "tick" => {
                 self.world.now += words.number(1) as i64;
                 Command::Tick
@@ -214,7 +222,7 @@ impl Table {
             "receive" => {
                 let (envelope, payload) = self.message(words, 3);
                 let relay =
-                    Relay { namespace: space(), exchange: Some(name("amq.topic")), envelope, payload };
+                    Relay { to: vec![Destination::Queue(QueueId(9))], live: vec![], envelope, payload };
                 Command::Receive { queue: queue(), id: words.number(2) as u32, relay: Box::new(relay) }
             }
             "forget" => Command::Forget { queue: queue(), id: words.number(2) as u32 },
@@ -352,12 +360,25 @@ impl Table {
                 format!("attempted {queue}/{lane}@{offset} {attempts}")
             }
             Event::Due { queue, lane, offset } => format!("due {queue}/{lane}@{offset}"),
-            Event::DeadLettered { number, queue, lane, offset, reason } => {
+            Event::DeadLettered { number, queue, lane, offset, reason, .. } => {
                 format!("dead #{number} {queue}/{lane}@{offset} {reason:?}")
             }
             Event::Relayed { number, payload, .. } => format!("relayed #{number} {}", body(payload)),
+            Event::Routed { routes } => {
+                let routes: Vec<String> =
+                    routes.iter().map(|(number, to)| format!("#{number} to {}", places(to))).collect();
+                format!("routed {}", routes.join(" "))
+            }
+            Event::Arrived { source, at, number } => {
+                format!("arrived {source}#{number} at {}", places(&[*at]))
+            }
+            Event::OutboxDone { ranges } => {
+                let ranges: Vec<String> = ranges.iter().map(|(s, e)| format!("{s}..{e}")).collect();
+                format!("done {}", ranges.join(" "))
+            }
             Event::QueueOpened { queue, .. } => format!("opened {queue}"),
-            Event::QueueClosed { queue } => format!("closed {queue}"),
+            Event::QueueClosed { queue, .. } => format!("closed {queue}"),
+            Event::QueueDraining { queue } => format!("draining {queue}"),
             Event::PartitionOpened { partition, .. } => format!("opened partition {partition}"),
             Event::PartitionClosed { partition } => format!("closed partition {partition}"),
             Event::OffsetsCommitted { group, offsets, .. } => {
@@ -476,6 +497,14 @@ impl Table {
 
 fn payload(body: &str) -> Payload {
     Payload { format: Format::MESSAGE, head: Bytes::new(), body: Bytes::copy_from_slice(body.as_bytes()) }
+}
+
+fn places(places: &[Destination]) -> String {
+    let name = |at: &Destination| match at {
+        Destination::Queue(queue) => format!("q{queue}"),
+        Destination::Partition(partition) => format!("p{partition}"),
+    };
+    places.iter().map(name).collect::<Vec<_>>().join(",")
 }
 
 fn body(payload: &Payload) -> String {

@@ -4,6 +4,9 @@ use posthaste_engine::{Command, Context, Effect, Event, Gate, Output, Shard, Tic
 use posthaste_model::{Limits, ShardId, Timestamp};
 use std::collections::BTreeSet;
 
+/// What a record's head has room for, beside the broker's own few bytes.
+const HEAD_BYTES_MAX: usize = (1 << 20) - 64;
+
 pub struct World {
     pub shard: Shard,
     pub now: i64,
@@ -50,6 +53,13 @@ impl World {
         let mut out = Output::default();
         let result = act(&mut self.shard, &ctx, &mut out);
         for journaled in &out.events {
+            let mut head = Vec::new();
+            journaled.event.encode(&mut head);
+            assert!(
+                head.len() <= HEAD_BYTES_MAX,
+                "an event of {} bytes does not fit into a record",
+                head.len()
+            );
             self.any.insert(self.batch);
             if journaled.sync {
                 self.synced.insert(self.batch);
@@ -113,7 +123,7 @@ impl World {
         }
         self.shard = self.replayed();
         self.batch += 1;
-        let ((), out) = self.act(|shard, _, out| shard.recovered(clean, out));
+        let ((), out) = self.act(|shard, _, out| shard.recovered(clean, 0, out));
         assert!(out.events.iter().all(|e| !e.sync) && out.effects.iter().all(|e| e.gate == Gate::Open));
         out.effects.into_iter().map(|gated| gated.effect).collect()
     }

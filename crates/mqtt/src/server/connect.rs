@@ -15,7 +15,7 @@ use super::conversation::Conversation;
 use super::deliver::Delivering;
 use super::publish::Incoming;
 use super::sessions::{Handle, Link, Occupancy, Sessions, remember};
-use super::{names, reply};
+use super::{names, reply, stored_will};
 use crate::convert::is_shallow;
 use crate::session::{Acceptance, Handshake, InFlight, OutboundPhase, Refusal, SessionState};
 use crate::wire::{ByteString, Connect, Packet, PacketIdentifier, ReasonCode, check_topic_name};
@@ -189,6 +189,13 @@ async fn authenticate(
     if let Some(will) = &connect.will {
         if check_topic_name(&will.topic).is_err() || !is_shallow(&will.topic) {
             return Err((ReasonCode::TopicNameInvalid, "the will's topic is not valid".to_owned()));
+        }
+        if will.will_delay_interval > 0 && !stored_will::fits(will) {
+            let kib = stored_will::BYTES_MAX >> 10;
+            return Err((
+                ReasonCode::QuotaExceeded,
+                format!("a will with a delay may take {kib} KiB in all"),
+            ));
         }
         let topic = Subject::slashed(will.topic.as_bytes().clone()).unwrap_or_default();
         if let Err(error) = client.may(Action::Write, Resource::Subject, &topic.to_dotted()) {

@@ -36,6 +36,7 @@ pub(crate) fn error(error: &Error) -> ReasonCode {
 pub(crate) fn refused(refusal: Refusal) -> ReasonCode {
     match refusal {
         Refusal::Full | Refusal::NoSpace | Refusal::OutOfMemory => ReasonCode::QuotaExceeded,
+        Refusal::TooLarge => ReasonCode::ImplementationSpecificError,
         _ => ReasonCode::UnspecifiedError,
     }
 }

@@ -4,6 +4,14 @@ use bytes::BytesMut;
 
 use crate::wire::{Connect, Decoder, PACKET_SIZE_MAX_BYTES, Packet, ProtocolVersion, Will};
 
+/// Bytes of a will that can be kept: in hexadecimal digits it takes twice as many of a session's settings.
+pub(crate) const BYTES_MAX: usize = 256 << 10;
+
+/// Whether a will can be kept.
+pub(crate) fn fits(will: &Will) -> bool {
+    encode(will).is_some_and(|text| text.len() <= 2 * BYTES_MAX)
+}
+
 /// A CONNECT with nothing but the will, in hexadecimal digits.
 pub(crate) fn encode(will: &Will) -> Option<String> {
     let mut connect = Connect::new(ProtocolVersion::V5, "");
