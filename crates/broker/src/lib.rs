@@ -34,6 +34,7 @@ mod salvage;
 pub mod stepped;
 mod tap;
 mod thread;
+mod tickets;
 
 pub use ahead::ReadAhead;
 pub use authentication::{AuthenticationError, Credentials, Principal, hash_password};

@@ -8,9 +8,10 @@ use crate::{
     inbox::Inbox,
     log::{JournalEntry, PartitionLog},
     record::{CATALOG, Encoder, stream_of},
+    tickets::Tickets,
 };
 use posthaste_engine::{
-    Catalog, Command, Context, Delivery, Effect, Event, Gate, Gated, Output, Publish, Reply, Shard, Ticket,
+    Catalog, Command, Context, Delivery, Effect, Event, Gate, Gated, Output, Publish, Reply, Shard,
     catalog::{CatalogCommand, CatalogEvent},
     effect::Refusal,
 };
@@ -211,36 +212,6 @@ impl Drop for AbortOnPanic {
     fn drop(&mut self) {
         if std::thread::panicking() {
             std::process::abort();
-        }
-    }
-}
-
-/// Who waits for which ticket.
-#[derive(Default)]
-struct Tickets {
-    waiting: Vec<Option<oneshot::Sender<Reply>>>,
-    free: Vec<usize>,
-}
-
-impl Tickets {
-    fn take(&mut self, reply: Option<oneshot::Sender<Reply>>) -> Ticket {
-        let Some(reply) = reply else { return Ticket::NONE };
-        let at = self.free.pop().unwrap_or_else(|| {
-            self.waiting.push(None);
-            self.waiting.len() - 1
-        });
-        if let Some(slot) = self.waiting.get_mut(at) {
-            *slot = Some(reply);
-        }
-        Ticket(at as u64 + 1)
-    }
-
-    fn answer(&mut self, ticket: Ticket, reply: Reply) {
-        let Some(at) = ticket.0.checked_sub(1).map(|at| at as usize) else { return };
-        if let Some(waiting) = self.waiting.get_mut(at).and_then(Option::take) {
-            self.free.push(at);
-            // Whoever asked may have gone.
-            let _ = waiting.send(reply);
         }
     }
 }
