@@ -98,8 +98,11 @@ fn files_keep_what_was_written(disk: &dyn Disk) {
     let mut read = Buffer::new(110 * BLOCK_BYTES);
     let uncached = disk.open("a/b/file").unwrap();
     uncached.assume_uncached();
-    for file in [&file, &again, &file, &uncached, &uncached] {
-        assert_eq!(file.read_at(0, &mut read).unwrap(), 102 * BLOCK_BYTES);
+    for (index, file) in [&file, &again, &file, &uncached, &uncached, &file, &again].into_iter().enumerate() {
+        let past_cache = index >= 5;
+        read.fill(0);
+        let length = if past_cache { file.read_blocks(0, &mut read) } else { file.read_at(0, &mut read) };
+        assert_eq!(length.unwrap(), 102 * BLOCK_BYTES);
         assert_eq!(read[7_000..8_192], bytes[7_000..8_192]);
         let written = &mut read[2 * BLOCK_BYTES..102 * BLOCK_BYTES];
         assert_eq!(&written[807..813], b"\x07amid\x07");
@@ -109,6 +112,11 @@ fn files_keep_what_was_written(disk: &dyn Disk) {
     uncached.write_at(9_000, &[IoSlice::new(b"later")]).unwrap();
     assert_eq!(uncached.read_at(0, &mut read).unwrap(), 102 * BLOCK_BYTES);
     assert_eq!(&read[8_999..9_006], b"\x07later\x07");
+    let mut last = Buffer::new(64 * BLOCK_BYTES);
+    file.write_at(102 * BLOCK_BYTES as u64, &[IoSlice::new(b"the end")]).unwrap();
+    assert_eq!(file.read_blocks(101 * BLOCK_BYTES as u64, &mut last).unwrap(), BLOCK_BYTES + 7);
+    assert_eq!(&last[BLOCK_BYTES - 1..BLOCK_BYTES + 7], b"\x07the end");
+    assert_eq!(file.read_blocks(200 * BLOCK_BYTES as u64, &mut last).unwrap(), 0);
 }
 
 fn names_behave(disk: &dyn Disk) {

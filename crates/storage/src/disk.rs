@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 pub use local::LocalDisk;
 pub use read_only::ReadOnlyDisk;
-pub use sim::{SECTOR_BYTES, SimDisk};
+pub use sim::{Damage, SECTOR_BYTES, SimDisk, Space, WriteFault};
 
 /// Transfers past a page cache are aligned to this, in the file and in memory; disks ask for 512 or 4,096.
 pub(crate) const BLOCK_BYTES: usize = 4 << 10;
@@ -22,7 +22,7 @@ pub(crate) const LARGE_READ_BYTES: usize = 128 << 10;
 /// What was written counts as durable only after [`DiskFile::sync_data`]; a created, renamed or removed
 /// name only after [`Disk::sync_dir`] of its directory.
 pub trait Disk: Send + Sync {
-    /// Creates a directory and its parents; an existing one is left as it is.
+    /// Creates a directory and its parents, durably; an existing one is left as it is.
     fn create_dir(&self, dir: &str) -> io::Result<()>;
 
     /// Opens an existing file for reading and writing.
@@ -74,6 +74,13 @@ pub trait DiskFile: Send + Sync {
     /// are synced next: past a page cache, which would only cost time.
     fn write_blocks(&self, position: u64, blocks: &[u8]) -> io::Result<()> {
         self.write_at(position, &[IoSlice::new(blocks)])
+    }
+
+    /// As [`DiskFile::read_at`], for whole blocks (`BLOCK_BYTES`, aligned in the file and in memory): past a
+    /// page cache where the system can do that, so that it returns what the disk holds. A page cache may hold
+    /// bytes that the disk does not, and never will: after a sync has failed, its pages are clean.
+    fn read_blocks(&self, position: u64, blocks: &mut [u8]) -> io::Result<usize> {
+        self.read_at(position, blocks)
     }
 
     /// To be called where a page cache is not likely to hold anything of the file: from then on, large parts

@@ -43,7 +43,14 @@ impl LocalDisk {
 
 impl Disk for LocalDisk {
     fn create_dir(&self, dir: &str) -> io::Result<()> {
-        fs::create_dir_all(self.path(dir))
+        fs::create_dir_all(self.path(dir))?;
+        // An existing one may have been made by a process that died before it came to this.
+        let mut child = dir.trim_end_matches('/');
+        while let Some((parent, _)) = child.rsplit_once('/') {
+            self.sync_dir(parent)?;
+            child = parent;
+        }
+        self.sync_dir(".")
     }
 
     fn open(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
@@ -233,6 +240,22 @@ impl DiskFile for LocalFile {
     fn read_at(&self, position: u64, buffer: &mut [u8]) -> io::Result<usize> {
         let filled = self.read_past_the_cache(position, buffer);
         Ok(filled + read_fully(&self.reader, position + filled as u64, &mut buffer[filled..])?)
+    }
+
+    #[cfg(target_os = "linux")]
+    fn read_blocks(&self, position: u64, blocks: &mut [u8]) -> io::Result<usize> {
+        let past_cache = self.past_cache.get_or_init(|| self.open_past_cache(true));
+        match past_cache.as_ref().map(|past_cache| past_cache.read_blocks(position, blocks)) {
+            Some(Err(error)) if error.kind() != io::ErrorKind::InvalidInput => Err(error),
+            Some(Ok(read)) => Ok(read),
+            // Not every file system can do that. Clean pages can be dropped nearly everywhere.
+            _ => {
+                let length = std::num::NonZeroU64::new(blocks.len() as u64);
+                let advice = rustix::fs::Advice::DontNeed;
+                let _ = rustix::fs::fadvise(&self.reader, position, length, advice);
+                read_fully(&self.reader, position, blocks)
+            }
+        }
     }
 
     fn write_at(&self, position: u64, parts: &[IoSlice<'_>]) -> io::Result<()> {

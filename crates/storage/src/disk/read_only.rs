@@ -61,6 +61,10 @@ impl DiskFile for ReadOnlyFile {
         self.0.read_at(position, buffer)
     }
 
+    fn read_blocks(&self, position: u64, blocks: &mut [u8]) -> io::Result<usize> {
+        self.0.read_blocks(position, blocks)
+    }
+
     fn write_at(&self, _position: u64, _parts: &[IoSlice<'_>]) -> io::Result<()> {
         refused()
     }

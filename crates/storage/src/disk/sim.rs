@@ -1,18 +1,28 @@
-//! A disk in memory that forgets, tears and reorders what was not synced, as its seed says.
+//! A disk in memory that fails as real ones do, as its seed says.
+//!
+//! What is written goes into the page cache ([`DiskFile::write_at`]) or past it, into the device's own
+//! memory ([`DiskFile::write_blocks`]). A process that dies loses neither, a power cut may lose both, sector
+//! by sector and in any order. Metadata are apart from data: a file's size, which of its blocks were
+//! written, names.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod inode;
+mod platter;
+mod state;
+#[cfg(test)]
+mod tests;
+
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::{DirEntry, Disk, DiskFile, DiskLock};
+use super::{BLOCK_BYTES, DirEntry, Disk, DiskFile, DiskLock, LARGE_READ_BYTES};
 use crate::Random;
+use inode::Inode;
+use state::{NameChange, State};
 
-/// The unit that reaches the simulated platter whole or not at all.
+/// The unit that reaches the simulated platter whole or not at all, unless it is chosen otherwise.
 pub const SECTOR_BYTES: usize = 512;
-
-type Sector = Box<[u8; SECTOR_BYTES]>;
 
 /// [`Disk`] in memory. The same seed and the same calls give the same faults. Clones share the disk.
 #[derive(Clone)]
@@ -20,22 +30,76 @@ pub struct SimDisk {
     state: Arc<Mutex<State>>,
 }
 
+/// What reserves space, and when the lack of it is told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Space {
+    /// What was allocated is there, and every write tells at once.
+    #[default]
+    Reserved,
+    /// As before, but what extends a file through the page cache finds out when it is synced.
+    Delayed,
+    /// As [`Space::Delayed`], and what is overwritten takes new blocks, besides the old ones until the next
+    /// sync: allocating reserves nothing.
+    CopyOnWrite,
+    /// A block takes space when it is first written to the device, allocated or not, and
+    /// [`Disk::free_bytes`] knows nothing of how much there is.
+    Thin,
+}
+
+/// How a write fails while the process and the disk go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteFault {
+    /// Nothing of it is written.
+    Refused,
+    /// Only a part from its beginning.
+    Short,
+}
+
+/// What befalls a sector, durably, while nobody looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Damage {
+    /// So many times, one of its bits flips.
+    Bits(u32),
+    /// All its bytes are random.
+    Garbage,
+    /// It holds what it held before the last write that was synced.
+    Lost,
+    /// As [`Damage::Lost`], and what should have been written lies at another place of the file.
+    Misdirected {
+        /// Byte position in the sector that is overwritten.
+        to: u64,
+    },
+    /// Reads of it fail until it is written again.
+    Unreadable,
+}
+
 impl SimDisk {
-    /// An empty disk without a capacity limit.
+    /// An empty disk without a capacity limit, with sectors of [`SECTOR_BYTES`].
     pub fn new(seed: u64) -> SimDisk {
-        SimDisk { state: Arc::new(Mutex::new(State::new(seed))) }
+        SimDisk::with_sectors(seed, SECTOR_BYTES)
+    }
+
+    /// As [`SimDisk::new`], with sectors of 512 or 4,096 bytes.
+    pub fn with_sectors(seed: u64, bytes: usize) -> SimDisk {
+        SimDisk { state: Arc::new(Mutex::new(State::new(seed, bytes))) }
     }
 
     /// Cuts the power and brings the disk back. Of what was not synced any subset of sectors survives, a
-    /// file's size may fall back, and names that were not synced may be gone. Handles and locks of before
-    /// are dead.
+    /// file's size may fall back, blocks that were never written before may be blank, and names that were
+    /// not synced may be gone. Handles and locks of before are dead. To end only the process, drop them: then
+    /// the page cache survives.
     pub fn crash(&self) {
-        self.state.lock().crash();
+        self.state.lock().power_cut();
     }
 
     /// Bytes that all files may take together; more fails with [`io::ErrorKind::StorageFull`].
     pub fn set_capacity(&self, bytes: Option<u64>) {
-        self.state.lock().capacity = bytes;
+        self.state.lock().faults.capacity = bytes;
+    }
+
+    /// What takes space, from now on.
+    pub fn set_space(&self, space: Space) {
+        self.state.lock().faults.space = space;
     }
 
     /// Bytes that all files take now.
@@ -43,31 +107,62 @@ impl SimDisk {
         self.state.lock().used()
     }
 
-    /// Makes the next sync of a file fail, and what it should have synced impossible to sync later.
+    /// Makes the next sync of a file fail. What it should have synced can be read as before and is never
+    /// written by later syncs, which succeed: only a power cut, or [`SimDisk::evict_pages`], shows that some
+    /// of it is not on the disk.
     pub fn fail_next_sync(&self) {
-        self.state.lock().fail_syncs += 1;
+        self.state.lock().faults.fail_syncs += 1;
+    }
+
+    /// Makes the next write to a file fail, after those that fail already.
+    pub fn fail_next_write(&self, fault: WriteFault) {
+        self.state.lock().faults.fail_writes.push_back(fault);
+    }
+
+    /// Makes the next read fail, once.
+    pub fn fail_next_read(&self) {
+        self.state.lock().faults.fail_reads += 1;
     }
 
     /// Lets `operations` more changes through and fails all later ones, the first of them half done, until
     /// [`SimDisk::crash`].
     pub fn cut_power_after(&self, operations: u64) {
-        self.state.lock().power = Some(operations);
+        self.state.lock().faults.power = Some(operations);
     }
 
-    /// Ends what was set to go wrong: the capacity, the next sync, the power. What is lost stays lost.
+    /// Ends what was set to go wrong: the capacity, the next read, write and sync, the power. What is lost
+    /// stays lost.
     pub fn heal(&self) {
-        let mut state = self.state.lock();
-        (state.capacity, state.fail_syncs, state.power) = (None, 0, None);
+        let faults = &mut self.state.lock().faults;
+        (faults.capacity, faults.power) = (None, None);
+        (faults.fail_reads, faults.fail_syncs) = (0, 0);
+        faults.fail_writes.clear();
     }
 
     /// Whether [`SimDisk::cut_power_after`] has run out.
     pub fn power_is_cut(&self) -> bool {
-        self.state.lock().power == Some(0)
+        self.state.lock().faults.power == Some(0)
     }
 
     /// Has one sync of a file in `one_in` only say that it did something: a disk that lies.
     pub fn skip_syncs(&self, one_in: u64) {
-        self.state.lock().skip_syncs = Some(one_in);
+        self.state.lock().faults.skip_syncs = Some(one_in);
+    }
+
+    /// Has all writes go through the page cache, as file systems do that know no other way.
+    pub fn refuse_direct(&self) {
+        self.state.lock().faults.refuses_direct = true;
+    }
+
+    /// Has power cuts leave a part of the new and a part of the old content in some of the sectors that were
+    /// being written, or a sector that cannot be read: a disk without power-loss protection.
+    pub fn tear_sectors(&self) {
+        self.state.lock().faults.tears_sectors = true;
+    }
+
+    /// Drops clean pages from the page cache, as the system does when it needs memory.
+    pub fn evict_pages(&self) {
+        self.state.lock().inodes.values_mut().for_each(Inode::evict);
     }
 
     /// Another disk with the same content; nobody holds a lock on it.
@@ -79,54 +174,54 @@ impl SimDisk {
 
     /// Inverts one bit of a file, durably: `bit` counts from the file's start. False if there is no such bit.
     pub fn flip_bit(&self, path: &str, bit: u64) -> bool {
-        self.state.lock().flip_bit(path, bit)
+        let mut state = self.state.lock();
+        let Some(inode) = state.inode_named(path).filter(|inode| bit / 8 < inode.size) else { return false };
+        inode.flip_bit(bit);
+        true
+    }
+
+    /// Damages the sector of a file that holds the byte at `position`. False if there is no such byte.
+    pub fn damage(&self, path: &str, position: u64, damage: Damage) -> bool {
+        let state = &mut *self.state.lock();
+        let inode = state.names.get(path).and_then(|inode| state.inodes.get_mut(inode));
+        let Some(inode) = inode.filter(|inode| position < inode.size) else { return false };
+        inode.damage(position, damage, &mut state.random);
+        true
     }
 
     /// Cuts a file to `bytes`, durably. False if there is no such file.
     pub fn truncate(&self, path: &str, bytes: u64) -> bool {
         let mut state = self.state.lock();
-        let Some(inode) = state.inode_named(path) else { return false };
-        inode.truncate(bytes);
-        inode.durable_size = bytes.min(inode.durable_size);
-        true
+        let inode = state.inode_named(path);
+        inode.map(|inode| inode.truncate(bytes)).is_some()
     }
 
     /// How far a file was ever written to, in bytes, to a whole sector.
     pub fn written_bytes(&self, path: &str) -> u64 {
-        let mut state = self.state.lock();
-        let Some(inode) = state.inode_named(path) else { return 0 };
-        let written = inode.sectors.keys().next_back().map_or(0, |sector| (sector + 1) * SECTOR_BYTES as u64);
-        written.min(inode.size)
+        self.state.lock().inode_named(path).map_or(0, |inode| inode.written_bytes())
     }
 
     /// Number of syncs of files and directories so far.
     pub fn syncs(&self) -> u64 {
         self.state.lock().syncs
     }
-}
 
-impl Disk for SimDisk {
-    fn create_dir(&self, dir: &str) -> io::Result<()> {
-        let mut state = self.state.lock();
-        state.change()?;
-        let mut path = String::new();
-        for part in dir.split('/').filter(|part| !part.is_empty()) {
-            if !path.is_empty() {
-                path.push('/');
-            }
-            path.push_str(part);
-            state.dirs.insert(path.clone());
-        }
-        Ok(())
+    fn file(&self, state: &State, inode: u64, reads: Reads) -> Arc<dyn DiskFile> {
+        Arc::new(SimFile {
+            disk: self.clone(),
+            inode,
+            generation: state.generation,
+            reads: Mutex::new(reads),
+        })
     }
 
-    fn open(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
+    fn open_for(&self, path: &str, reads: Reads) -> io::Result<Arc<dyn DiskFile>> {
         let state = self.state.lock();
         let inode = *state.names.get(path).ok_or(io::ErrorKind::NotFound)?;
-        Ok(Arc::new(SimFile { disk: self.clone(), inode, generation: state.generation }))
+        Ok(self.file(&state, inode, reads))
     }
 
-    fn create(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
+    fn create_for(&self, path: &str, reads: Reads) -> io::Result<Arc<dyn DiskFile>> {
         let mut state = self.state.lock();
         state.change()?;
         let dir = dir_of(path);
@@ -136,12 +231,45 @@ impl Disk for SimDisk {
         if state.names.contains_key(path) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
-        let inode = state.next_inode;
-        state.next_inode += 1;
-        state.inodes.insert(inode, Inode::default());
-        state.names.insert(path.to_owned(), inode);
-        state.name_changes.push(NameChange::Link { path: path.to_owned(), inode });
-        Ok(Arc::new(SimFile { disk: self.clone(), inode, generation: state.generation }))
+        let inode = state.add_file(path);
+        Ok(self.file(&state, inode, reads))
+    }
+}
+
+impl Disk for SimDisk {
+    fn create_dir(&self, dir: &str) -> io::Result<()> {
+        let mut state = self.state.lock();
+        let mut path = String::new();
+        for part in dir.split('/').filter(|part| !part.is_empty()) {
+            let parent = path.clone();
+            if !path.is_empty() {
+                path.push('/');
+            }
+            path.push_str(part);
+            if !state.durable_dirs.contains(&path) {
+                state.change()?;
+                state.add_dir(&path);
+                state.change()?;
+                state.sync_dir(&parent);
+            }
+        }
+        Ok(())
+    }
+
+    fn open(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
+        self.open_for(path, Reads::Cached)
+    }
+
+    fn open_sealed(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
+        self.open_for(path, Reads::LargePastCache)
+    }
+
+    fn create(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
+        self.create_for(path, Reads::Cached)
+    }
+
+    fn create_sequential(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
+        self.create_for(path, Reads::PastCache)
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -184,22 +312,14 @@ impl Disk for SimDisk {
     fn sync_dir(&self, dir: &str) -> io::Result<()> {
         let mut state = self.state.lock();
         state.change()?;
-        state.syncs += 1;
-        let dir = if dir == "." { "" } else { dir.trim_matches('/') };
-        let changes = std::mem::take(&mut state.name_changes);
-        for change in changes {
-            if change.is_in(dir) {
-                change.apply(&mut state.durable_names);
-            } else {
-                state.name_changes.push(change);
-            }
-        }
+        state.sync_dir(if dir == "." { "" } else { dir.trim_matches('/') });
         Ok(())
     }
 
     fn free_bytes(&self) -> Option<u64> {
         let state = self.state.lock();
-        state.capacity.map(|capacity| capacity.saturating_sub(state.used()))
+        let knows = state.faults.space != Space::Thin;
+        state.faults.capacity.map(|_| if knows { state.room().left } else { 1 << 40 })
     }
 
     fn lock(&self, path: &str) -> io::Result<DiskLock> {
@@ -212,252 +332,39 @@ impl Disk for SimDisk {
     }
 }
 
-#[derive(Clone)]
-struct State {
-    random: Random,
-    generation: u64,
-    next_inode: u64,
-    inodes: BTreeMap<u64, Inode>,
-    names: BTreeMap<String, u64>,
-    durable_names: BTreeMap<String, u64>,
-    name_changes: Vec<NameChange>,
-    dirs: BTreeSet<String>,
-    locks: BTreeSet<String>,
-    capacity: Option<u64>,
-    fail_syncs: u32,
-    skip_syncs: Option<u64>,
-    power: Option<u64>,
-    /// The first write without power still reached the page cache; later ones did not.
-    write_was_cut: bool,
-    syncs: u64,
+/// Bytes that can be taken, and what takes them.
+struct Room {
+    space: Space,
+    left: u64,
 }
 
-impl State {
-    fn new(seed: u64) -> State {
-        State {
-            random: Random::new(seed),
-            generation: 0,
-            next_inode: 1,
-            inodes: BTreeMap::new(),
-            names: BTreeMap::new(),
-            durable_names: BTreeMap::new(),
-            name_changes: Vec::new(),
-            dirs: BTreeSet::new(),
-            locks: BTreeSet::new(),
-            capacity: None,
-            fail_syncs: 0,
-            skip_syncs: None,
-            power: None,
-            write_was_cut: false,
-            syncs: 0,
-        }
-    }
+/// How a power cut goes.
+struct PowerCut<'a> {
+    random: &'a mut Random,
+    keep_of_four: u64,
+    tears_sectors: bool,
+}
 
-    /// Counts a change against the power that is left.
-    fn change(&mut self) -> io::Result<()> {
-        match &mut self.power {
-            Some(0) => Err(power_cut()),
-            Some(left) => {
-                *left -= 1;
-                Ok(())
-            }
-            None => Ok(()),
-        }
-    }
-
-    fn used(&self) -> u64 {
-        self.names.values().filter_map(|inode| self.inodes.get(inode)).map(|inode| inode.size).sum()
-    }
-
-    fn reserve(&self, more: u64) -> io::Result<()> {
-        match self.capacity {
-            Some(capacity) if more > 0 && self.used().saturating_add(more) > capacity => {
-                Err(io::Error::new(io::ErrorKind::StorageFull, "no space left on the simulated disk"))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn inode_named(&mut self, path: &str) -> Option<&mut Inode> {
-        let inode = self.names.get(path)?;
-        self.inodes.get_mut(inode)
-    }
-
-    fn flip_bit(&mut self, path: &str, bit: u64) -> bool {
-        let Some(inode) = self.inode_named(path) else { return false };
-        let byte = bit / 8;
-        if byte >= inode.size {
-            return false;
-        }
-        let sector = inode.sectors.entry(byte / SECTOR_BYTES as u64).or_default();
-        let index = (byte % SECTOR_BYTES as u64) as usize;
-        let mask = 1 << (bit % 8);
-        sector.now[index] ^= mask;
-        sector.older.iter_mut().for_each(|older| older[index] ^= mask);
-        true
-    }
-
-    fn crash(&mut self) {
-        self.generation += 1;
-        self.power = None;
-        self.write_was_cut = false;
-        self.fail_syncs = 0;
-        self.locks.clear();
-        // Some crashes keep nothing, some keep all, most keep some.
-        let keep_of_four = self.random.below(5);
-        let mut lost: BTreeSet<String> = BTreeSet::new();
-        for change in std::mem::take(&mut self.name_changes) {
-            // Changes to one name stay in order: after a lost one, none of its successors can have happened.
-            let blocked = change.paths().iter().any(|path| lost.contains(*path));
-            if !blocked && self.random.chance(keep_of_four, 4) {
-                change.apply(&mut self.durable_names);
-            } else {
-                lost.extend(change.paths().into_iter().map(str::to_owned));
-            }
-        }
-        self.names = self.durable_names.clone();
-        let linked: BTreeSet<u64> = self.names.values().copied().collect();
-        self.inodes.retain(|inode, _| linked.contains(inode));
-        for inode in self.inodes.values_mut() {
-            inode.crash(&mut self.random, keep_of_four);
-        }
+impl PowerCut<'_> {
+    /// Whether something that was not synced is there nevertheless.
+    fn keeps(&mut self) -> bool {
+        self.random.chance(self.keep_of_four, 4)
     }
 }
 
-#[derive(Clone)]
-enum NameChange {
-    Link { path: String, inode: u64 },
-    Rename { from: String, to: String, inode: u64 },
-    Unlink { path: String },
-}
-
-impl NameChange {
-    fn paths(&self) -> Vec<&str> {
-        match self {
-            NameChange::Link { path, .. } | NameChange::Unlink { path } => vec![path],
-            NameChange::Rename { from, to, .. } => vec![from, to],
-        }
-    }
-
-    fn is_in(&self, dir: &str) -> bool {
-        self.paths().iter().any(|path| dir_of(path) == dir)
-    }
-
-    fn apply(&self, names: &mut BTreeMap<String, u64>) {
-        match self {
-            NameChange::Link { path, inode } => {
-                names.insert(path.clone(), *inode);
-            }
-            NameChange::Rename { from, to, inode } => {
-                names.remove(from);
-                names.insert(to.clone(), *inode);
-            }
-            NameChange::Unlink { path } => {
-                names.remove(path);
-            }
-        }
-    }
-}
-
-#[derive(Clone, Default)]
-struct Inode {
-    size: u64,
-    durable_size: u64,
-    /// Sectors that were ever written; the others read as zeros.
-    sectors: BTreeMap<u64, SectorHistory>,
-    /// Sectors that the next successful sync makes durable.
-    dirty: BTreeSet<u64>,
-}
-
-#[derive(Clone)]
-struct SectorHistory {
-    now: Sector,
-    /// What the platter may still hold, oldest first, while `now` is not durable.
-    older: Vec<Sector>,
-}
-
-impl Default for SectorHistory {
-    fn default() -> SectorHistory {
-        SectorHistory { now: Box::new([0; SECTOR_BYTES]), older: Vec::new() }
-    }
-}
-
-impl Inode {
-    fn read(&self, position: u64, buffer: &mut [u8]) -> usize {
-        let left = self.size.saturating_sub(position);
-        let wanted = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
-        let mut filled = 0;
-        while filled < wanted {
-            let (sector, start) = locate(position + filled as u64);
-            let part = (SECTOR_BYTES - start).min(wanted - filled);
-            let target = &mut buffer[filled..filled + part];
-            match self.sectors.get(&sector) {
-                Some(history) => target.copy_from_slice(&history.now[start..start + part]),
-                None => target.fill(0),
-            }
-            filled += part;
-        }
-        wanted
-    }
-
-    fn write(&mut self, position: u64, bytes: &[u8]) {
-        let mut written = 0;
-        while written < bytes.len() {
-            let (sector, start) = locate(position + written as u64);
-            let part = (SECTOR_BYTES - start).min(bytes.len() - written);
-            let history = self.sectors.entry(sector).or_default();
-            history.older.push(history.now.clone());
-            history.now[start..start + part].copy_from_slice(&bytes[written..written + part]);
-            self.dirty.insert(sector);
-            written += part;
-        }
-        self.size = self.size.max(position + bytes.len() as u64);
-    }
-
-    fn sync(&mut self) {
-        for sector in std::mem::take(&mut self.dirty) {
-            if let Some(history) = self.sectors.get_mut(&sector) {
-                history.older.clear();
-            }
-        }
-        self.durable_size = self.size;
-    }
-
-    fn truncate(&mut self, size: u64) {
-        self.size = self.size.min(size);
-        let (sector, start) = locate(self.size);
-        self.sectors.split_off(&(sector + u64::from(start > 0)));
-        if let Some(history) = self.sectors.get_mut(&sector).filter(|_| start > 0) {
-            history.now[start..].fill(0);
-        }
-    }
-
-    fn crash(&mut self, random: &mut Random, keep_of_four: u64) {
-        self.dirty.clear();
-        for history in self.sectors.values_mut() {
-            if history.older.is_empty() {
-                continue;
-            }
-            if !random.chance(keep_of_four, 4) {
-                let choice = random.below(history.older.len() as u64) as usize;
-                // Mostly the last durable content, sometimes one of the overwritten versions.
-                let choice = if random.chance(1, 2) { 0 } else { choice };
-                history.now = history.older.swap_remove(choice);
-            }
-            history.older.clear();
-        }
-        if self.size > self.durable_size && !random.chance(keep_of_four, 4) {
-            let kept = if random.chance(1, 2) { 0 } else { random.below(self.size - self.durable_size) };
-            self.truncate(self.durable_size + kept);
-        }
-        self.durable_size = self.size;
-    }
+/// Which reads go past the page cache.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reads {
+    Cached,
+    LargePastCache,
+    PastCache,
 }
 
 struct SimFile {
     disk: SimDisk,
     inode: u64,
     generation: u64,
+    reads: Mutex<Reads>,
 }
 
 impl SimFile {
@@ -465,66 +372,124 @@ impl SimFile {
         let state = self.disk.state.lock();
         if state.generation == self.generation { Ok(state) } else { Err(power_cut()) }
     }
+
+    fn read(&self, position: u64, buffer: &mut [u8], past_cache: bool) -> io::Result<usize> {
+        let mut state = self.state()?;
+        if state.faults.fail_reads > 0 {
+            state.faults.fail_reads -= 1;
+            return Err(io_error("read"));
+        }
+        let past_cache = past_cache && !state.faults.refuses_direct;
+        match state.inodes.get_mut(&self.inode) {
+            Some(inode) => inode.read(position, buffer, past_cache),
+            None => Ok(0),
+        }
+    }
+
+    /// Has `write` take the part of the `length` bytes that is to be written.
+    fn write(
+        &self,
+        length: usize,
+        unit: usize,
+        write: impl FnOnce(&mut Inode, usize, &mut Room, &mut Random) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let state = &mut *self.state()?;
+        let outcome = state.change();
+        if outcome.is_err() && std::mem::replace(&mut state.faults.write_was_cut, true) {
+            return outcome;
+        }
+        let (length, outcome) = match state.faults.fail_writes.pop_front().filter(|_| outcome.is_ok()) {
+            None => (length, outcome),
+            Some(WriteFault::Refused) => (0, Err(io_error("write"))),
+            Some(WriteFault::Short) => {
+                let units = state.random.below(length.div_ceil(unit) as u64) as usize;
+                (units * unit, Err(io_error("write")))
+            }
+        };
+        let mut room = state.room();
+        let Some(inode) = state.inodes.get_mut(&self.inode) else { return Err(power_cut()) };
+        write(inode, length, &mut room, &mut state.random)?;
+        outcome
+    }
 }
 
 impl DiskFile for SimFile {
     fn read_at(&self, position: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        let state = self.state()?;
-        Ok(state.inodes.get(&self.inode).map_or(0, |inode| inode.read(position, buffer)))
+        let aligned = position.is_multiple_of(BLOCK_BYTES as u64);
+        let past_cache = match *self.reads.lock() {
+            Reads::Cached => false,
+            Reads::LargePastCache => aligned && buffer.len() >= LARGE_READ_BYTES,
+            Reads::PastCache => aligned,
+        };
+        self.read(position, buffer, past_cache)
+    }
+
+    fn read_blocks(&self, position: u64, blocks: &mut [u8]) -> io::Result<usize> {
+        aligned(position, blocks)?;
+        self.read(position, blocks, true)
     }
 
     fn write_at(&self, position: u64, parts: &[IoSlice<'_>]) -> io::Result<()> {
-        let mut state = self.state()?;
-        let outcome = state.change();
-        if outcome.is_err() && std::mem::replace(&mut state.write_was_cut, true) {
-            return outcome;
+        let bytes: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
+        self.write(bytes.len(), 1, |inode, length, room, random| {
+            inode.write_cached(position, &bytes[..length], room, random)
+        })
+    }
+
+    fn write_blocks(&self, position: u64, blocks: &[u8]) -> io::Result<()> {
+        aligned(position, blocks)?;
+        if self.disk.state.lock().faults.refuses_direct {
+            return self.write_at(position, &[IoSlice::new(blocks)]);
         }
-        let length: u64 = parts.iter().map(|part| part.len() as u64).sum();
-        let size = state.inodes.get(&self.inode).map_or(0, |inode| inode.size);
-        state.reserve((position + length).saturating_sub(size))?;
-        let Some(inode) = state.inodes.get_mut(&self.inode) else { return Err(power_cut()) };
-        let mut position = position;
-        for part in parts {
-            inode.write(position, part);
-            position += part.len() as u64;
-        }
-        outcome
+        self.write(blocks.len(), BLOCK_BYTES, |inode, length, room, _| {
+            inode.write_blocks(position, &blocks[..length], room)
+        })
+    }
+
+    fn assume_uncached(&self) {
+        *self.reads.lock() = Reads::LargePastCache;
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        let mut state = self.state()?;
+        let state = &mut *self.state()?;
         state.change()?;
         state.syncs += 1;
-        if let Some(one_in) = state.skip_syncs
+        if let Some(one_in) = state.faults.skip_syncs
             && state.random.chance(1, one_in)
         {
             return Ok(());
         }
-        let failing = state.fail_syncs > 0;
-        state.fail_syncs = state.fail_syncs.saturating_sub(1);
+        let failing = state.faults.fail_syncs > 0;
+        state.faults.fail_syncs = state.faults.fail_syncs.saturating_sub(1);
+        let mut room = state.room();
         let Some(inode) = state.inodes.get_mut(&self.inode) else { return Err(power_cut()) };
         if failing {
-            // As the page cache does: the pages are marked clean although they never arrived.
-            inode.dirty.clear();
-            return Err(io::Error::other("simulated sync failure"));
+            inode.sync_fails(&mut state.random);
+            return Err(io_error("sync"));
         }
-        inode.sync();
-        Ok(())
+        inode.sync(&mut room)
     }
 
     fn allocate(&self, bytes: u64) -> io::Result<()> {
-        let mut state = self.state()?;
-        state.change()?;
-        let size = state.inodes.get(&self.inode).map_or(0, |inode| inode.size);
-        state.reserve(bytes.saturating_sub(size))?;
-        if let Some(inode) = state.inodes.get_mut(&self.inode) {
-            inode.size = inode.size.max(bytes);
-        }
-        Ok(())
+        self.extend(bytes, true)
+    }
+
+    fn reserve(&self, bytes: u64) -> io::Result<()> {
+        self.extend(bytes, false)
     }
 
     fn size(&self) -> io::Result<u64> {
         Ok(self.state()?.inodes.get(&self.inode).map_or(0, |inode| inode.size))
+    }
+}
+
+impl SimFile {
+    fn extend(&self, bytes: u64, written: bool) -> io::Result<()> {
+        let mut state = self.state()?;
+        state.change()?;
+        let mut room = state.room();
+        let Some(inode) = state.inodes.get_mut(&self.inode) else { return Err(power_cut()) };
+        inode.allocate(bytes, written, &mut room)
     }
 }
 
@@ -543,8 +508,9 @@ impl Drop for SimLock {
     }
 }
 
-fn locate(position: u64) -> (u64, usize) {
-    (position / SECTOR_BYTES as u64, (position % SECTOR_BYTES as u64) as usize)
+fn aligned(position: u64, blocks: &[u8]) -> io::Result<()> {
+    let is_aligned = position.is_multiple_of(BLOCK_BYTES as u64) && blocks.len().is_multiple_of(BLOCK_BYTES);
+    if is_aligned { Ok(()) } else { Err(io::ErrorKind::InvalidInput.into()) }
 }
 
 fn dir_of(path: &str) -> &str {
@@ -553,6 +519,14 @@ fn dir_of(path: &str) -> &str {
 
 fn name_of(path: &str) -> &str {
     path.rsplit_once('/').map_or(path, |(_, name)| name)
+}
+
+fn io_error(action: &str) -> io::Error {
+    io::Error::other(format!("simulated {action} failure"))
+}
+
+fn no_space() -> io::Error {
+    io::Error::new(io::ErrorKind::StorageFull, "no space left on the simulated disk")
 }
 
 fn power_cut() -> io::Error {

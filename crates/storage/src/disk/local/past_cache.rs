@@ -43,6 +43,21 @@ impl PastCache {
         read_once(&self.file, buffer, position).unwrap_or(0)
     }
 
+    /// Reads whole blocks, whatever the page cache holds; fewer only at the end of the file.
+    /// [`io::ErrorKind::InvalidInput`] where the file system wants them otherwise.
+    pub fn read_blocks(&self, position: u64, blocks: &mut [u8]) -> io::Result<usize> {
+        let mut filled = 0;
+        while filled < blocks.len() && filled.is_multiple_of(BLOCK_BYTES) {
+            match read_once(&self.file, &mut blocks[filled..], position + filled as u64) {
+                Ok(0) => break,
+                Ok(read) => filled += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(filled)
+    }
+
     /// Writes whole blocks. [`io::ErrorKind::InvalidInput`] where the file system wants them otherwise.
     pub fn write(&self, position: u64, blocks: &[u8]) -> io::Result<()> {
         self.file.write_all_at(blocks, position)?;
