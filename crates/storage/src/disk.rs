@@ -57,6 +57,12 @@ pub trait Disk: Send + Sync {
     /// Bytes that can still be allocated; a hint, `None` where the system does not say.
     fn free_bytes(&self) -> Option<u64>;
 
+    /// Whether what [`DiskFile::allocate`] and [`DiskFile::reserve`] gave can be written, again and again,
+    /// however full the disk is. Thin storage below a file system cannot be seen.
+    fn reserving(&self) -> Reserving {
+        Reserving::Reserves
+    }
+
     /// Takes the exclusive lock that `path` stands for until the guard is dropped or the process ends.
     /// [`io::ErrorKind::WouldBlock`] when another holder has it.
     fn lock(&self, path: &str) -> io::Result<DiskLock>;
@@ -102,6 +108,18 @@ pub trait DiskFile: Send + Sync {
 
     /// Size in bytes.
     fn size(&self) -> io::Result<u64>;
+}
+
+/// See [`Disk::reserving`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reserving {
+    /// Space that was allocated is there.
+    Reserves,
+    /// It may be gone when it is written.
+    Not {
+        /// What the file system is called, for people.
+        file_system: String,
+    },
 }
 
 /// One name in a directory.

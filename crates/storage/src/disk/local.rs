@@ -5,6 +5,8 @@ mod direct;
 #[cfg(target_os = "linux")]
 mod past_cache;
 #[cfg(target_os = "linux")]
+mod reserving;
+#[cfg(target_os = "linux")]
 mod sealed;
 
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -16,7 +18,7 @@ use std::sync::OnceLock;
 
 use parking_lot::Mutex;
 
-use super::{BLOCK_BYTES, DirEntry, Disk, DiskFile, DiskLock};
+use super::{BLOCK_BYTES, DirEntry, Disk, DiskFile, DiskLock, Reserving};
 
 /// Aligned as transfers past the page cache want it.
 #[repr(align(4096))]
@@ -126,6 +128,17 @@ impl Disk for LocalDisk {
     #[cfg(not(unix))]
     fn free_bytes(&self) -> Option<u64> {
         None
+    }
+
+    #[cfg(target_os = "linux")]
+    fn reserving(&self) -> Reserving {
+        reserving::of(&self.root)
+    }
+
+    /// Elsewhere nobody has looked.
+    #[cfg(not(target_os = "linux"))]
+    fn reserving(&self) -> Reserving {
+        Reserving::Not { file_system: format!("that of {}", std::env::consts::OS) }
     }
 
     fn lock(&self, path: &str) -> io::Result<DiskLock> {

@@ -3,7 +3,7 @@
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 
-use super::{DirEntry, Disk, DiskFile, DiskLock};
+use super::{DirEntry, Disk, DiskFile, DiskLock, Reserving};
 
 /// Another disk, of which nothing can be changed. What a start would create or tidy away is passed over:
 /// directories count as created, leftovers as removed.
@@ -49,6 +49,10 @@ impl Disk for ReadOnlyDisk {
 
     fn free_bytes(&self) -> Option<u64> {
         self.0.free_bytes()
+    }
+
+    fn reserving(&self) -> Reserving {
+        self.0.reserving()
     }
 
     fn lock(&self, path: &str) -> io::Result<DiskLock> {

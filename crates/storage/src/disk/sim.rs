@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::{BLOCK_BYTES, DirEntry, Disk, DiskFile, DiskLock, LARGE_READ_BYTES};
+use super::{BLOCK_BYTES, DirEntry, Disk, DiskFile, DiskLock, LARGE_READ_BYTES, Reserving};
 use crate::Random;
 use inode::Inode;
 use state::{NameChange, State};
@@ -320,6 +320,14 @@ impl Disk for SimDisk {
         let state = self.state.lock();
         let knows = state.faults.space != Space::Thin;
         state.faults.capacity.map(|_| if knows { state.room().left } else { 1 << 40 })
+    }
+
+    /// Of thin storage below it, a file system knows nothing.
+    fn reserving(&self) -> Reserving {
+        match self.state.lock().faults.space {
+            Space::CopyOnWrite => Reserving::Not { file_system: "simulated copy-on-write".to_owned() },
+            Space::Delayed | Space::Reserved | Space::Thin => Reserving::Reserves,
+        }
     }
 
     fn lock(&self, path: &str) -> io::Result<DiskLock> {
