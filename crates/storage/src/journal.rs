@@ -13,6 +13,7 @@ mod batch;
 mod closed;
 mod files;
 pub mod format;
+mod full;
 mod home;
 mod object;
 mod recovery;
@@ -46,7 +47,7 @@ pub use stats::CommitStats;
 
 pub(crate) use recovery::scan_bytes;
 
-use crate::disk::Disk;
+use crate::disk::{Disk, Reserving};
 use crate::object::ObjectDisk;
 use files::Shared;
 use writer::{Step, Writer};
@@ -343,6 +344,14 @@ impl Journal {
         replay: &mut dyn FnMut(Lsn, RecordRef<'_>),
         completed: Box<dyn FnMut(Completion) + Send>,
     ) -> Result<(Journal, RecoveryReport), OpenError> {
+        if let Reserving::Not { file_system } = disk.reserving() {
+            tracing::warn!(
+                file_system,
+                free_mib_min = (config.reserve_bytes >> 20) * 2,
+                "this file system keeps no space for what is written later: publishers are refused while \
+                 less than that is free, and if others take the rest, all waits until there is space again",
+            );
+        }
         let home = DiskHome::open(disk, dir)
             .map_err(|error| OpenError::Io { action: format!("open the directory {dir}"), error })?;
         Journal::open_home(Arc::new(home), config, from, replay, completed)

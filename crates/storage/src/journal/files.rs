@@ -89,10 +89,14 @@ pub(super) struct Shared {
     pub newest_durable: AtomicU64,
     /// Whether frames have been so large lately that new files need no more than [`Blocks::Reserved`].
     pub large_frames: AtomicBool,
+    /// Something was written, or synced, for which there is no space: see [`super::full`].
+    pub stalled: AtomicBool,
     released: AtomicU64,
     queued_bytes: AtomicU64,
     /// Bytes that new files could take.
     pub obtainable: AtomicU64,
+    /// Bytes that can be written at all, where files that were made ahead reserve nothing; else no limit.
+    writable: AtomicU64,
 }
 
 #[derive(Default)]
@@ -182,9 +186,11 @@ impl Shared {
             spares_changed: Condvar::new(),
             newest_durable: AtomicU64::new(u64::MAX),
             large_frames: AtomicBool::new(false),
+            stalled: AtomicBool::new(false),
             released: AtomicU64::new(0),
             queued_bytes: AtomicU64::new(0),
             obtainable: AtomicU64::new(0),
+            writable: AtomicU64::new(u64::MAX),
         };
         shared.look_at_free_space();
         shared
@@ -295,6 +301,9 @@ impl Shared {
     }
 
     pub fn room(&self, enough: u64) -> u64 {
+        if self.stalled.load(Ordering::Relaxed) {
+            return 0;
+        }
         let current = match self.files.read().last() {
             Some(file) => (file.start + file.bytes()).saturating_sub(self.end.load(Ordering::Acquire)),
             None => 0,
@@ -304,13 +313,15 @@ impl Shared {
         let no_space = spares.no_space;
         drop(spares);
         let waiting = self.queued_bytes.load(Ordering::Relaxed);
-        let prepared = current.saturating_add(ready);
+        let writable = self.writable.load(Ordering::Relaxed);
+        let prepared = current.saturating_add(ready).min(writable);
         // Free space may be gone faster than it is looked at.
         if self.config.drive == super::Drive::Steps || prepared < waiting.saturating_add(enough) {
             self.look_at_free_space();
         }
         let obtainable = if no_space { 0 } else { self.obtainable.load(Ordering::Relaxed) };
-        prepared.saturating_add(obtainable).saturating_sub(waiting)
+        let writable = self.writable.load(Ordering::Relaxed);
+        current.saturating_add(ready).saturating_add(obtainable).min(writable).saturating_sub(waiting)
     }
 
     /// Reads a record from the file that holds it, and what lies behind it into `span`, if it is not there
@@ -467,12 +478,16 @@ impl Shared {
 
     fn look_at_free_space(&self) {
         let file = self.config.file_bytes;
-        let obtainable = match self.home.free_bytes() {
+        let free = self.home.free_bytes();
+        let obtainable = match free {
             // Whole files only: a part of one cannot be had.
             Some(free) => free.saturating_sub(self.config.reserve_bytes) / file * file,
             None => file.max(UNKNOWN_SPACE_BYTES),
         };
         self.obtainable.store(obtainable, Ordering::Relaxed);
+        let limit = free.filter(|_| !self.home.reserves_space());
+        let writable = limit.map_or(u64::MAX, |free| free.saturating_sub(self.config.reserve_bytes));
+        self.writable.store(writable, Ordering::Relaxed);
     }
 
     fn retire(&self) {

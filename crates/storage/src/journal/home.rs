@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use super::staging::Staging;
-use crate::disk::{BLOCK_BYTES, Disk, DiskFile};
+use crate::disk::{BLOCK_BYTES, Disk, DiskFile, Reserving};
 
 /// What is done about the blocks of a new file before they are needed.
 pub enum Blocks<'a> {
@@ -38,6 +38,11 @@ pub trait JournalHome: Send + Sync {
 
     /// Bytes that new files could take; a hint.
     fn free_bytes(&self) -> Option<u64>;
+
+    /// Whether what was created is sure to have its space when it is written, again and again.
+    fn reserves_space(&self) -> bool {
+        true
+    }
 
     /// Whether files are made before their contents are known.
     fn makes_files_ahead(&self) -> bool {
@@ -74,13 +79,15 @@ pub struct DiskHome {
     disk: Arc<dyn Disk>,
     dir: String,
     staging: Arc<Mutex<Staging>>,
+    reserves_space: bool,
 }
 
 impl DiskHome {
     /// Uses `dir`, creating it if need be.
     pub fn open(disk: Arc<dyn Disk>, dir: &str) -> io::Result<DiskHome> {
         disk.create_dir(dir)?;
-        Ok(DiskHome { disk, dir: dir.to_owned(), staging: Arc::default() })
+        let reserves_space = disk.reserving() == Reserving::Reserves;
+        Ok(DiskHome { disk, dir: dir.to_owned(), staging: Arc::default(), reserves_space })
     }
 
     /// `written`: the end of what the file's blocks were written to, with zeros at least.
@@ -135,6 +142,10 @@ impl JournalHome for DiskHome {
 
     fn free_bytes(&self) -> Option<u64> {
         self.disk.free_bytes()
+    }
+
+    fn reserves_space(&self) -> bool {
+        self.reserves_space
     }
 }
 

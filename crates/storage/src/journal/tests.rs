@@ -1,4 +1,5 @@
 mod faults;
+mod full;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};

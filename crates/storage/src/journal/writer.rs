@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use super::batch::PlacedBatch;
-use super::files::{JournalFile, Life, Shared, SpareFile};
+use super::files::{JournalFile, Life, Shared, SpareFile, is_no_space};
 use super::format::{CLEAN, FILE_HEADER_BYTES, FRAME_HEADER_BYTES, FileHeader, FrameHeader};
+use super::full::{Frame, Stalled};
 use super::{Batch, Completion, Drive, Lsn};
 use crate::Random;
 
@@ -35,20 +36,20 @@ const LARGE_FRAME_BYTES: u64 = 256 << 10;
 const FRAMES_AVERAGED: u64 = 16;
 
 /// Why the writer cannot go on.
-enum Halt {
+pub(super) enum Halt {
     NoSpace,
     Failed,
 }
 
 pub(super) struct Writer {
-    shared: Arc<Shared>,
-    file: Arc<JournalFile>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) file: Arc<JournalFile>,
     /// The file's header, until the first frame takes it along.
     header: Option<Vec<u8>>,
     sequence: u64,
     nonces: Random,
-    end: u64,
-    durable: u64,
+    pub(super) end: u64,
+    pub(super) durable: u64,
     /// The durable position that the last frame names.
     recorded_durable: u64,
     /// Written, not yet synced.
@@ -60,6 +61,7 @@ pub(super) struct Writer {
     frame_bytes: u64,
     /// Taken from the inbox and waiting for space.
     held: Vec<Batch>,
+    pub(super) stalled: Stalled,
     completed: Box<dyn FnMut(Completion) + Send>,
     fatal: Option<Box<dyn FnOnce(String) + Send + Sync>>,
 }
@@ -88,6 +90,7 @@ impl Writer {
             lazy_in_a_row: LAZY_IN_A_ROW_MAX,
             frame_bytes: 0,
             held: Vec::new(),
+            stalled: Stalled::default(),
             completed,
             fatal,
         }
@@ -98,7 +101,11 @@ impl Writer {
         loop {
             match self.step() {
                 Step::Committed => {}
-                Step::NoSpace => return,
+                Step::NoSpace => match self.wait_for_space() {
+                    Life::Open => {}
+                    Life::Closing => return self.finish(),
+                    _ => return,
+                },
                 Step::Idle => match self.wait() {
                     Life::Open => {}
                     Life::Closing => return self.finish(),
@@ -110,6 +117,9 @@ impl Writer {
 
     /// Commits one frame of what is in the inbox.
     pub fn step(&mut self) -> Step {
+        if self.is_stalled() {
+            return self.resume();
+        }
         let mut batches = std::mem::take(&mut self.held);
         if batches.is_empty() {
             batches = self.shared.inbox.lock().take(self.shared.config.frame_bytes);
@@ -135,16 +145,18 @@ impl Writer {
 
     /// Ends the journal's life after a close.
     pub fn finish(&mut self) {
-        if !self.held.is_empty() || !self.shared.inbox.lock().batches.is_empty() {
+        if self.is_stalled() || !self.held.is_empty() || !self.shared.inbox.lock().batches.is_empty() {
             let _ = self.try_sync();
             return self.shared.turn(Life::ClosedFull);
         }
-        let outcome = self.try_sync().and_then(|()| match self.write_frame(Vec::new(), CLEAN, false) {
-            // Nowhere to put the mark: the next start merely reads more.
-            Err(Halt::NoSpace) => Ok(()),
-            outcome => outcome.and_then(|()| self.try_sync()),
-        });
-        if outcome.is_ok() {
+        match self.try_sync() {
+            Ok(()) => {}
+            Err(Halt::NoSpace) => return self.shared.turn(Life::ClosedFull),
+            Err(Halt::Failed) => return,
+        }
+        // Nowhere to put the mark: the next start merely reads more.
+        let marked = self.write_frame(Vec::new(), CLEAN, false).and_then(|()| self.try_sync());
+        if matches!(marked, Ok(()) | Err(Halt::NoSpace)) {
             self.shared.turn(Life::Closed);
         }
     }
@@ -169,6 +181,9 @@ impl Writer {
                     drop(inbox);
                     let _ = self.try_sync().and_then(|()| self.note_durable());
                     inbox = shared.inbox.lock();
+                    if self.is_stalled() {
+                        return inbox.life;
+                    }
                 }
             }
             inbox.writer_waits = false;
@@ -197,9 +212,18 @@ impl Writer {
             lsn += batch.bytes();
         }
         self.lazy_in_a_row = if sync { 0 } else { self.lazy_in_a_row.saturating_add(1) };
-        if length > 0 {
-            self.write_frame(batches, 0, true)?;
+        if length > 0
+            && let Err(halt) = self.write_frame(batches, 0, true)
+        {
+            self.stalled.completions = completions;
+            return Err(halt);
         }
+        self.complete_written(completions)
+    }
+
+    /// Tells the submitters of what was written, and syncs if one of them wants that.
+    pub(super) fn complete_written(&mut self, completions: Vec<(Completion, bool)>) -> Result<(), Halt> {
+        let sync = completions.iter().any(|(_, requires_sync)| *requires_sync);
         for (completion, requires_sync) in completions {
             if !requires_sync {
                 (self.completed)(completion);
@@ -243,20 +267,30 @@ impl Writer {
         };
         let frame = frame.encode();
         let header = self.header.take();
-        let mut parts: Vec<IoSlice<'_>> = Vec::with_capacity(placed.len() * 2 + 2);
-        parts.extend(header.as_deref().map(IoSlice::new));
-        parts.push(IoSlice::new(&frame));
-        placed.iter().for_each(|batch| batch.parts(|part| parts.push(IoSlice::new(part))));
+        self.put(Frame { header, frame, batches: placed, total, records: records as u64 })
+    }
+
+    /// Writes a frame behind the last one. Without space for it, it is kept.
+    pub(super) fn put(&mut self, frame: Frame) -> Result<(), Halt> {
+        let mut parts: Vec<IoSlice<'_>> = Vec::with_capacity(frame.batches.len() * 2 + 2);
+        parts.extend(frame.header.as_deref().map(IoSlice::new));
+        parts.push(IoSlice::new(&frame.frame));
+        frame.batches.iter().for_each(|batch| batch.parts(|part| parts.push(IoSlice::new(part))));
         let sync_follows = self.lazy_in_a_row < LAZY_IN_A_ROW_MAX;
-        let position = if header.is_some() { 0 } else { self.end - self.file.start };
-        if let Err(error) = self.file.file.write_at(position, &parts, sync_follows) {
-            return Err(self.fail("write to", &error));
+        let position = if frame.header.is_some() { 0 } else { self.end - self.file.start };
+        match self.file.file.write_at(position, &parts, sync_follows) {
+            Ok(()) => self.go_on(),
+            Err(error) if is_no_space(&error) => {
+                self.stalled.frame = Some(frame);
+                return Err(self.stall(&error));
+            }
+            Err(error) => return Err(self.fail("write to", &error)),
         }
         self.sequence += 1;
         self.recorded_durable = self.durable;
-        self.end += total;
-        self.shared.stats.lock().frame(total, records as u64);
-        let dropped = self.shared.ring.write().push(placed.into_iter());
+        self.end += frame.total;
+        self.shared.stats.lock().frame(frame.total, frame.records);
+        let dropped = self.shared.ring.write().push(frame.batches.into_iter());
         drop(dropped);
         self.file.end.store(self.end, Ordering::Release);
         self.shared.end.store(self.end, Ordering::Release);
@@ -274,14 +308,12 @@ impl Writer {
         self.write_frame(Vec::new(), 0, true)
     }
 
-    fn try_sync(&mut self) -> Result<(), Halt> {
+    pub(super) fn try_sync(&mut self) -> Result<(), Halt> {
         if self.shared.has_failed() {
             return Err(Halt::Failed);
         }
         if self.durable < self.end {
-            if let Err(error) = self.file.file.sync() {
-                return Err(self.fail("sync", &error));
-            }
+            self.sync_file()?;
             self.shared.stats.lock().syncs += 1;
             self.durable = self.end;
             self.shared.durable.store(self.end, Ordering::Release);
@@ -387,7 +419,7 @@ impl Writer {
     }
 
     /// Law 8: after a failed write or sync nobody knows what the disk holds; only recovery can find out.
-    fn fail(&mut self, action: &str, error: &io::Error) -> Halt {
+    pub(super) fn fail(&mut self, action: &str, error: &io::Error) -> Halt {
         self.shared.turn(Life::Failed);
         let message = format!(
             "cannot {action} journal file {:016x} at LSN {}: {error}; stopping, because what was \
