@@ -5,7 +5,12 @@ use anyhow::{Result, bail};
 use posthaste_broker::{
     OpenError,
     stepped::{Checkpoints, Stepper},
-    storage::{Random, disk::SimDisk, journal::StepOutcome, object::SimStore},
+    storage::{
+        Random,
+        disk::{SimDisk, WriteFault},
+        journal::StepOutcome,
+        object::SimStore,
+    },
 };
 use std::{
     rc::Rc,
@@ -28,17 +33,34 @@ pub struct Faults {
     life: Duration,
     /// The disk is full for a while.
     full: bool,
+    /// There is space again before the process ends.
+    empties: bool,
     /// A sync fails.
     fails_sync: bool,
+    /// A write fails, and the disk goes on.
+    fails_write: Option<WriteFault>,
+    /// So many reads in a row fail, and the disk goes on.
+    fails_reads: u64,
 }
+
+/// Of four processes that end after a sync has failed, so many find in the page cache what is not on the disk when
+/// they start again; for the others the power goes as well. To be 2 as soon as a start writes again what it replays
+/// and cannot know to be on the disk: until then seed 165 on a disk fails.
+const RESTARTED_AFTER_FAILED_SYNC_OF_FOUR: u64 = 0;
 
 impl Faults {
     pub fn choose(random: &mut Random) -> Faults {
         Faults {
             power_cut_after: random.chance(3, 5).then(|| 1 + random.below(900)),
             life: Duration::from_millis(1 + random.below(1_500)),
-            full: random.chance(1, 6),
-            fails_sync: random.chance(1, 10),
+            full: random.chance(1, 5),
+            empties: random.chance(1, 2),
+            fails_sync: random.chance(1, 8),
+            fails_write: random.chance(1, 10).then(|| match random.chance(1, 2) {
+                true => WriteFault::Refused,
+                false => WriteFault::Short,
+            }),
+            fails_reads: if random.chance(1, 8) { 1 + random.below(4) } else { 0 },
         }
     }
 }
@@ -192,24 +214,47 @@ impl Scheduler {
         }
         let end = Instant::now() + faults.life;
         let half = Instant::now() + faults.life / 2;
-        let mut full = faults.full;
-        let mut fails_sync = faults.fails_sync;
+        let mut due = true;
+        let mut empties = faults.full && faults.empties;
         while !disk.power_is_cut() && !self.failed.load(Ordering::Relaxed) && Instant::now() < end {
-            if full && Instant::now() >= half {
-                full = false;
-                disk.set_capacity(Some(disk.used_bytes() + self.random.below(3 << 20)));
+            if due && Instant::now() >= half {
+                due = false;
+                self.befall(disk, faults);
             }
-            if fails_sync && Instant::now() >= half {
-                fails_sync = false;
-                disk.fail_next_sync();
+            if empties && Instant::now() >= half + faults.life / 4 {
+                empties = false;
+                disk.set_capacity(None);
             }
             self.turn().await;
         }
         let dark = disk.power_is_cut();
         disk.heal();
-        // After a failed sync nobody knows what the disk holds, as after a power cut.
-        if dark || self.failed.load(Ordering::Relaxed) { Ended::PowerCut } else { Ended::Killed }
+        let failed = self.failed.load(Ordering::Relaxed) || disk.has_stale_pages();
+        let restarted = self.random.below(4) < RESTARTED_AFTER_FAILED_SYNC_OF_FOUR;
+        if dark || failed && !restarted {
+            return Ended::PowerCut;
+        }
+        if self.random.chance(1, 2) {
+            disk.evict_pages();
+        }
+        Ended::Killed
     }
+
+    fn befall(&mut self, disk: &SimDisk, faults: Faults) {
+        if faults.full {
+            // Less than the reserve, or hardly enough for a frame.
+            let most = if self.random.chance(1, 2) { 3 << 20 } else { 40_000 };
+            disk.set_capacity(Some(disk.used_bytes() + self.random.below(most)));
+        }
+        if faults.fails_sync {
+            disk.fail_next_sync();
+        }
+        if let Some(fault) = faults.fails_write {
+            disk.fail_next_write(fault);
+        }
+        (0..faults.fails_reads).for_each(|_| disk.fail_next_read());
+    }
+
     /// As [`Scheduler::until_fault`], in a bucket: what a disk's faults are there is that the store does not
     /// answer for a while, and that `rival`, another broker, takes the bucket over.
     pub async fn until_fault_in(

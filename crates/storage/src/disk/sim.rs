@@ -160,6 +160,12 @@ impl SimDisk {
         self.state.lock().faults.tears_sectors = true;
     }
 
+    /// Whether the page cache holds something that the device does not, and that no sync will bring there:
+    /// then a sync has failed, and only what is written again is safe.
+    pub fn has_stale_pages(&self) -> bool {
+        self.state.lock().inodes.values().any(Inode::has_stale_pages)
+    }
+
     /// Drops clean pages from the page cache, as the system does when it needs memory.
     pub fn evict_pages(&self) {
         self.state.lock().inodes.values_mut().for_each(Inode::evict);

@@ -177,6 +177,10 @@ impl Inode {
         self.platter.flush_fails(random);
     }
 
+    pub fn has_stale_pages(&self) -> bool {
+        self.pages.len() > self.dirty.len() || self.platter.is_stuck()
+    }
+
     /// The system needs the memory: clean pages are read from the device again.
     pub fn evict(&mut self) {
         let dirty = &self.dirty;

@@ -80,6 +80,11 @@ impl Platter {
         }
     }
 
+    /// Whether a flush has failed to bring something to the platter that was not written again since.
+    pub fn is_stuck(&self) -> bool {
+        self.sectors.values().any(|sector| sector.is_stuck)
+    }
+
     /// Of each sector the oldest or a later version stays; one that was being written may be torn.
     pub fn power_cut(&mut self, cut: &mut PowerCut<'_>) {
         self.volatile.clear();
