@@ -55,6 +55,17 @@ pub struct Broker {
     pub(crate) shared: Arc<Shared>,
 }
 
+/// See [`Broker::footprint`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Footprint {
+    /// Of partitions and of queues' lanes.
+    pub logs: usize,
+    pub taps: usize,
+    pub live_readers: usize,
+    /// Connections that made exclusive queues.
+    pub exclusive_owners: usize,
+}
+
 /// What all of it shares.
 pub(crate) struct Shared {
     pub limits: Limits,
@@ -202,12 +213,17 @@ impl Shared {
     }
 
     /// Changes the catalog; the change is visible and, where it is durable, safe when this returns.
-    pub async fn change_catalog(&self, command: CatalogCommand) -> Result<Arc<Catalog>, Error> {
+    pub async fn change_catalog(self: &Arc<Self>, command: CatalogCommand) -> Result<Arc<Catalog>, Error> {
+        let takes_away = crate::change::takes_away(&command);
         let (reply, answer) = oneshot::channel();
         if !self.input(0, Input::Catalog { command, reply }) {
             return Err(Error::Stopping);
         }
-        answer.await.unwrap_or(Err(Error::Stopping))
+        let changed = answer.await.unwrap_or(Err(Error::Stopping));
+        if takes_away {
+            self.taps.unbound(self);
+        }
+        changed
     }
 
     /// Deletes a queue, if it is still there and the conditions hold; returns how many messages were ready in
@@ -369,6 +385,17 @@ impl Broker {
     /// Where the number of open connections is counted.
     pub fn watch_connections(&self, open: Arc<AtomicUsize>) {
         let _ = self.shared.connections.set(open);
+    }
+
+    /// What the broker holds in memory for objects that clients make, each by its number: all of it goes with
+    /// them.
+    pub fn footprint(&self) -> Footprint {
+        Footprint {
+            logs: self.shared.logs.all().len(),
+            taps: self.shared.taps.len(),
+            live_readers: self.shared.live.load().len(),
+            exclusive_owners: self.shared.exclusive_owners.lock().len(),
+        }
     }
 
     /// Connections that are open now.

@@ -116,6 +116,18 @@ pub(crate) fn queue_spec(queue: &Queue) -> QueueSpec {
     }
 }
 
+/// Whether a command may leave something without its purpose: a tap ends with the last that wanted it.
+pub(crate) fn takes_away(command: &CatalogCommand) -> bool {
+    matches!(
+        command,
+        CatalogCommand::DeleteNamespace(_)
+            | CatalogCommand::DeleteTopic { .. }
+            | CatalogCommand::DeleteQueue { .. }
+            | CatalogCommand::DeleteExchange { .. }
+            | CatalogCommand::Unbind { .. }
+    )
+}
+
 /// Whether all changes only take away, which is possible on a full disk, too.
 pub(crate) fn only_deletes(changes: &[Change]) -> bool {
     changes.iter().all(|c| {

@@ -301,7 +301,6 @@ impl Client {
             Ok(_) | Err(Error::Exists) => {}
             Err(error) => return Err(error),
         }
-        self.shared().taps.unbound(&self.broker);
         Ok(())
     }
 

@@ -1,8 +1,8 @@
 //! The broker: the engine's shards on threads, the journal under them, and the handle that adapters hold.
 //!
-//! What crosses into an engine thread is a batch, never a single message; what comes out of one waits until the
-//! journal holds what it depends on. Reads of topics are answered from views of what is durable and do not pass
-//! through the engine.
+//! What crosses into an engine thread is a batch, never a single message; what comes out of one waits until
+//! the journal holds what it depends on. Reads of topics are answered from views of what is durable and do
+//! not pass through the engine.
 #![forbid(unsafe_code)]
 
 mod ahead;
@@ -39,7 +39,7 @@ mod tickets;
 pub use ahead::ReadAhead;
 pub use authentication::{AuthenticationError, Credentials, Principal, hash_password};
 pub use batch::{AppendBatch, Batch, Outcome, Routed};
-pub use broker::{Broker, Config};
+pub use broker::{Broker, Config, Footprint};
 pub use check::{Check, CheckpointsCheck, JournalCheck, SegmentsCheck, check};
 pub use client::{Client, ConsumeOptions, QueueDeclaration};
 pub use damage::{Damage, DamageKind, Object};

@@ -2,7 +2,9 @@
 //! readers, once. A tap is a durable cursor; targets recognize what has arrived by partition and offset.
 
 use crate::{
-    Broker, encode_message, live,
+    Broker,
+    broker::Shared,
+    encode_message, live,
     log::{LogEntry, PartitionLog},
     outbox::{self, Arrivals, Retry},
 };
@@ -16,15 +18,23 @@ use posthaste_engine::{
 use posthaste_model::{Envelope, Name, PartitionId, Payload, QueueId, Subject};
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
-use tokio::{sync::Notify, task::AbortHandle};
+use tokio::{
+    sync::Notify,
+    task::{AbortHandle, JoinSet},
+};
 
 /// The running taps.
 #[derive(Default)]
 pub(crate) struct Taps {
     running: Mutex<HashMap<PartitionId, Running>>,
+    /// Those that lead nowhere are about to be ended.
+    unbound: AtomicBool,
 }
 
 struct Running {
@@ -38,6 +48,8 @@ struct Running {
 pub(crate) const TAPS: u64 = 1 << 63;
 const READ_BYTES: usize = 1 << 20;
 const RETRY: Duration = Duration::from_millis(200);
+/// How long taps that lead nowhere may go on.
+const END_WAIT: Duration = Duration::from_millis(200);
 
 impl Taps {
     /// A rule was added to the bus: topics that it matches are tapped from here on, before this returns.
@@ -45,33 +57,44 @@ impl Taps {
         let catalog = broker.catalog();
         let Some(within) = catalog.namespace(namespace) else { return };
         let Rule::Pattern(pattern) = rule else { return };
-        let matching: Vec<Arc<Topic>> =
-            within.topics.values().filter(|t| pattern.matches(&subject_of(t))).cloned().collect();
-        for topic in matching {
-            self.begin(broker, &topic, None).await;
-        }
+        let matching = within.topics.values().filter(|topic| pattern.matches(&subject_of(topic)));
+        self.begin(broker, matching, &BTreeMap::new()).await;
     }
 
     /// A topic is new or has more partitions.
-    pub async fn topic_changed(&self, broker: &Broker, topic: &Topic) {
+    pub async fn topic_changed(&self, broker: &Broker, topic: &Arc<Topic>) {
         let catalog = broker.catalog();
-        let bound = catalog
-            .namespace(&topic.namespace)
-            .and_then(bus)
-            .is_some_and(|bus| bus.matches_any(&subject_of(topic)));
-        if bound {
-            self.begin(broker, topic, None).await;
+        let bus = catalog.namespace(&topic.namespace).and_then(bus);
+        if bus.is_some_and(|bus| bus.matches_any(&subject_of(topic))) {
+            self.begin(broker, [topic], &BTreeMap::new()).await;
         }
     }
 
-    /// A rule was removed from the bus: taps that lead nowhere end.
-    pub fn unbound(&self, broker: &Broker) {
-        let catalog = broker.catalog();
-        self.running.lock().retain(|_, tap| {
-            let topic =
-                catalog.namespace(&tap.namespace).and_then(|n| n.topics.get(&tap.topic).map(|t| (n, t)));
-            let wanted = topic.is_some_and(|(namespace, topic)| {
-                bus(namespace).is_some_and(|bus| bus.matches_any(&subject_of(topic)))
+    /// Something was taken away that a tap may have been for. Taps that lead nowhere end, within moments and
+    /// all at once: thousands of queues may go together.
+    pub fn unbound(&self, shared: &Arc<Shared>) {
+        if self.running.lock().is_empty() || self.unbound.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let later = Arc::downgrade(shared);
+        shared.runtime().spawn(async move {
+            tokio::time::sleep(END_WAIT).await;
+            if let Some(shared) = later.upgrade() {
+                shared.taps.unbound.store(false, Ordering::Release);
+                shared.taps.end_unwanted(&shared);
+            }
+        });
+    }
+
+    fn end_unwanted(&self, shared: &Shared) {
+        let mut running = self.running.lock();
+        // Looked at with the lock held: whoever binds does so in the catalog first and looks here then.
+        let catalog = shared.catalog();
+        running.retain(|partition, tap| {
+            let wanted = catalog.namespace(&tap.namespace).is_some_and(|namespace| {
+                let topic = namespace.topics.get(&tap.topic);
+                let topic = topic.filter(|topic| topic.partitions.iter().any(|p| p.id == *partition));
+                topic.zip(bus(namespace)).is_some_and(|(topic, bus)| bus.matches_any(&subject_of(topic)))
             });
             if !wanted {
                 tap.task.abort();
@@ -80,54 +103,83 @@ impl Taps {
         });
     }
 
+    /// How many run.
+    pub fn len(&self) -> usize {
+        self.running.lock().len()
+    }
+
     /// After a start: goes on where the cursors stand.
     pub async fn resume(&self, broker: &Broker, cursors: &BTreeMap<PartitionId, u64>) {
         let catalog = broker.catalog();
         for namespace in catalog.namespaces() {
             let Some(bus) = bus(namespace).filter(|bus| bus.has_bindings()) else { continue };
-            for topic in namespace.topics.values().filter(|t| bus.matches_any(&subject_of(t))) {
-                self.begin(broker, topic, Some(cursors)).await;
-            }
+            let tapped = namespace.topics.values().filter(|topic| bus.matches_any(&subject_of(topic)));
+            self.begin(broker, tapped, cursors).await;
         }
     }
 
-    async fn begin(&self, broker: &Broker, topic: &Topic, cursors: Option<&BTreeMap<PartitionId, u64>>) {
-        for partition in &topic.partitions {
-            if self.running.lock().contains_key(&partition.id) {
-                continue;
-            }
-            let log = broker.shared.logs.find_or_add(partition.id.0);
-            let from = match cursors.and_then(|cursors| cursors.get(&partition.id)) {
-                Some(cursor) => *cursor,
-                None => {
-                    // Only what is written from now on; also after a crash.
-                    let end = log.end();
-                    let command = Command::MoveTap { partition: partition.id, to: end, durable: true };
-                    if broker.shared.ask(partition.shard, command).await.is_err() {
-                        continue;
-                    }
-                    end
+    /// Taps all partitions of these topics that are not tapped yet: from a cursor, or else from here on,
+    /// which is durable when this returns.
+    async fn begin(
+        &self,
+        broker: &Broker,
+        topics: impl IntoIterator<Item = &Arc<Topic>>,
+        cursors: &BTreeMap<PartitionId, u64>,
+    ) {
+        let mut begun = JoinSet::new();
+        for topic in topics {
+            for partition in topic.partitions.iter().copied() {
+                if self.running.lock().contains_key(&partition.id) {
+                    continue;
                 }
-            };
-            let tap = Tap {
-                broker: broker.clone(),
-                namespace: topic.namespace.clone(),
-                subject: subject_of(topic),
-                partition: *partition,
-                live_from: log.end(),
-                log,
-                behind: BTreeMap::new(),
-                retry: Retry::new(),
-            };
-            let mut running = self.running.lock();
-            // Two may have begun at once.
-            running.entry(partition.id).or_insert_with(|| Running {
-                namespace: topic.namespace.clone(),
-                topic: topic.name.clone(),
-                task: broker.shared.runtime().spawn(tap.run(from)).abort_handle(),
-            });
+                let cursor = cursors.get(&partition.id).copied();
+                // All at once: one sync of the journal serves many.
+                begun.spawn(place(broker.clone(), topic.clone(), partition, cursor));
+            }
+        }
+        while let Some(placed) = begun.join_next().await {
+            if let Ok(Some((topic, tap, from))) = placed {
+                let mut running = self.running.lock();
+                // Two may have begun at once.
+                running.entry(tap.partition.id).or_insert_with(|| Running {
+                    namespace: topic.namespace.clone(),
+                    topic: topic.name.clone(),
+                    task: broker.shared.runtime().spawn(tap.run(from)).abort_handle(),
+                });
+            }
         }
     }
+}
+
+/// A tap, and where it begins; none if the partition is gone.
+async fn place(
+    broker: Broker,
+    topic: Arc<Topic>,
+    partition: Partition,
+    cursor: Option<u64>,
+) -> Option<(Arc<Topic>, Tap, u64)> {
+    let log = broker.shared.logs.find_or_add(partition.id.0);
+    let from = match cursor {
+        Some(cursor) => cursor,
+        None => {
+            // Only what is written from now on; also after a crash.
+            let to = log.end();
+            let command = Command::MoveTap { partition: partition.id, to, durable: true };
+            broker.shared.ask(partition.shard, command).await.ok()?;
+            to
+        }
+    };
+    let tap = Tap {
+        namespace: topic.namespace.clone(),
+        subject: subject_of(&topic),
+        partition,
+        live_from: log.end(),
+        log,
+        behind: BTreeMap::new(),
+        retry: Retry::new(),
+        broker,
+    };
+    Some((topic, tap, from))
 }
 
 fn bus(namespace: &Arc<Namespace>) -> Option<&Exchange> {

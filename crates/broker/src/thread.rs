@@ -348,9 +348,7 @@ impl EngineThread {
     }
 
     fn command(&mut self, id: ShardId, command: Command, reply: Option<oneshot::Sender<Reply>>) {
-        if let Command::Cancel { consumer, .. } | Command::Detach { consumer, .. } = &command
-            && matches!(command, Command::Detach { .. })
-        {
+        if let Command::Detach { consumer, .. } = &command {
             self.state.sinks.remove(consumer);
         }
         let ticket = self.state.tickets.take(reply);
@@ -558,6 +556,7 @@ impl EngineThread {
                     sink.cancelled(consumer);
                 }
             }
+            Effect::Ended { consumer } => drop(self.state.sinks.remove(&consumer)),
             Effect::Unused { queue } => self.shared.unused(queue),
             Effect::Outbox(entry) => self.shared.outbox(shard, *entry),
             Effect::DeadLetter { from, reason, envelope, payload } => {

@@ -58,6 +58,10 @@ pub enum Effect {
     Cancelled {
         consumer: ConsumerId,
     },
+    /// The consumer ended, or never was one, and all its deliveries have left: nothing comes for it any more.
+    Ended {
+        consumer: ConsumerId,
+    },
     /// The last consumer of an auto-delete queue left, or the queue was unused for too long.
     Unused {
         queue: QueueId,

@@ -75,6 +75,10 @@ pub(crate) fn decide(
         Command::Settle(settle) => settle.queue,
         _ => return step.reply(Gate::Open, ticket, Reply::Refused(Refusal::Gone)),
     };
+    let refused = match &command {
+        Command::Consume(consume) => Some(consume.consumer),
+        _ => None,
+    };
     let answer = match command {
         Command::OpenQueue { spec, .. } => open::open(durable, volatile, ctx, id, spec, step),
         Command::CloseQueue { .. } => {
@@ -91,7 +95,12 @@ pub(crate) fn decide(
     };
     match answer {
         Ok((gate, reply)) => step.reply(gate, ticket, reply),
-        Err(refusal) => step.reply(Gate::Open, ticket, Reply::Refused(refusal)),
+        Err(refusal) => {
+            if let Some(consumer) = refused {
+                step.effect(Gate::Open, crate::Effect::Ended { consumer });
+            }
+            step.reply(Gate::Open, ticket, Reply::Refused(refusal));
+        }
     }
 }
 
@@ -172,6 +181,11 @@ impl Work<'_> {
     fn remove_consumer(&mut self, consumer: ConsumerId) -> (Gate, Reply) {
         let known = self.live.consumers.remove(consumer);
         self.touch();
+        if known {
+            let sync = self.sync();
+            let gate = self.live.delivery_gate(0, sync);
+            self.step.effect(gate, crate::Effect::Ended { consumer });
+        }
         if known && self.live.consumers.is_empty() {
             if self.queue.spec.auto_delete {
                 self.step.effect(Gate::Open, crate::Effect::Unused { queue: self.id });

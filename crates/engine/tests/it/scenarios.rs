@@ -404,6 +404,7 @@ impl Table {
                 format!("c{consumer} <- {}", self.deliveries(deliveries))
             }
             Effect::Cancelled { consumer } => format!("c{consumer} cancelled"),
+            Effect::Ended { consumer } => format!("c{consumer} ended"),
             Effect::Unused { queue } => format!("unused {queue}"),
             Effect::Outbox(entry) => match &entry.item {
                 OutboxItem::DeadLetter { stream, offset, reason, .. } => {
