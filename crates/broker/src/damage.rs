@@ -113,8 +113,17 @@ impl Damage {
         Damage { kind, what, file, position, bytes, object, from, to, messages }
     }
 
-    pub(crate) fn of_journal(damage: &journal::Damage, catalog: &Catalog) -> Damage {
+    /// `by_gaps` are the messages that something else tells to be lost by damage from here on.
+    pub(crate) fn of_journal(damage: &journal::Damage, by_gaps: &mut u64, catalog: &Catalog) -> Damage {
         let mut told = Damage::new(DamageKind::Journal, damage.to_string());
+        if let Some(lost) = damage.lost {
+            let elsewhere = lost.messages.min(*by_gaps);
+            *by_gaps -= elsewhere;
+            told.messages = Some(lost.messages - elsewhere).filter(|messages| *messages > 0);
+            if damage.kind == journal::DamageKind::Missing {
+                told.what += "; this had been acknowledged, and is gone from the end of the journal";
+            }
+        }
         told.file = damage.file.map(|file| format!("{JOURNAL_DIR}/{}", journal::file_name(file)));
         told.position = damage.file.map(|_| damage.from.0.saturating_sub(damage.file_start.0));
         told.bytes = Some(damage.to.0.saturating_sub(damage.from.0));

@@ -42,11 +42,13 @@ impl Encoder {
         let body = event.payload().map_or(&none, |payload| &payload.body);
         let at = batch.bytes();
         if let Some(first) = self.shared(event, body) {
-            return batch.push(shard, journaled.joined, &none, |out| {
+            let distance = batch.push(shard, journaled.joined, &none, |out| {
                 out.push(SHARED_BODY);
                 out.extend_from_slice(&(at - first).to_le_bytes());
                 event.encode(out);
             });
+            batch.holds(messages_of(event));
+            return distance;
         }
         if body.len() >= SHARED_BODY_MIN {
             let known = (body.clone(), at);
@@ -56,10 +58,12 @@ impl Encoder {
             }
             self.next += 1;
         }
-        batch.push(shard, journaled.joined, body, |out| {
+        let distance = batch.push(shard, journaled.joined, body, |out| {
             out.push(OWN_BODY);
             event.encode(out);
-        })
+        });
+        batch.holds(messages_of(event));
+        distance
     }
 
     /// Where the same bytes stand already: the same memory, not merely equal ones.
@@ -71,6 +75,15 @@ impl Encoder {
         }
         let same = |(known, _): &&(Bytes, u64)| known.as_ptr() == body.as_ptr() && known.len() == body.len();
         self.bodies.iter().find(same).map(|(_, distance)| *distance)
+    }
+}
+
+/// How many messages are lost with the event, if it is.
+fn messages_of(event: &Event) -> u32 {
+    match event {
+        Event::Appended { span, .. } => *span,
+        Event::Enqueued { .. } | Event::Relayed { .. } => 1,
+        _ => 0,
     }
 }
 

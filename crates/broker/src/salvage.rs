@@ -148,7 +148,12 @@ impl Recovered {
         report.quarantined.iter().for_each(|lost| self.heed(lost));
         self.heed_arrivals();
         let mut damage = std::mem::take(&mut self.followed.damage);
-        damage.extend(report.quarantined.iter().map(|lost| Damage::of_journal(lost, &self.catalog)));
+        // What a gap in the offsets tells of is not told again by the damage that made it. The journal's
+        // end leaves no gap.
+        let mut by_gaps: u64 = self.followed.gaps.iter().map(|(_, from, to)| to.saturating_sub(*from)).sum();
+        damage.extend(
+            report.quarantined.iter().map(|lost| Damage::of_journal(lost, &mut by_gaps, &self.catalog)),
+        );
         let starts: HashMap<u64, u64> =
             self.shards.iter().flat_map(|shard| shard.streams()).map(|s| (s.id, s.start)).collect();
         for run in &self.followed.missing {

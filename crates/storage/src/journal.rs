@@ -11,12 +11,15 @@
 
 mod batch;
 mod closed;
+mod damage;
 mod files;
 pub mod format;
 mod full;
 mod home;
+mod note;
 mod object;
 mod recovery;
+mod renew;
 mod ring;
 mod scan;
 mod span;
@@ -41,8 +44,9 @@ use serde::{Deserialize, Serialize};
 
 pub use batch::{Batch, INLINE_BODY_BYTES};
 pub use closed::ClosedFiles;
+pub use damage::{Amount, Damage, DamageKind};
 pub use home::{Blocks, DiskHome, HomeFile, JournalHome};
-pub use recovery::{Damage, DamageKind, RecoveryReport};
+pub use recovery::RecoveryReport;
 pub use stats::CommitStats;
 
 pub(crate) use recovery::scan_bytes;
@@ -109,7 +113,7 @@ impl Default for JournalConfig {
 /// Who writes, syncs and prepares files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Drive {
-    /// Two threads of the journal's own.
+    /// Threads of the journal's own.
     Threads,
     /// The caller, through [`Journal::step`]: no threads and no clock, for deterministic simulation.
     Steps,
@@ -203,10 +207,10 @@ pub struct Stored {
 /// Why a record cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// Nothing starts at this LSN: it lies between records or was never written.
+    /// Nothing was written at this LSN.
     #[error("no record at LSN {0}")]
     Absent(Lsn),
-    /// The record is there, but its bytes are not those that were written.
+    /// Something was written there, and its bytes are not those of a record with this LSN.
     #[error("the record at LSN {lsn} in journal file {file:016x} is damaged")]
     Damaged {
         /// Where.
@@ -254,6 +258,16 @@ pub enum OpenError {
     Version {
         /// The file's number.
         file: u64,
+        /// Version in the file.
+        found: u32,
+        /// Version that is understood.
+        supported: u32,
+    },
+    /// Another version of the program wrote the note of the durable position.
+    #[error(
+        "the journal's file \"durable\" has format version {found}; this program reads version {supported}"
+    )]
+    NoteVersion {
         /// Version in the file.
         found: u32,
         /// Version that is understood.
@@ -532,7 +546,7 @@ impl Journal {
     }
 
     /// With [`Drive::Steps`]: syncs what was written without a sync, as the writer thread does after
-    /// [`JournalConfig::lazy_sync`].
+    /// [`JournalConfig::lazy_sync`], and notes what is durable.
     pub fn step_lazy_sync(&self) -> StepOutcome {
         let Some(writer) = &self.owner.stepped else { return StepOutcome::Idle };
         // In a bucket everything is synced that is there.
@@ -572,6 +586,11 @@ impl Owner {
         let shared = self.shared.clone();
         let files = thread::Builder::new().name("journal-files".to_owned());
         self.threads.get_mut().push(files.spawn(move || shared.tend_files_until_stopped())?);
+        if self.shared.home.makes_files_ahead() {
+            let shared = self.shared.clone();
+            let note = thread::Builder::new().name("journal-note".to_owned());
+            self.threads.get_mut().push(note.spawn(move || shared.keep_note_until_stopped())?);
+        }
         let threads = thread::Builder::new().name("journal-writer".to_owned());
         let run = move || {
             let _guard = AbortOnPanic;

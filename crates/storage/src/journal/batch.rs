@@ -20,6 +20,7 @@ pub struct Batch {
     large: Vec<LargeBody>,
     bytes: u64,
     records: u32,
+    messages: u64,
     last_record_at: usize,
     last_joined: bool,
 }
@@ -44,6 +45,7 @@ impl Batch {
             large: Vec::new(),
             bytes: 0,
             records: 0,
+            messages: 0,
             last_record_at: 0,
             last_joined: false,
         }
@@ -91,6 +93,16 @@ impl Batch {
         distance
     }
 
+    /// The record that was pushed last holds so many messages. This is only for telling how many are lost if
+    /// it cannot be read.
+    pub fn holds(&mut self, messages: u32) {
+        self.messages += u64::from(messages);
+        let header = self.buffer.get_mut(self.last_record_at..);
+        if let Some(header) = header.and_then(|header| header.first_chunk_mut()) {
+            RecordHeader::hold(header, messages);
+        }
+    }
+
     /// Some record promises to survive a power cut. Without this the batch is only written, and synced later.
     pub fn require_sync(&mut self) {
         self.requires_sync = true;
@@ -104,6 +116,11 @@ impl Batch {
     /// Number of records.
     pub fn len(&self) -> usize {
         self.records as usize
+    }
+
+    /// Messages that the records hold, as far as [`Batch::holds`] was told.
+    pub fn messages(&self) -> u64 {
+        self.messages
     }
 
     /// Bytes that the records take in the journal.

@@ -12,6 +12,7 @@ use crate::buffer::Buffer;
 use crate::disk::LARGE_READ_BYTES;
 
 use super::format::{FILE_HEADER_BYTES, RECORD_HEADER_BYTES, RecordHeader};
+use super::note::{Note, NoteKeeper};
 use super::ring::Ring;
 use super::span::{self, RecentSpans, Span};
 use super::{
@@ -78,6 +79,7 @@ pub(super) struct Shared {
     pub durable: AtomicU64,
     pub end: AtomicU64,
     pub stats: Mutex<CommitStats>,
+    pub note: NoteKeeper,
     /// Sorted by start; the last one is being written.
     pub files: RwLock<Vec<Arc<JournalFile>>>,
     pub inbox: Mutex<Inbox>,
@@ -179,6 +181,7 @@ impl Shared {
             durable: AtomicU64::new(0),
             end: AtomicU64::new(0),
             stats: Mutex::default(),
+            note: NoteKeeper::new(Note::default()),
             files: RwLock::new(files),
             inbox: Mutex::default(),
             arrived: Condvar::new(),
@@ -343,19 +346,16 @@ impl Shared {
         let from = position - before as u64;
         let mut bytes = Buffer::new(length);
         let damaged = || {
-            // It is set aside instead of being used again.
-            file.damaged.store(true, Ordering::Relaxed);
+            self.suspect(&file);
             ReadError::Damaged { lsn, file: file.number }
         };
         // A file that was cut short still has what lies before the cut.
         let length = file.file.read_at(from, &mut bytes)?;
         let header = bytes.get(before..length).and_then(RecordHeader::decode).ok_or_else(damaged)?;
-        if header.lsn != lsn.0 || header.nonce != file.nonce {
-            return Err(ReadError::Absent(lsn));
-        }
         // The length is not verified yet: it may ask for no more than the file holds.
         let content = header.content_bytes();
-        if content > left || !header.lengths_are_sound() {
+        let is_placed = header.lsn == lsn.0 && header.nonce == file.nonce;
+        if !is_placed || content > left || !header.lengths_are_sound() {
             return Err(damaged());
         }
         let needed = before + content as usize;
@@ -407,6 +407,20 @@ impl Shared {
         (read == length).then(|| Span::ahead(Lsn(from.0 - before as u64), file.nonce, bytes.freeze()))
     }
 
+    /// The file is set aside instead of being used again, also if another start comes before that.
+    fn suspect(&self, file: &JournalFile) {
+        if !file.damaged.swap(true, Ordering::Relaxed)
+            && let Err(error) = self.home.suspect(file.number)
+        {
+            tracing::warn!(%error, file = file.number, "a damaged journal file cannot be marked as such");
+        }
+    }
+
+    /// The work of the thread that keeps the note of the durable position.
+    pub fn keep_note_until_stopped(&self) {
+        self.note.keep_until_stopped(&*self.home);
+    }
+
     fn file_of(&self, lsn: Lsn) -> Option<Arc<JournalFile>> {
         let files = self.files.read();
         let behind = files.partition_point(|file| file.start <= lsn.0);
@@ -446,6 +460,7 @@ impl Shared {
     pub fn stop_tending(&self) {
         self.spares.lock().stopped = true;
         self.spares_changed.notify_all();
+        self.note.stop();
     }
 
     /// Reuses or removes released files, and prepares one if none is ready.

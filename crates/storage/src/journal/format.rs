@@ -1,16 +1,18 @@
 //! The journal's bytes: file header, frame header, record header. Integers are little-endian.
 //!
 //! ```text
-//! file    magic 8 | version 4 | crc 4 | nonce 8 | start lsn 8 | previous end 8 | previous start 8 | size 8
-//! frame   magic 4 | crc 4 | sequence 8 | lsn 8 | nonce 8 | length 8 | durable 8 | records 4 | flags 4 | 0 8
-//! record  crc 4 | head_len 4 | body_len 4 | shard 2 | flags 1 | 0 1 | lsn 8 | nonce 8 | head | body | pad
+//! file    magic 8 | version 4 | crc 4 | nonce 8 | start lsn 8 | previous end 8 | previous start 8 | size 8 |
+//!         crc 4 | 0 4 | previous records 8 | previous messages 8
+//! frame   magic 4 | crc 4 | sequence 8 | lsn 8 | nonce 8 | length 8 | durable 8 | records 4 | flags 4 |
+//!         messages 8
+//! record  crc 4 | head_len 4 | body_len 4 | shard 2 | flags 2 | lsn 8 | nonce 8 | head | body | pad
 //! ```
 //!
 //! A position in a file plus the file's start is its LSN, headers included. The file header is stored
 //! twice, 2048 bytes apart, so that one bad sector does not cost a file. LSN and nonce lie at the same
 //! place in frames and records: one scan finds both.
 
-use crate::journal::Lsn;
+use crate::journal::{Amount, Lsn};
 
 /// Version of everything in this module; written into each file.
 pub const FORMAT_VERSION: u32 = 1;
@@ -34,12 +36,19 @@ const FILE_MAGIC: [u8; 8] = *b"PHJOURNL";
 const FRAME_MAGIC: [u8; 4] = *b"PHFR";
 const HEADER_COPY_AT: usize = 2048;
 const FILE_HEADER_USED: usize = 56;
+/// What was before is beside it, with a checksum of its own: the header is as good without.
+const PREVIOUS_AT: usize = FILE_HEADER_USED;
+const PREVIOUS_BYTES: usize = 24;
 
 /// The record is atomic with the next one of its batch.
 pub const JOINED: u8 = 1;
 /// The record is atomic with the one before it; set by the batch, so that a reader that lost the one before
 /// knows.
 pub const CONTINUES: u8 = 2;
+/// Above the two flags: how many messages the record holds.
+const MESSAGES_AT_BIT: u32 = 2;
+/// And the most that fits there. It stands for more as well: see [`RecordHeader::messages`].
+pub const MAX_RECORD_MESSAGES: u16 = u16::MAX >> MESSAGES_AT_BIT;
 
 /// The frame ends a journal that was closed: nothing follows it.
 pub const CLEAN: u32 = 1;
@@ -57,6 +66,8 @@ pub struct FileHeader {
     pub previous_start: u64,
     /// Size of the file in bytes, so that a truncated one is known.
     pub bytes: u64,
+    /// How much lay in the file before, up to its end, if that was counted.
+    pub previous: Option<Amount>,
 }
 
 /// How a file header reads.
@@ -87,12 +98,19 @@ impl FileHeader {
         used[12..16].copy_from_slice(&crc.to_le_bytes());
         block[..FILE_HEADER_USED].copy_from_slice(&used);
         block[HEADER_COPY_AT..HEADER_COPY_AT + FILE_HEADER_USED].copy_from_slice(&used);
+        if let Some(previous) = self.previous {
+            let previous = encode_previous(self.nonce, previous);
+            for at in [PREVIOUS_AT, HEADER_COPY_AT + PREVIOUS_AT] {
+                block[at..at + PREVIOUS_BYTES].copy_from_slice(&previous);
+            }
+        }
         block
     }
 
     /// Reads a file's first block, which may be cut short.
     pub fn decode(block: &[u8]) -> FileHeaderState {
-        let copies = [0, HEADER_COPY_AT].map(|at| block.get(at..at + FILE_HEADER_USED).map(decode_copy));
+        let copies =
+            [0, HEADER_COPY_AT].map(|at| block.get(at..at + PREVIOUS_AT + PREVIOUS_BYTES).map(decode_copy));
         let mut best = None;
         for copy in copies.into_iter().flatten().flatten() {
             match (copy, best) {
@@ -112,6 +130,7 @@ impl FileHeader {
 }
 
 fn decode_copy(used: &[u8]) -> Option<FileHeaderState> {
+    let (used, previous) = used.split_at(PREVIOUS_AT);
     if used[..8] != FILE_MAGIC || u32_at(used, 12)? != file_header_crc(used) {
         return None;
     }
@@ -125,6 +144,7 @@ fn decode_copy(used: &[u8]) -> Option<FileHeaderState> {
         previous_end: u64_at(used, 32)?,
         previous_start: u64_at(used, 40)?,
         bytes: u64_at(used, 48)?,
+        previous: decode_previous(u64_at(used, 16)?, previous),
     };
     let sound = header.start.is_multiple_of(ALIGN)
         && header.start <= LSN_MAX
@@ -132,6 +152,20 @@ fn decode_copy(used: &[u8]) -> Option<FileHeaderState> {
         && header.previous_end <= header.start
         && header.previous_start <= header.previous_end;
     sound.then_some(FileHeaderState::Valid(header))
+}
+
+fn encode_previous(nonce: u64, previous: Amount) -> [u8; PREVIOUS_BYTES] {
+    let mut bytes = [0; PREVIOUS_BYTES];
+    bytes[8..16].copy_from_slice(&previous.records.to_le_bytes());
+    bytes[16..24].copy_from_slice(&previous.messages.to_le_bytes());
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&nonce.to_le_bytes()), &bytes[8..]);
+    bytes[..4].copy_from_slice(&crc.to_le_bytes());
+    bytes
+}
+
+fn decode_previous(nonce: u64, bytes: &[u8]) -> Option<Amount> {
+    let previous = Amount { records: u64_at(bytes, 8)?, messages: u64_at(bytes, 16)? };
+    (encode_previous(nonce, previous) == bytes).then_some(previous)
 }
 
 /// Every version keeps magic, version and crc where they are, so that another version is told from damage.
@@ -156,6 +190,8 @@ pub struct FrameHeader {
     pub records: u32,
     /// [`CLEAN`] or 0.
     pub flags: u32,
+    /// Messages in these records.
+    pub messages: u64,
 }
 
 impl FrameHeader {
@@ -170,6 +206,7 @@ impl FrameHeader {
         }
         bytes[48..52].copy_from_slice(&self.records.to_le_bytes());
         bytes[52..56].copy_from_slice(&self.flags.to_le_bytes());
+        bytes[56..64].copy_from_slice(&self.messages.to_le_bytes());
         let crc = crc32c::crc32c(&bytes[8..]);
         bytes[4..8].copy_from_slice(&crc.to_le_bytes());
         bytes
@@ -189,8 +226,14 @@ impl FrameHeader {
             durable: u64_at(bytes, 40)?,
             records: u32_at(bytes, 48)?,
             flags: u32_at(bytes, 52)?,
+            messages: u64_at(bytes, 56)?,
         };
         (header.lsn <= LSN_MAX && header.length <= LSN_MAX).then_some(header)
+    }
+
+    /// What it says that it holds.
+    pub(super) fn amount(&self) -> Amount {
+        Amount { records: u64::from(self.records), messages: self.messages }
     }
 
     /// LSN behind the frame.
@@ -212,6 +255,8 @@ pub struct RecordHeader {
     pub shard: u16,
     /// [`JOINED`] and [`CONTINUES`].
     pub flags: u8,
+    /// Messages that it holds; at least so many, if it is [`MAX_RECORD_MESSAGES`].
+    pub messages: u16,
     /// LSN of this header.
     pub lsn: u64,
     /// The file's nonce.
@@ -227,7 +272,8 @@ impl RecordHeader {
             head_len: u32_at(bytes, 4)?,
             body_len: u32_at(bytes, 8)?,
             shard: u16::from_le_bytes([bytes[12], bytes[13]]),
-            flags: bytes[14],
+            flags: bytes[14] & (JOINED | CONTINUES),
+            messages: u16::from_le_bytes([bytes[14], bytes[15]]) >> MESSAGES_AT_BIT,
             lsn: u64_at(bytes, 16)?,
             nonce: u64_at(bytes, 24)?,
         })
@@ -241,6 +287,13 @@ impl RecordHeader {
         bytes[12..14].copy_from_slice(&shard.to_le_bytes());
         bytes[14] = flags;
         bytes
+    }
+
+    /// Notes in an encoded header how many messages the record holds.
+    pub fn hold(bytes: &mut [u8; RECORD_HEADER_BYTES], messages: u32) {
+        let messages = messages.min(u32::from(MAX_RECORD_MESSAGES)) as u16;
+        let flags = u16::from(bytes[14] & (JOINED | CONTINUES));
+        bytes[14..16].copy_from_slice(&(messages << MESSAGES_AT_BIT | flags).to_le_bytes());
     }
 
     /// Header, head and body in bytes, without padding.

@@ -10,23 +10,20 @@
 //! afterwards is compared with its checksums: bytes that the system no longer had in memory are not those
 //! that were written, and only then nobody knows what the disk holds.
 
-use std::io::{self, IoSlice};
-use std::ops::Range;
+use std::io;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::batch::PlacedBatch;
 use super::files::Life;
 use super::format::{FRAME_HEADER_BYTES, FrameHeader, PlacedRecord};
+use super::renew::write_again;
 use super::writer::{Halt, Step, Writer};
-use super::{Completion, HomeFile, Lsn};
+use super::{Amount, Completion, Lsn};
 use crate::buffer::Buffer;
-use crate::disk::BLOCK_BYTES;
 
 /// How often what found no space is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(200);
-/// Read and written at a time.
-const TRANSFER_BYTES: usize = 1 << 20;
 
 /// A frame with its place.
 pub(super) struct Frame {
@@ -35,7 +32,7 @@ pub(super) struct Frame {
     pub frame: [u8; FRAME_HEADER_BYTES],
     pub batches: Vec<PlacedBatch>,
     pub total: u64,
-    pub records: u64,
+    pub held: Amount,
 }
 
 /// What waits for space.
@@ -163,21 +160,4 @@ impl Writer {
         }
         Ok(true)
     }
-}
-
-/// Writes the blocks in which these positions lie again, as they are read.
-fn write_again(file: &dyn HomeFile, positions: Range<u64>) -> io::Result<()> {
-    let mut position = positions.start - positions.start % BLOCK_BYTES as u64;
-    let mut buffer = Buffer::new(TRANSFER_BYTES);
-    while position < positions.end {
-        let left = (positions.end - position).next_multiple_of(BLOCK_BYTES as u64);
-        let length = usize::try_from(left).unwrap_or(usize::MAX).min(TRANSFER_BYTES);
-        let read = file.read_at(position, &mut buffer[..length])?;
-        if read == 0 {
-            break;
-        }
-        file.write_at(position, &[IoSlice::new(&buffer[..read])], true)?;
-        position += read as u64;
-    }
-    Ok(())
 }

@@ -1,11 +1,13 @@
 //! Where a journal's files live. A directory is the first home, a bucket (`super::object`) the second.
 
+use std::collections::BTreeSet;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
+use super::note::NOTE_FILE_BYTES;
 use super::staging::Staging;
 use crate::disk::{BLOCK_BYTES, Disk, DiskFile, Reserving};
 
@@ -35,6 +37,27 @@ pub trait JournalHome: Send + Sync {
 
     /// Takes a damaged file out of the list without destroying it.
     fn set_aside(&self, number: u64) -> io::Result<()>;
+
+    /// Remembers, across starts, that a file is to be set aside when it is released.
+    fn suspect(&self, _number: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// The files of which [`JournalHome::suspect`] was told and that are not set aside yet.
+    fn suspects(&self) -> io::Result<BTreeSet<u64>> {
+        Ok(BTreeSet::new())
+    }
+
+    /// The file for the note of the durable position, which is made of zeros if need be and `create` says so.
+    /// None if there is none, or where the home knows what is durable without it.
+    fn note(&self, _create: bool) -> io::Result<Option<Arc<dyn DiskFile>>> {
+        Ok(None)
+    }
+
+    /// Takes a note that cannot be read out of the way, without destroying it.
+    fn set_note_aside(&self) -> io::Result<()> {
+        Ok(())
+    }
 
     /// Bytes that new files could take; a hint.
     fn free_bytes(&self) -> Option<u64>;
@@ -99,6 +122,11 @@ impl DiskHome {
     fn path(&self, number: u64) -> String {
         format!("{}/{}", self.dir, super::file_name(number))
     }
+
+    /// The name that says of a file that it is damaged, and nothing else.
+    fn mark(&self, number: u64) -> String {
+        format!("{}/{number:016x}{MARK_ENDING}", self.dir)
+    }
 }
 
 impl JournalHome for DiskHome {
@@ -137,7 +165,54 @@ impl JournalHome for DiskHome {
     fn set_aside(&self, number: u64) -> io::Result<()> {
         let aside = format!("{}/{number:016x}.damaged", self.dir);
         self.disk.rename(&self.path(number), &aside)?;
+        // No file gets the number again, so a mark that stays says nothing.
+        let _ = self.disk.remove(&self.mark(number));
         self.disk.sync_dir(&self.dir)
+    }
+
+    fn suspect(&self, number: u64) -> io::Result<()> {
+        match self.disk.create(&self.mark(number)) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+            _ => self.disk.sync_dir(&self.dir),
+        }
+    }
+
+    fn suspects(&self) -> io::Result<BTreeSet<u64>> {
+        let entries = self.disk.list(&self.dir)?;
+        Ok(entries.iter().filter_map(|entry| number_before(&entry.name, MARK_ENDING)).collect())
+    }
+
+    fn note(&self, create: bool) -> io::Result<Option<Arc<dyn DiskFile>>> {
+        let path = format!("{}/{NOTE_NAME}", self.dir);
+        match self.disk.open(&path) {
+            // One whose making was interrupted is too short.
+            Ok(file) if create && file.size()? < NOTE_FILE_BYTES => {
+                file.allocate(NOTE_FILE_BYTES)?;
+                file.sync_data()?;
+                self.disk.sync_dir(&self.dir)?;
+                return Ok(Some(file));
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound && create => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            outcome => return outcome.map(Some),
+        }
+        let file = self.disk.create(&path)?;
+        let made = file.allocate(NOTE_FILE_BYTES).and_then(|()| file.sync_data());
+        if let Err(error) = made.and_then(|()| self.disk.sync_dir(&self.dir)) {
+            // Best effort: one that is too short is as good as none.
+            let _ = self.disk.remove(&path);
+            return Err(error);
+        }
+        Ok(Some(file))
+    }
+
+    fn set_note_aside(&self) -> io::Result<()> {
+        let path = format!("{}/{NOTE_NAME}", self.dir);
+        match self.disk.rename(&path, &format!("{path}.damaged")) {
+            // It may be the note that is missing.
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => self.disk.sync_dir(&self.dir),
+        }
     }
 
     fn free_bytes(&self) -> Option<u64> {
@@ -148,6 +223,9 @@ impl JournalHome for DiskHome {
         self.reserves_space
     }
 }
+
+const NOTE_NAME: &str = "durable";
+const MARK_ENDING: &str = ".suspect";
 
 /// Zeros written at a time: a sync of the journal waits behind no more than this.
 const PART_BYTES: u64 = 256 << 10;
@@ -223,7 +301,11 @@ impl HomeFile for DiskHomeFile {
 }
 
 fn number_of(name: &str) -> Option<u64> {
-    let digits = name.strip_suffix(".journal").filter(|digits| digits.len() == 16)?;
+    number_before(name, ".journal")
+}
+
+fn number_before(name: &str, ending: &str) -> Option<u64> {
+    let digits = name.strip_suffix(ending).filter(|digits| digits.len() == 16)?;
     u64::from_str_radix(digits, 16).ok()
 }
 

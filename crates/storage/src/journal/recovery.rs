@@ -1,18 +1,22 @@
 //! Opening a journal: finds its files, replays what is readable, decides what is tail and what is damage.
 //!
-//! The rule: what lies at or above every durable position that any readable header names may never have
-//! reached the disk, and is cut at the first byte that does not read. What lies below is reported and
-//! stepped over. A cut is final: the next file's header names where the content before it ends, and its
+//! The rule: what lies at or above every durable position that any readable header or the note names may
+//! never have reached the disk, and is cut at the first byte that does not read. What lies below is reported
+//! and stepped over. A cut is final: the next file's header names where the content before it ends, and its
 //! LSNs lie above all that the cut tail can have used.
 
-use std::fmt;
+mod evidence;
+
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
+pub(super) use super::damage::{Amount, Damage, DamageKind};
 use super::files::{JournalFile, Shared, SpareFile, is_no_space};
 use super::format::{FILE_HEADER_BYTES, FORMAT_VERSION, FileHeader, FileHeaderState};
-use super::scan::{self, Extent, FileScan};
+use super::note::{NOTE_FILE_BYTES, NOTE_VERSION, Note, NoteKeeper, NoteState, Position};
+use super::renew::renew;
+use super::scan::{self, Ahead, Extent, FileScan};
 use super::warm::Warm;
 use super::writer::Start;
 use super::{Blocks, Drive, HomeFile, JournalConfig, JournalHome, Lsn, OpenError, RecordRef};
@@ -36,67 +40,6 @@ pub struct RecoveryReport {
     pub quarantined: Vec<Damage>,
 }
 
-/// A stretch of the journal that cannot be read although it had been durable.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Damage {
-    /// First LSN of the stretch.
-    pub from: Lsn,
-    /// LSN behind it.
-    pub to: Lsn,
-    /// Number of the file, as in its name; `None` if the file is missing.
-    pub file: Option<u64>,
-    /// LSN of the file's first byte: what lies at an LSN lies so many bytes behind it.
-    pub file_start: Lsn,
-    /// What was there.
-    pub kind: DamageKind,
-    /// The shard that the damaged record names, if that much can be read; it is not verified.
-    pub shard: Option<u16>,
-    /// The damaged record's head, if it is in its place; it is not verified.
-    pub head: Option<Vec<u8>>,
-}
-
-/// What a damaged stretch was.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DamageKind {
-    /// The start of a file; its records were found without it.
-    FileHeader,
-    /// The start of a frame; its records, where readable, were replayed.
-    FrameHeader,
-    /// Readable records that were joined with an unreadable one, and are therefore not replayed.
-    JoinedRecords,
-    /// A file, or the end of one, that is not there.
-    Missing,
-    /// Records.
-    Records,
-}
-
-impl Damage {
-    pub(super) fn missing(from: u64, to: u64, file: Option<u64>) -> Damage {
-        let kind = DamageKind::Missing;
-        Damage { from: Lsn(from), to: Lsn(to), file, file_start: Lsn(from), kind, shard: None, head: None }
-    }
-}
-
-impl fmt::Display for Damage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let what = match self.kind {
-            DamageKind::FileHeader => "damaged file header",
-            DamageKind::FrameHeader => "damaged frame header",
-            DamageKind::JoinedRecords => "records joined with a damaged one",
-            DamageKind::Missing => "missing content",
-            DamageKind::Records => "damaged records",
-        };
-        write!(f, "{what} at LSN {} to {}", self.from, self.to)?;
-        if let Some(file) = self.file {
-            write!(f, " in journal file {file:016x}")?;
-        }
-        match self.shard {
-            Some(shard) => write!(f, " of shard {shard}"),
-            None => Ok(()),
-        }
-    }
-}
-
 pub(super) type Replay<'a> = dyn FnMut(Lsn, RecordRef<'_>) + 'a;
 
 /// Opens the files, replays, and begins a new file behind what was found.
@@ -112,21 +55,31 @@ pub(super) fn recover(
         Drive::Threads => found.warm(from),
         Drive::Steps => Warm::off(),
     };
+    // What is replayed is about to be acted upon: it must not be lost later.
+    found.renew_tail(from)?;
     let tail = found.replay(from, replay, &warm, &mut report)?;
     drop(warm);
     found.complete_last_header()?;
-    if let Some(last) = found.files.last() {
-        // What was replayed is about to be acted upon: it must not be lost now.
-        last.file.sync().map_err(|error| io_error("sync", last.number, error))?;
-    }
+    found.keep_evidence(&*home)?;
     report.end = Lsn(tail.end.max(from.0));
     let header = found.next_header(tail.end, from, config.nonce_seed);
+    let note = NoteKeeper::new(Note { lost: found.lost(&report), ..std::mem::take(&mut found.note) });
+    if found.note_state != NoteIs::Read {
+        note.begin(&*home).map_err(|error| match is_no_space(&error) {
+            true => OpenError::NoSpace { bytes: NOTE_FILE_BYTES },
+            false => OpenError::Io { action: "write the journal's file \"durable\"".into(), error },
+        })?;
+    }
     let begun = found.begin_file(&*home, &config, &header)?;
     let nonces = Random::new(header.nonce);
     let start = Start { file: begun.clone(), sequence: tail.sequence.wrapping_add(1), nonces };
     let mut files: Vec<_> = found.files.into_iter().map(FoundFile::into_file).collect();
-    files.push(begun);
-    let shared = Shared::new(home, config, files, found.blanks, found.next_number);
+    files.push(begun.clone());
+    let mut shared = Shared::new(home, config, files, found.blanks, found.next_number);
+    shared.note = note;
+    let (nonce, start_lsn, durable) = (begun.nonce, begun.start, begun.start + FILE_HEADER_BYTES);
+    shared.note.reached(Position { nonce, start: start_lsn, durable, held: Amount::default() });
+    shared.note.write(&*shared.home);
     Ok((Arc::new(shared), start, report))
 }
 
@@ -153,7 +106,7 @@ pub(super) fn files(home: &dyn JournalHome) -> Result<Vec<Arc<JournalFile>>, Ope
 pub(crate) fn scan_bytes(bytes: &[u8], replay: &mut Replay<'_>) -> RecoveryReport {
     let mut report = RecoveryReport::default();
     let file: Arc<dyn HomeFile> = Arc::new(scan::Snapshot(bytes.to_vec()));
-    let Ok(Some(found)) = FoundFile::open(0, file) else { return report };
+    let Ok(Opened::Used(found)) = FoundFile::open(0, file) else { return report };
     let mut found = Found { files: vec![found], ..Found::default() };
     if let Ok(tail) = found.replay(Lsn(0), replay, &Warm::off(), &mut report) {
         report.end = Lsn(tail.end);
@@ -166,9 +119,22 @@ pub(crate) fn scan_bytes(bytes: &[u8], replay: &mut Replay<'_>) -> RecoveryRepor
 struct Found {
     files: Vec<FoundFile>,
     blanks: Vec<SpareFile>,
+    /// Files of which nothing can be read.
+    unreadable: Vec<u64>,
     next_number: u64,
     /// Size of the largest file, used or not.
     largest: u64,
+    note: Note,
+    note_state: NoteIs,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum NoteIs {
+    /// And there need not be one.
+    #[default]
+    Absent,
+    Damaged,
+    Read,
 }
 
 struct FoundFile {
@@ -183,12 +149,27 @@ struct FoundFile {
     /// LSN behind what is readable, once replayed.
     end: u64,
     damaged: bool,
+    /// That it is damaged was known before.
+    is_marked: bool,
+    ahead: Option<Ahead>,
+    /// How much it held up to `end`, damaged records included, as far as that is known.
+    held: Amount,
+}
+
+/// How a file is found.
+enum Opened {
+    Used(FoundFile),
+    /// Nothing was ever written to it.
+    Blank,
+    /// Something was, and it cannot be read.
+    Unreadable,
 }
 
 #[derive(Clone, Copy)]
 struct Previous {
     start: u64,
     end: u64,
+    held: Option<Amount>,
 }
 
 /// Where the journal's content ends.
@@ -201,20 +182,37 @@ impl Found {
     fn list(home: &dyn JournalHome) -> Result<Found, OpenError> {
         let listed =
             home.list().map_err(|error| OpenError::Io { action: "list journal files".into(), error })?;
+        let listing = |error| OpenError::Io { action: "look at the journal's notes".into(), error };
+        let suspects = home.suspects().map_err(listing)?;
         let mut found = Found::default();
+        match Note::read(home).map_err(listing)? {
+            NoteState::Absent => {}
+            NoteState::Valid(note) => (found.note, found.note_state) = (note, NoteIs::Read),
+            NoteState::Damaged => found.note_state = NoteIs::Damaged,
+            NoteState::OtherVersion(other) => {
+                return Err(OpenError::NoteVersion { found: other, supported: NOTE_VERSION });
+            }
+        }
         for (number, bytes) in listed {
             found.next_number = found.next_number.max(number.saturating_add(1));
             found.largest = found.largest.max(bytes);
             let file = home.open(number).map_err(|error| io_error("open", number, error))?;
             match FoundFile::open(number, file.clone())? {
-                Some(file) => {
+                Opened::Used(file) => {
                     found.largest = found.largest.max(file.bytes);
-                    found.files.push(file);
+                    let is_marked = suspects.contains(&number);
+                    found.files.push(FoundFile { is_marked, damaged: is_marked, ..file });
                 }
-                None => found.blanks.push(SpareFile { number, file }),
+                Opened::Blank => found.blanks.push(SpareFile { number, file }),
+                Opened::Unreadable => found.unreadable.push(number),
             }
         }
         found.files.sort_by_key(|file| file.start);
+        // Files with such a header are begun once there is a note.
+        let has_one = |file: &FoundFile| file.previous.is_some_and(|previous| previous.held.is_some());
+        if found.note_state == NoteIs::Absent && found.files.iter().any(has_one) {
+            found.note_state = NoteIs::Damaged;
+        }
         match found.files.windows(2).find(|pair| pair[0].start == pair[1].start) {
             Some(pair) => Err(OpenError::Conflict {
                 first: pair[0].number,
@@ -241,6 +239,7 @@ impl Found {
         warm: &Warm,
         report: &mut RecoveryReport,
     ) -> Result<Tail, OpenError> {
+        self.report_unplaced(from, report);
         let mut tail = Tail { end: self.files.first().map_or(0, |file| file.start), sequence: 0 };
         // Content below the first file was released, or is missing if the caller still asks for it.
         let mut expected = from.0;
@@ -256,7 +255,7 @@ impl Found {
             if !follows && expected < missing_to {
                 report.quarantined.push(Damage::missing(expected, missing_to, None));
             }
-            let extent = self.extent(index);
+            let (extent, counted) = (self.extent(index), self.counted(index));
             let is_last = index + 1 == self.files.len();
             let file = &mut self.files[index];
             if !is_last && extent.limit <= from.0 {
@@ -266,7 +265,8 @@ impl Found {
                 continue;
             }
             let before = report.quarantined.len();
-            let mut scan = FileScan::new(&*file.file, file.number, file.nonce, extent, from);
+            let scan = FileScan::new(&*file.file, file.number, file.nonce, extent, from);
+            let mut scan = scan.with(file.ahead);
             if file.previous.is_none() {
                 // In the last file the header may merely not have arrived, like all of the tail.
                 let proven = scan.is_proven(file.start);
@@ -275,13 +275,14 @@ impl Found {
                 }
             }
             let mut end = scan.run(replay, report).map_err(|error| io_error("read", file.number, error))?;
+            let known_to = file.account(&mut end, counted, from, &mut report.quarantined, before);
             if is_last && file.file.bytes() < file.bytes {
                 // Files are written to only at their full size: something has shortened this one.
                 let declared_end = file.start + file.bytes;
-                report.quarantined.push(Damage::missing(end.lsn, declared_end, Some(file.number)));
+                report.quarantined.push(Damage::missing(known_to, declared_end, Some(file.number)));
                 end.clean = false;
             }
-            file.damaged = report.quarantined.len() > before;
+            file.damaged |= report.quarantined.len() > before;
             file.end = end.lsn;
             // An empty file adds nothing to what its predecessor ended with.
             if end.lsn > file.start + FILE_HEADER_BYTES || index == 0 {
@@ -298,7 +299,23 @@ impl Found {
         if reached < from.0 {
             report.quarantined.push(Damage::missing(tail.end, from.0, None));
         }
+        self.report_missing_file(from, report);
         Ok(tail)
+    }
+
+    /// Has what nothing proves to be durable written again: see [`renew`].
+    fn renew_tail(&mut self, from: Lsn) -> Result<(), OpenError> {
+        let Some(index) = self.files.len().checked_sub(1) else { return Ok(()) };
+        let extent = self.extent(index);
+        let file = &mut self.files[index];
+        let mut scan = FileScan::new(&*file.file, file.number, file.nonce, extent, from);
+        let (positions, ahead) = scan.unproven().map_err(|error| io_error("read", file.number, error))?;
+        file.ahead = Some(ahead);
+        let bytes = positions.end.saturating_sub(positions.start);
+        match renew(&*file.file, positions) {
+            Err(error) if is_no_space(&error) => Err(OpenError::NoSpace { bytes }),
+            outcome => outcome.map_err(|error| io_error("write and sync again", file.number, error)),
+        }
     }
 
     /// Writes the header that the last file's unsynced tail lacks. A damaged file is left as it is.
@@ -313,30 +330,42 @@ impl Found {
             previous_end: before.end,
             previous_start: before.start,
             bytes: last.bytes,
+            previous: Some(before.held),
         };
         let written = last.file.write_at(0, &[io::IoSlice::new(&header.encode())], false);
-        written.map_err(|error| io_error("complete", last.number, error))
+        written.and_then(|()| last.file.sync()).map_err(|error| io_error("complete", last.number, error))
     }
 
-    /// How far a file's content goes, as far as the files behind it tell.
+    /// How far a file's content goes, as far as the files behind it and the note tell.
     fn extent(&self, index: usize) -> Extent {
         let file = &self.files[index];
+        let extent = self.extent_by_files(index);
+        let noted = self.note.position.durable_of(file.nonce, file.start).unwrap_or(0);
+        // Where it is not known how much there was, all is counted that is seen.
+        let counted_to = self.counted(index).map_or(u64::MAX, |counted| counted.to);
+        Extent { proven: extent.proven.max(noted), counted_to, ..extent }
+    }
+
+    fn extent_by_files(&self, index: usize) -> Extent {
+        let file = &self.files[index];
         let size_end = file.start.saturating_add(file.file.bytes());
+        let counted_to = u64::MAX;
         let Some(next) = self.files.get(index + 1) else {
-            return Extent { start: file.start, limit: size_end, proven: 0, exact: false };
+            return Extent { start: file.start, limit: size_end, proven: 0, exact: false, counted_to };
         };
         match next.previous {
             Some(previous) if previous.start == file.start => {
-                Extent { start: file.start, limit: previous.end, proven: previous.end, exact: true }
+                let (limit, proven) = (previous.end, previous.end);
+                Extent { start: file.start, limit, proven, exact: true, counted_to }
             }
             // The file between, or its header, is lost. What is here was durable before that one began.
             Some(previous) => {
                 let limit = size_end.min(previous.start.max(file.start));
-                Extent { start: file.start, limit, proven: previous.start, exact: false }
+                Extent { start: file.start, limit, proven: previous.start, exact: false, counted_to }
             }
             None => {
                 let limit = size_end.min(next.start);
-                Extent { start: file.start, limit, proven: next.start, exact: false }
+                Extent { start: file.start, limit, proven: next.start, exact: false, counted_to }
             }
         }
     }
@@ -349,13 +378,16 @@ impl Found {
             Some(last) => last.start.saturating_add(last.bytes).saturating_add(self.largest),
             None => from.0,
         };
-        let start = used.max(from.0).max(end).next_multiple_of(START_ALIGN);
+        // The file of the note may be missing, and was not larger than any other.
+        let noted = self.note.position.durable.saturating_add(self.largest);
+        let start = used.max(from.0).max(end).max(noted).next_multiple_of(START_ALIGN);
         let (previous_start, previous_end) = match self.files.last() {
             Some(last) => (last.start, last.end.max(last.start)),
             None => (from.0, from.0),
         };
         let nonce = Random::new(seed ^ Random::new(start).next_u64()).next_u64();
-        FileHeader { nonce, start, previous_end, previous_start, bytes: 0 }
+        let previous = Some(self.files.last().map_or_else(Amount::default, |last| last.held));
+        FileHeader { nonce, start, previous_end, previous_start, bytes: 0, previous }
     }
 
     /// Writes the header and syncs it: from here on the cut is final.
@@ -395,15 +427,17 @@ impl Found {
 }
 
 impl FoundFile {
-    /// Reads a file's header; `None` if the file holds nothing of a journal.
-    fn open(number: u64, file: Arc<dyn HomeFile>) -> Result<Option<FoundFile>, OpenError> {
+    /// Reads a file's header, or without one its first frame.
+    fn open(number: u64, file: Arc<dyn HomeFile>) -> Result<Opened, OpenError> {
         let failed = |error| io_error("read", number, error);
         let mut block = vec![0; FILE_HEADER_BYTES as usize];
         let read = file.read_at(0, &mut block).map_err(failed)?;
         block.truncate(read);
-        let (nonce, start, bytes, previous) = match FileHeader::decode(&block) {
+        let header = FileHeader::decode(&block);
+        let (nonce, start, bytes, previous) = match header {
             FileHeaderState::Valid(header) => {
-                let previous = Previous { start: header.previous_start, end: header.previous_end };
+                let (start, end) = (header.previous_start, header.previous_end);
+                let previous = Previous { start, end, held: header.previous };
                 (header.nonce, header.start, header.bytes.max(file.bytes()), Some(previous))
             }
             FileHeaderState::OtherVersion(found) => {
@@ -412,11 +446,25 @@ impl FoundFile {
             FileHeaderState::Blank | FileHeaderState::Damaged => {
                 match scan::first_frame(&*file).map_err(failed)? {
                     Some((position, frame)) => (frame.nonce, frame.lsn - position, file.bytes(), None),
-                    None => return Ok(None),
+                    None if header == FileHeaderState::Blank => return Ok(Opened::Blank),
+                    None => return Ok(Opened::Unreadable),
                 }
             }
         };
-        Ok(Some(FoundFile { number, file, nonce, start, bytes, previous, end: start, damaged: false }))
+        let (end, damaged, is_marked, ahead, held) = (start, false, false, None, Amount::default());
+        Ok(Opened::Used(FoundFile {
+            number,
+            file,
+            nonce,
+            start,
+            bytes,
+            previous,
+            end,
+            damaged,
+            is_marked,
+            ahead,
+            held,
+        }))
     }
 
     fn lost_header(&self) -> Damage {
@@ -428,6 +476,7 @@ impl FoundFile {
             kind: DamageKind::FileHeader,
             shard: None,
             head: None,
+            lost: None,
         }
     }
 

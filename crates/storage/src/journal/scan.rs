@@ -1,12 +1,13 @@
 //! Reading one journal file in order, past damage.
 
 use std::io::{self, IoSlice};
+use std::ops::Range;
 
 use super::format::{
     CLEAN, CONTINUES, FILE_HEADER_BYTES, FRAME_HEADER_BYTES, FrameHeader, JOINED, PlacedRecord,
     RECORD_HEADER_BYTES, RecordHeader, u64_at,
 };
-use super::recovery::{Damage, DamageKind, RecoveryReport, Replay};
+use super::recovery::{Amount, Damage, DamageKind, RecoveryReport, Replay};
 use super::{HomeFile, Lsn, RecordRef};
 
 /// Bytes read at once.
@@ -28,6 +29,8 @@ pub(super) struct Extent {
     pub proven: u64,
     /// Whether content reaches up to `limit`, rather than at most so far.
     pub exact: bool,
+    /// LSN up to which it is known how much there was.
+    pub counted_to: u64,
 }
 
 /// Where a file's content ended.
@@ -35,6 +38,8 @@ pub(super) struct ScanEnd {
     pub lsn: u64,
     pub sequence: u64,
     pub clean: bool,
+    /// What frames and records below [`Extent::counted_to`] say that they hold, readable or told as damaged.
+    pub seen: Amount,
 }
 
 pub(super) struct FileScan<'a> {
@@ -51,8 +56,8 @@ pub(super) struct FileScan<'a> {
 }
 
 /// What a look at all that lies behind some damage found.
-#[derive(Clone, Copy, Default)]
-struct Ahead {
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Ahead {
     /// Highest durable position that a readable frame names.
     durable: u64,
     /// LSN behind the last thing that belongs to this life of the file.
@@ -67,8 +72,8 @@ enum Next {
 }
 
 enum Records {
-    /// All were replayed, or their damage was reported.
-    Done,
+    /// So much is readable, and was replayed unless it lies in the checkpoint; damage was reported.
+    Done(Amount),
     /// The tail is cut at this LSN.
     Cut(u64),
 }
@@ -83,8 +88,41 @@ impl<'a> FileScan<'a> {
             from: from.0,
             ahead: None,
             broken: false,
-            end: ScanEnd { lsn: extent.start + FILE_HEADER_BYTES, sequence: 0, clean: false },
+            end: ScanEnd {
+                lsn: extent.start + FILE_HEADER_BYTES,
+                sequence: 0,
+                clean: false,
+                seen: Amount::default(),
+            },
         }
+    }
+
+    /// With what [`FileScan::unproven`] found.
+    pub fn with(mut self, ahead: Option<Ahead>) -> Self {
+        self.ahead = ahead;
+        self
+    }
+
+    /// The positions of all that may never have reached the disk, as far as can be told: what is readable
+    /// above every durable position that is named anywhere. The file header belongs to the first frame.
+    pub fn unproven(&mut self) -> io::Result<(Range<u64>, Ahead)> {
+        let start = self.extent.start;
+        let mut found = Ahead { durable: self.extent.proven.max(self.from), furthest: 0 };
+        let (mut lsn, mut clean) = (start + FILE_HEADER_BYTES, false);
+        while lsn < self.extent.limit
+            && let Some(frame) = self.frame_at(lsn)?
+        {
+            found.durable = found.durable.max(frame.durable);
+            (lsn, clean) = (frame.end(), frame.flags & CLEAN != 0);
+        }
+        if !clean && lsn < self.extent.limit {
+            let behind = self.look_ahead(lsn)?;
+            found.durable = found.durable.max(behind.durable);
+            found.furthest = behind.furthest;
+        }
+        found.furthest = found.furthest.max(lsn);
+        let from = if found.durable > start + FILE_HEADER_BYTES { found.durable - start } else { 0 };
+        Ok((from..found.furthest - start, found))
     }
 
     /// Replays the file.
@@ -95,9 +133,16 @@ impl<'a> FileScan<'a> {
                 Some(frame) => {
                     self.end.sequence = self.end.sequence.max(frame.sequence);
                     self.end.clean = frame.flags & CLEAN != 0;
+                    self.see(lsn, frame.amount());
                     let end = frame.end().min(self.extent.limit);
+                    let before = report.quarantined.len();
                     match self.records(lsn + FRAME_HEADER_BYTES as u64, end, replay, report)? {
-                        Records::Done => end,
+                        Records::Done(readable) => {
+                            if let Some(damage) = report.quarantined.get_mut(before) {
+                                damage.lost = Some(frame.amount() - readable);
+                            }
+                            end
+                        }
                         Records::Cut(at) => return self.cut(at, report),
                     }
                 }
@@ -117,6 +162,12 @@ impl<'a> FileScan<'a> {
             }
         }
         Ok(self.end)
+    }
+
+    fn see(&mut self, lsn: u64, amount: Amount) {
+        if lsn < self.extent.counted_to {
+            self.end.seen += amount;
+        }
     }
 
     fn frame_at(&mut self, lsn: u64) -> io::Result<Option<FrameHeader>> {
@@ -142,7 +193,7 @@ impl<'a> FileScan<'a> {
         if to <= self.from.max(from) {
             // All of it lies in the checkpoint.
             self.broken = false;
-            return Ok(Records::Done);
+            return Ok(Records::Done(Amount::default()));
         }
         // What it reports on needs the scan's state, but not this window: looking ahead takes one of its own.
         let file = self.window.file;
@@ -161,6 +212,7 @@ impl<'a> FileScan<'a> {
         report: &mut RecoveryReport,
     ) -> io::Result<Records> {
         let mut group: Vec<PlacedRecord<'_>> = Vec::new();
+        let mut readable = Amount::default();
         let mut at = 0;
         while at < payload.len() {
             let lsn = from + at as u64;
@@ -197,7 +249,7 @@ impl<'a> FileScan<'a> {
             let joined = record.header.flags & JOINED != 0;
             group.push(record);
             if !joined {
-                self.deliver(&mut group, replay, report);
+                readable += self.deliver(&mut group, replay, report);
             }
         }
         if let Some(first) = group.first() {
@@ -209,7 +261,7 @@ impl<'a> FileScan<'a> {
             self.report_joined(first.header.lsn, end, report);
             self.broken = true;
         }
-        Ok(Records::Done)
+        Ok(Records::Done(readable))
     }
 
     fn deliver(
@@ -217,13 +269,16 @@ impl<'a> FileScan<'a> {
         group: &mut Vec<PlacedRecord<'_>>,
         replay: &mut Replay<'_>,
         report: &mut RecoveryReport,
-    ) {
+    ) -> Amount {
+        let messages = group.iter().map(|record| u64::from(record.header.messages)).sum();
+        let amount = Amount { records: group.len() as u64, messages };
         for record in group.drain(..).filter(|record| record.header.lsn >= self.from) {
             report.records += 1;
             let joined = record.header.flags & JOINED != 0;
             let shard = record.header.shard;
             replay(Lsn(record.header.lsn), RecordRef { shard, joined, head: record.head, body: record.body });
         }
+        amount
     }
 
     /// The place of the next readable record, or the payload's end.
@@ -259,7 +314,10 @@ impl<'a> FileScan<'a> {
                     self.report(lsn, next, kind, None, report);
                     self.broken |= !only_header;
                     return Ok(match self.records(next, run_end, replay, report)? {
-                        Records::Done => Next::At(run_end),
+                        Records::Done(readable) => {
+                            self.see(next, readable);
+                            Next::At(run_end)
+                        }
                         Records::Cut(at) => Next::Cut(at),
                     });
                 }
@@ -356,6 +414,7 @@ impl<'a> FileScan<'a> {
             kind,
             shard,
             head: None,
+            lost: None,
         });
     }
 }

@@ -1,3 +1,4 @@
+mod evidence;
 mod faults;
 mod full;
 
@@ -7,7 +8,7 @@ use std::sync::mpsc;
 
 use super::*;
 use crate::Random;
-use crate::disk::{LocalDisk, SimDisk};
+use crate::disk::{LocalDisk, ReadOnlyDisk, SimDisk};
 
 /// A record as a test remembers it.
 type Written = (u64, u16, Vec<u8>, Vec<u8>);

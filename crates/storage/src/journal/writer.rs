@@ -9,7 +9,8 @@ use super::batch::PlacedBatch;
 use super::files::{JournalFile, Life, Shared, SpareFile, is_no_space};
 use super::format::{CLEAN, FILE_HEADER_BYTES, FRAME_HEADER_BYTES, FileHeader, FrameHeader};
 use super::full::{Frame, Stalled};
-use super::{Batch, Completion, Drive, Lsn};
+use super::note::Position;
+use super::{Amount, Batch, Completion, Drive, Lsn};
 use crate::Random;
 
 /// What recovery hands to the writer: an empty file whose header is on disk.
@@ -50,8 +51,8 @@ pub(super) struct Writer {
     nonces: Random,
     pub(super) end: u64,
     pub(super) durable: u64,
-    /// The durable position that the last frame names.
-    recorded_durable: u64,
+    /// How much the file holds.
+    written: Amount,
     /// Written, not yet synced.
     unsynced: Vec<Completion>,
     unsynced_since: Option<Instant>,
@@ -84,7 +85,7 @@ impl Writer {
             nonces: start.nonces,
             end,
             durable: end,
-            recorded_durable: end,
+            written: Amount::default(),
             unsynced: Vec::new(),
             unsynced_since: None,
             lazy_in_a_row: LAZY_IN_A_ROW_MAX,
@@ -137,16 +138,18 @@ impl Writer {
         }
     }
 
-    /// Syncs what was written, and tells its submitters.
+    /// Syncs what was written, tells its submitters, and notes what is durable.
     pub fn sync(&mut self) {
         // The reason of a failure has gone to the fatal hook.
-        let _ = self.try_sync();
+        if self.try_sync().is_ok() {
+            self.shared.note.write(&*self.shared.home);
+        }
     }
 
     /// Ends the journal's life after a close.
     pub fn finish(&mut self) {
         if self.is_stalled() || !self.held.is_empty() || !self.shared.inbox.lock().batches.is_empty() {
-            let _ = self.try_sync();
+            self.sync();
             return self.shared.turn(Life::ClosedFull);
         }
         match self.try_sync() {
@@ -157,6 +160,7 @@ impl Writer {
         // Nowhere to put the mark: the next start merely reads more.
         let marked = self.write_frame(Vec::new(), CLEAN, false).and_then(|()| self.try_sync());
         if matches!(marked, Ok(()) | Err(Halt::NoSpace)) {
+            self.shared.note.write(&*self.shared.home);
             self.shared.turn(Life::Closed);
         }
     }
@@ -171,18 +175,17 @@ impl Writer {
             }
             inbox.writer_waits = true;
             let lazy = shared.config.lazy_sync;
-            let idle_work = self.unsynced_since.is_some() || self.recorded_durable < self.durable;
-            if !idle_work {
-                shared.arrived.wait(&mut inbox);
-            } else {
-                let due = self.unsynced_since.unwrap_or_else(Instant::now) + lazy;
-                if shared.arrived.wait_until(&mut inbox, due).timed_out() {
-                    inbox.writer_waits = false;
-                    drop(inbox);
-                    let _ = self.try_sync().and_then(|()| self.note_durable());
-                    inbox = shared.inbox.lock();
-                    if self.is_stalled() {
-                        return inbox.life;
+            match self.unsynced_since {
+                None => shared.arrived.wait(&mut inbox),
+                Some(since) => {
+                    if shared.arrived.wait_until(&mut inbox, since + lazy).timed_out() {
+                        inbox.writer_waits = false;
+                        drop(inbox);
+                        let _ = self.try_sync();
+                        inbox = shared.inbox.lock();
+                        if self.is_stalled() {
+                            return inbox.life;
+                        }
                     }
                 }
             }
@@ -245,6 +248,7 @@ impl Writer {
     fn write_frame(&mut self, batches: Vec<Batch>, flags: u32, roomy: bool) -> Result<(), Halt> {
         let length: u64 = batches.iter().map(Batch::bytes).sum();
         let records: usize = batches.iter().map(Batch::len).sum();
+        let messages = batches.iter().map(Batch::messages).sum();
         let total = FRAME_HEADER_BYTES as u64 + length;
         if !roomy {
             self.make_room(total)?;
@@ -264,10 +268,12 @@ impl Writer {
             durable: self.durable,
             records: records as u32,
             flags,
+            messages,
         };
+        let held = frame.amount();
         let frame = frame.encode();
         let header = self.header.take();
-        self.put(Frame { header, frame, batches: placed, total, records: records as u64 })
+        self.put(Frame { header, frame, batches: placed, total, held })
     }
 
     /// Writes a frame behind the last one. Without space for it, it is kept.
@@ -287,25 +293,14 @@ impl Writer {
             Err(error) => return Err(self.fail("write to", &error)),
         }
         self.sequence += 1;
-        self.recorded_durable = self.durable;
         self.end += frame.total;
-        self.shared.stats.lock().frame(frame.total, frame.records);
+        self.written += frame.held;
+        self.shared.stats.lock().frame(frame.total, frame.held.records);
         let dropped = self.shared.ring.write().push(frame.batches.into_iter());
         drop(dropped);
         self.file.end.store(self.end, Ordering::Release);
         self.shared.end.store(self.end, Ordering::Release);
         Ok(())
-    }
-
-    /// Writes an empty frame that names the durable position, so that damage to what was committed last is
-    /// told from an unsynced tail. It needs no sync: without it nothing is lost but this knowledge.
-    fn note_durable(&mut self) -> Result<(), Halt> {
-        let left = self.file.start + self.file.bytes() - self.end;
-        if self.recorded_durable >= self.durable || left < FRAME_HEADER_BYTES as u64 {
-            self.recorded_durable = self.durable;
-            return Ok(());
-        }
-        self.write_frame(Vec::new(), 0, true)
     }
 
     pub(super) fn try_sync(&mut self) -> Result<(), Halt> {
@@ -317,6 +312,8 @@ impl Writer {
             self.shared.stats.lock().syncs += 1;
             self.durable = self.end;
             self.shared.durable.store(self.end, Ordering::Release);
+            let (nonce, start) = (self.file.nonce, self.file.start);
+            self.shared.note.reached(Position { nonce, start, durable: self.end, held: self.written });
         }
         self.unsynced_since = None;
         for completion in self.unsynced.drain(..) {
@@ -364,6 +361,7 @@ impl Writer {
             previous_end: self.end,
             previous_start: self.file.start,
             bytes: spare.file.bytes(),
+            previous: Some(self.written),
         };
         let file = Arc::new(JournalFile {
             number: spare.number,
@@ -375,6 +373,7 @@ impl Writer {
         });
         self.header = Some(header.encode());
         self.end = header.start + FILE_HEADER_BYTES;
+        self.written = Amount::default();
         self.file = file.clone();
         self.shared.files.write().push(file);
         self.shared.end.store(self.end, Ordering::Release);

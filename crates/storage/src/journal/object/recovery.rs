@@ -187,7 +187,7 @@ impl Recovery<'_> {
             let damage = Damage::missing(self.expected, missing_to, None);
             self.report.quarantined.push(damage);
         }
-        let extent = Extent { start, limit: start + size, proven: start + size, exact: true };
+        let extent = Extent { start, limit: start + size, proven: start + size, exact: true, counted_to: 0 };
         if extent.limit > self.from {
             if previous_end.is_none() {
                 let kind = DamageKind::FileHeader;

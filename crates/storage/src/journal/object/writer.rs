@@ -231,13 +231,8 @@ impl ObjectWriter {
         let records: usize = batches.iter().map(Batch::len).sum();
         let total = FILE_HEADER_BYTES + FRAME_HEADER_BYTES as u64 + batch_bytes;
         let (start, nonce) = (self.end, self.nonces.next_u64());
-        let header = FileHeader {
-            nonce,
-            start,
-            previous_end: self.previous_end,
-            previous_start: self.previous_start,
-            bytes: total,
-        };
+        let (previous_start, previous_end) = (self.previous_start, self.previous_end);
+        let header = FileHeader { nonce, start, previous_end, previous_start, bytes: total, previous: None };
         let (epoch, sequence, first) = (self.home.epoch, self.sequence, self.first);
         let identity = Identity { node: 0, epoch, sequence, nonce, first };
         let frame = FrameHeader {
@@ -248,6 +243,7 @@ impl ObjectWriter {
             durable: self.durable,
             records: records as u32,
             flags,
+            messages: batches.iter().map(Batch::messages).sum(),
         };
         let block = Bytes::from(identity.block(&header));
         let mut chunks = vec![block.clone(), Bytes::copy_from_slice(&frame.encode())];
