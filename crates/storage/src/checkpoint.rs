@@ -2,14 +2,15 @@
 //! everything.
 //!
 //! A generation is a manifest that names one base file and the delta files over it, all immutable and
-//! checksummed. It becomes current by a rename, after its files were synced, read back and verified. The
-//! current and the previous generation are kept; if the current one is damaged, the previous one is loaded
-//! and the loss is told. If neither is whole (they share files), what is readable of the newest is loaded, and
-//! told which keys are not.
+//! checksummed. It becomes current by a rename, after its files were synced, read back past the page cache,
+//! and verified. The current and the previous generation are kept; if the current one is damaged, the previous
+//! one is loaded and the loss is told. If neither is whole (they share files), what is readable of the newest
+//! is loaded, and told which keys are not.
 
 mod file;
 mod manifest;
 mod merge;
+mod read_back;
 #[cfg(test)]
 mod tests;
 

@@ -104,11 +104,8 @@ impl DataDir {
     /// Opens or creates the directory at `path`. `random` becomes the cluster id of a new one.
     pub fn open(path: &Path, random: [u8; 16]) -> Result<DataDir, OpenError> {
         let name = path.display().to_string();
-        std::fs::create_dir_all(path).map_err(|error| OpenError::Io {
-            action: "create",
-            path: name.clone(),
-            error,
-        })?;
+        let failed = |error| OpenError::Io { action: "create", path: name.clone(), error };
+        create_durably(path, &mut sync_dir).map_err(failed)?;
         let disk = Arc::new(LocalDisk::new(path));
         // Before the lock nothing is known to be ours, so a directory in use keeps its reserve.
         let short = || disk.free_bytes().is_some_and(|free| free < RESERVE_BYTES);
@@ -179,6 +176,38 @@ impl DataDir {
     pub fn shards(&self) -> u16 {
         self.identity.shards
     }
+}
+
+/// Creates a directory, and its parents where they are missing, as durably as what is going to be
+/// acknowledged in it: `sync` is given every directory in which a name is new.
+fn create_durably(path: &Path, sync: &mut dyn FnMut(&Path) -> io::Result<()>) -> io::Result<()> {
+    let is_missing = |dir: &&Path| !dir.as_os_str().is_empty() && !dir.exists();
+    let missing: Vec<&Path> = path.ancestors().take_while(is_missing).collect();
+    std::fs::create_dir_all(path)?;
+    if missing.is_empty() && !path.join(IDENTITY).exists() {
+        // An earlier start may have made it, and ended before it came to this. It may as well be somebody
+        // else's, in a directory that we cannot open.
+        let _ = sync(parent_of(path));
+    }
+    missing.into_iter().try_for_each(|dir| sync(parent_of(dir)))
+}
+
+fn parent_of(dir: &Path) -> &Path {
+    match dir.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+#[cfg(unix)]
+fn sync_dir(dir: &Path) -> io::Result<()> {
+    std::fs::File::open(dir)?.sync_all()
+}
+
+/// Elsewhere the file system journals names by itself and directories cannot be opened.
+#[cfg(not(unix))]
+fn sync_dir(_dir: &Path) -> io::Result<()> {
+    Ok(())
 }
 
 /// A start needs some space: to count itself, and for a journal file to begin with. When others have taken
@@ -269,6 +298,28 @@ mod tests {
 
     fn open(disk: &SimDisk, random: u8) -> Result<DataDir, OpenError> {
         DataDir::open_on(Arc::new(disk.clone()), "data", [random; 16])
+    }
+
+    #[test]
+    fn every_directory_in_which_a_name_is_new_is_synced() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("a/b/data");
+        let synced = || {
+            let mut synced = Vec::new();
+            let mut sync = |dir: &Path| {
+                assert!(path.exists(), "synced before the name was there");
+                synced.push(dir.to_path_buf());
+                sync_dir(dir)
+            };
+            create_durably(&path, &mut sync).unwrap();
+            synced
+        };
+        let parent = root.path().join("a/b");
+        assert_eq!(synced(), [parent.clone(), root.path().join("a"), root.path().to_path_buf()]);
+        assert_eq!(synced(), [parent], "a start may have ended before it came to this");
+        DataDir::open(&path, [1; 16]).unwrap();
+        assert_eq!(synced(), Vec::<std::path::PathBuf>::new());
+        assert_eq!(parent_of(Path::new("data")), Path::new("."));
     }
 
     #[test]

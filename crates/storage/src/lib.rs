@@ -9,6 +9,8 @@ pub mod checkpoint;
 pub mod conformance;
 pub mod data_dir;
 pub mod disk;
+#[cfg(test)]
+mod forgetful;
 pub mod fuzz;
 pub mod journal;
 pub mod object;

@@ -12,6 +12,7 @@
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 
+use super::read_back::ReadBack;
 use super::{CheckpointError, Dir, io_error};
 use crate::disk::DiskFile;
 use crate::journal::format::{u32_at, u64_at};
@@ -127,7 +128,7 @@ impl FileWriter {
         if self.block.len() >= BLOCK_BYTES { self.end_block() } else { Ok(()) }
     }
 
-    /// Syncs the file and its name, and reads it back.
+    /// Syncs the file and its name, and reads it back from the disk.
     pub fn finish(mut self) -> Result<FileInfo, CheckpointError> {
         if self.block_entries > 0 {
             self.end_block()?;
@@ -136,7 +137,8 @@ impl FileWriter {
         let name = self.info.name();
         let synced = self.file.sync_data().and_then(|()| self.dir.disk.sync_dir(&self.dir.path));
         synced.map_err(|error| io_error("sync", &name, error))?;
-        FileReader::verify(&self.dir, &self.info)?;
+        let written = Arc::new(ReadBack::new(self.file));
+        FileReader::verify_file(written, &self.info)?;
         Ok(self.info)
     }
 
@@ -268,7 +270,13 @@ impl FileReader {
 
     /// Reads the whole file; [`CheckpointError::Unverified`] unless it is what `info` says.
     pub fn verify(dir: &Dir, info: &FileInfo) -> Result<(), CheckpointError> {
-        let mut reader = FileReader::open(dir, info)?;
+        let name = info.name();
+        let file = dir.disk.open(&dir.join(&name)).map_err(|error| io_error("open", &name, error))?;
+        FileReader::verify_file(file, info)
+    }
+
+    fn verify_file(file: Arc<dyn DiskFile>, info: &FileInfo) -> Result<(), CheckpointError> {
+        let mut reader = FileReader::of(file, info, false)?;
         let size = reader.file.size().map_err(|error| io_error("read", &info.name(), error))?;
         if size != info.bytes {
             return Err(reader.damaged());

@@ -8,7 +8,9 @@
 use std::io::{self, IoSlice};
 
 use super::file::{FileInfo, Kind};
+use super::read_back::ReadBack;
 use super::{CheckpointError, Dir, io_error, manifest_name};
+use crate::disk::DiskFile as _;
 use crate::journal::format::{u32_at, u64_at};
 
 /// Version of manifests, and of what callers keep in the files that they name. Since version 2 that may be
@@ -60,7 +62,7 @@ impl Manifest {
             file.write_at(0, &[IoSlice::new(&bytes)])?;
             file.sync_data()?;
             let mut read = vec![0; bytes.len()];
-            if file.read_at(0, &mut read)? != read.len() || read != bytes {
+            if ReadBack::new(file).read_at(0, &mut read)? != read.len() || read != bytes {
                 return Ok(false);
             }
             dir.disk.rename(&dir.join(&unfinished), &dir.join(&name))?;

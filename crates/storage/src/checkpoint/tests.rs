@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::Random;
 use crate::disk::SimDisk;
+use crate::forgetful::ForgetfulDisk;
 
 type Map = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -239,4 +240,29 @@ fn a_failed_sync_leaves_the_generation_before_and_the_next_write_begins_anew() {
         assert_eq!(loaded.meta, if syncs_before == 0 { b"3" } else { b"1" });
         assert!(contents(&loaded).contains_key(&b"a"[..]) && loaded.damaged.is_empty());
     }
+}
+
+/// What a write says to be durable is on the disk, not only in the page cache: a disk that only says that it
+/// synced is found out by reading back past the cache.
+#[test]
+fn a_checkpoint_that_did_not_reach_the_disk_is_not_taken_for_one() {
+    let (mut refused, mut written) = (0, 0);
+    for seed in 0..200 {
+        let disk = SimDisk::new(seed);
+        let mut random = Random::new(seed);
+        let forgetful: Arc<dyn Disk> = Arc::new(ForgetfulDisk(disk.clone()));
+        let (mut checkpoints, _) = Checkpoints::open(forgetful, "checkpoints").unwrap();
+        let mut map = Map::new();
+        let mut before = Map::new();
+        let outcome = checkpoints.write(b"meta", &mut changes(&mut random, &mut map).into_iter());
+        match outcome {
+            Ok(_) => (before, written) = (map, written + 1),
+            Err(CheckpointError::Unverified { .. }) => refused += 1,
+            Err(error) => panic!("seed {seed}: {error}"),
+        }
+        disk.evict_pages();
+        let loaded = open(&disk).unwrap_or_else(|e| panic!("seed {seed}: {e}")).1;
+        assert_eq!(loaded.as_ref().map(contents).unwrap_or_default(), before, "seed {seed}");
+    }
+    assert!(refused > 20 && written > 20, "{refused} refused, {written} written");
 }

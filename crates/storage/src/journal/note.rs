@@ -22,7 +22,6 @@ use parking_lot::{Condvar, Mutex};
 
 use super::format::{u32_at, u64_at};
 use super::{Amount, JournalHome};
-use crate::buffer::Buffer;
 use crate::disk::{BLOCK_BYTES, DiskFile};
 
 /// Version of the note's format.
@@ -96,7 +95,7 @@ impl Note {
     /// Reads the home's note.
     pub fn read(home: &dyn JournalHome) -> io::Result<NoteState> {
         let Some(file) = home.note(false)? else { return Ok(NoteState::Absent) };
-        let mut blocks = Buffer::new(NOTE_FILE_BYTES as usize);
+        let mut blocks = vec![0; NOTE_FILE_BYTES as usize];
         let read = file.read_at(0, &mut blocks)?;
         Ok(Note::decode(&blocks[..read]))
     }
@@ -192,9 +191,19 @@ struct State {
     stopped: bool,
 }
 
+/// Aligned as transfers past a page cache want it.
+#[repr(align(4096))]
+struct Block([u8; BLOCK_BYTES]);
+
+impl Default for Block {
+    fn default() -> Block {
+        Block([0; BLOCK_BYTES])
+    }
+}
+
 struct Writing {
     file: Option<Arc<dyn DiskFile>>,
-    block: Buffer,
+    block: Box<Block>,
     /// What was written last.
     note: Note,
     has_failed: bool,
@@ -204,7 +213,7 @@ impl NoteKeeper {
     /// Goes on behind the note that was found.
     pub fn new(note: Note) -> NoteKeeper {
         let reached = note.position;
-        let writing = Writing { file: None, block: Buffer::new(BLOCK_BYTES), note, has_failed: false };
+        let writing = Writing { file: None, block: Box::default(), note, has_failed: false };
         let state = State { reached, noted: reached, ..State::default() };
         NoteKeeper { state: Mutex::new(state), changed: Condvar::new(), writing: Mutex::new(writing) }
     }
@@ -289,9 +298,9 @@ impl Writing {
         let Some(file) = &self.file else { return Ok(()) };
         self.note.sequence += 1;
         self.note.position = position;
-        self.note.encode(&mut self.block);
+        self.note.encode(&mut self.block.0);
         let at = self.note.sequence % 2 * BLOCK_BYTES as u64;
-        file.write_blocks(at, &self.block)?;
+        file.write_blocks(at, &self.block.0)?;
         file.sync_data()
     }
 }

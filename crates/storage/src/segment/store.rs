@@ -4,7 +4,7 @@ use std::io::{self, IoSlice};
 use std::sync::Arc;
 
 use super::SegmentId;
-use crate::disk::{Disk, DiskFile};
+use crate::disk::{BLOCK_BYTES, Disk, DiskFile};
 
 /// A place for immutable files, known by id.
 pub trait SegmentStore: Send + Sync {
@@ -36,7 +36,8 @@ pub trait SegmentSink: Send {
     /// Makes what was appended durable.
     fn sync(&mut self) -> io::Result<()>;
 
-    /// Reads back what was appended; fewer bytes only at the end.
+    /// Reads back what was appended; fewer bytes only at the end. Whole blocks of what was synced are read
+    /// past a page cache.
     fn read_at(&self, position: u64, buffer: &mut [u8]) -> io::Result<usize>;
 
     /// Gives the segment its name, durably, replacing an older one.
@@ -132,7 +133,13 @@ impl SegmentSink for DiskSink {
     }
 
     fn read_at(&self, position: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        self.file.read_at(position, buffer)
+        let aligned = position.is_multiple_of(BLOCK_BYTES as u64)
+            && buffer.len().is_multiple_of(BLOCK_BYTES)
+            && buffer.as_ptr().align_offset(BLOCK_BYTES) == 0;
+        match aligned {
+            true => self.file.read_blocks(position, buffer),
+            false => self.file.read_at(position, buffer),
+        }
     }
 
     fn publish(mut self: Box<Self>) -> io::Result<()> {

@@ -2,6 +2,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::disk::{Disk, SimDisk};
+use crate::forgetful::ForgetfulDisk;
 
 fn segments(disk: &SimDisk) -> Segments {
     let disk: Arc<dyn Disk> = Arc::new(disk.clone());
@@ -236,4 +237,31 @@ fn a_broken_run_leaves_room_for_what_is_elsewhere() {
         assert_eq!(offsets, [run.first, run.first + 1]);
         assert_eq!(segments.verify(run).unwrap().lost, []);
     }
+}
+
+/// As with checkpoints: the disk is read back, not the page cache.
+#[test]
+fn a_segment_that_did_not_reach_the_disk_is_not_published() {
+    let (mut refused, mut written) = (0, 0);
+    for seed in 0..200 {
+        let disk = SimDisk::new(seed);
+        let forgetful: Arc<dyn Disk> = Arc::new(ForgetfulDisk(disk.clone()));
+        let open = Segments::open(Arc::new(DiskSegments::open(forgetful, "segments").unwrap())).unwrap();
+        let mut writer = open.writer(SegmentId(1));
+        let entries = 1 + seed % 12;
+        for index in 0..entries {
+            writer.append(7, offset_of(index), 3, 1000, b"head", &[index as u8; 1000]);
+        }
+        match writer.finish() {
+            Ok(runs) => {
+                disk.evict_pages();
+                let check = segments(&disk).verify(&runs[0]).unwrap();
+                assert!(check.lost.is_empty() && check.entries == entries, "seed {seed}: {check:?}");
+                written += 1;
+            }
+            Err(WriteError::Unverified { .. }) => refused += 1,
+            Err(error) => panic!("seed {seed}: {error}"),
+        }
+    }
+    assert!(refused > 20 && written > 10, "{refused} refused, {written} written");
 }

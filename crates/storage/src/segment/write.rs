@@ -7,6 +7,7 @@ use super::format::{
     encode_index,
 };
 use super::{Run, SegmentId, SegmentSink, Segments};
+use crate::buffer::Buffer;
 
 const BUFFER_BYTES: usize = 1 << 20;
 
@@ -203,11 +204,12 @@ impl SegmentWriter {
 
 /// The checksum of everything in the sink; `None` if it holds less than `bytes`.
 fn read_back(sink: &dyn SegmentSink, bytes: u64) -> io::Result<Option<u32>> {
-    let mut buffer = vec![0; BUFFER_BYTES];
+    let mut buffer = Buffer::new(BUFFER_BYTES);
     let (mut position, mut crc) = (0, 0);
     while position < bytes {
         let wanted = usize::try_from(bytes - position).unwrap_or(usize::MAX).min(BUFFER_BYTES);
-        if sink.read_at(position, &mut buffer[..wanted])? < wanted {
+        // Whole blocks, so that they are read from the disk.
+        if sink.read_at(position, &mut buffer)? < wanted {
             return Ok(None);
         }
         crc = crc32c::crc32c_append(crc, &buffer[..wanted]);

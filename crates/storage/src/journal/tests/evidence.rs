@@ -295,7 +295,10 @@ fn a_file_of_which_nothing_can_be_read_is_set_aside() {
 fn what_a_start_replays_after_a_failed_sync_survives_a_power_cut() {
     let mut replayed_once = 0;
     for seed in 0..200 {
-        let disk = SimDisk::new(seed);
+        let disk = SimDisk::with_sectors(seed, if seed % 7 < 3 { 4096 } else { 512 });
+        if seed % 5 < 2 {
+            disk.refuse_direct();
+        }
         let mut steps = Steps::new(&disk);
         steps.commit(seed % 3);
         let number = steps.bases.len() as u64;
