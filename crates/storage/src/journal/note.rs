@@ -92,25 +92,20 @@ pub(super) enum NoteState {
 }
 
 impl Note {
-    /// Reads the home's note.
+    /// Reads the home's note. A block that the disk does not give is as good as a damaged one: no start is to fail
+    /// for it.
     pub fn read(home: &dyn JournalHome) -> io::Result<NoteState> {
         let Some(file) = home.note(false)? else { return Ok(NoteState::Absent) };
-        let mut blocks = vec![0; NOTE_FILE_BYTES as usize];
-        let read = file.read_at(0, &mut blocks)?;
-        Ok(Note::decode(&blocks[..read]))
-    }
-
-    fn decode(blocks: &[u8]) -> NoteState {
         let mut best = NoteState::Absent;
-        for block in blocks.chunks(BLOCK_BYTES) {
-            match (decode_block(block), &best) {
-                (NoteState::Valid(new), NoteState::Valid(old)) if new.sequence <= old.sequence => {}
-                (new @ NoteState::Valid(_), _) | (new, NoteState::Absent) => best = new,
-                (new @ NoteState::OtherVersion(_), NoteState::Damaged) => best = new,
-                _ => {}
-            }
+        for start in (0..NOTE_FILE_BYTES).step_by(BLOCK_BYTES) {
+            let mut block = [0; BLOCK_BYTES];
+            let read = match file.read_at(start, &mut block) {
+                Ok(read) => decode_block(&block[..read]),
+                Err(_) => NoteState::Damaged,
+            };
+            best = best.or(read);
         }
-        best
+        Ok(best)
     }
 
     fn encode(&self, block: &mut [u8]) {
@@ -128,6 +123,18 @@ impl Note {
         }
         let crc = crc_of(block);
         block[12..16].copy_from_slice(&crc.to_le_bytes());
+    }
+}
+
+impl NoteState {
+    /// The better one of two blocks.
+    fn or(self, other: NoteState) -> NoteState {
+        match (&self, &other) {
+            (NoteState::Valid(first), NoteState::Valid(second)) if first.sequence >= second.sequence => self,
+            (_, NoteState::Valid(_)) | (NoteState::Absent, _) => other,
+            (NoteState::Damaged, NoteState::OtherVersion(_)) => other,
+            _ => self,
+        }
     }
 }
 

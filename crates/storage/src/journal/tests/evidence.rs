@@ -188,6 +188,7 @@ fn an_unsynced_tail_behind_a_note_is_still_only_a_tail() {
 fn a_note_that_cannot_be_read_is_told_once_and_a_torn_one_is_none() {
     type Harm = fn(&SimDisk);
     const NOTE: &str = "journal/durable";
+    let unreadable = |disk: &SimDisk, at| assert!(disk.damage(NOTE, at, crate::disk::Damage::Unreadable));
     let harms: [(Harm, bool); 6] = [
         (|disk| assert!(disk.flip_bit(NOTE, 30 * 8)), false),
         (|disk| assert!(disk.flip_bit(NOTE, (4096 + 30) * 8)), false),
@@ -211,6 +212,16 @@ fn a_note_that_cannot_be_read_is_told_once_and_a_torn_one_is_none() {
         assert_eq!(is_kept, (2..5).contains(&number), "harm {number}");
         drop(opened);
         assert_eq!(reopen(&disk, 0).report.quarantined, []);
+    }
+    for (places, is_lost) in [(vec![0], false), (vec![4096], false), (vec![0, 4096], true)] {
+        let disk = SimDisk::new(1);
+        let mut steps = Steps::new(&disk);
+        steps.commit(3);
+        steps.opened.journal.step_lazy_sync();
+        drop(steps);
+        places.into_iter().for_each(|at| unreadable(&disk, at));
+        let told = reopen(&disk, 0).report.quarantined;
+        assert_eq!(told.iter().any(|damage| damage.kind == DamageKind::Note), is_lost, "{told:?}");
     }
 }
 
