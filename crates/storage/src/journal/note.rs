@@ -92,8 +92,8 @@ pub(super) enum NoteState {
 }
 
 impl Note {
-    /// Reads the home's note. A block that the disk does not give is as good as a damaged one: no start is to fail
-    /// for it.
+    /// Reads the home's note. A block that the disk does not give is as good as a damaged one: no start is to
+    /// fail for it.
     pub fn read(home: &dyn JournalHome) -> io::Result<NoteState> {
         let Some(file) = home.note(false)? else { return Ok(NoteState::Absent) };
         let mut best = NoteState::Absent;
