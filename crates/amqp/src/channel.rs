@@ -4,8 +4,9 @@ use crate::{
     state::{Unsettled, Window},
     wire::{Assembler, ShortString},
 };
+use posthaste_broker::Holder;
 use posthaste_engine::{Delivery, Position, catalog::Queue};
-use posthaste_model::{ConsumerId, QueueId};
+use posthaste_model::ConsumerId;
 use std::{
     collections::{HashMap, VecDeque},
     sync::Arc,
@@ -32,7 +33,7 @@ pub(crate) struct Channel {
     /// Deliveries beyond [`Channel::prefetch_of_all`], oldest first.
     pub held: VecDeque<Deliveries>,
     /// Holds what `basic.get` took.
-    pub getter: Option<ConsumerId>,
+    pub getter: Option<Holder>,
     /// What an empty queue name stands for.
     pub last_queue: Option<ShortString>,
     /// Where replies for this channel arrive.
@@ -42,8 +43,7 @@ pub(crate) struct Channel {
 /// What settling a delivery needs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Lease {
-    pub queue: QueueId,
-    pub consumer: ConsumerId,
+    pub holder: Holder,
     pub lane: u8,
     pub position: Position,
 }
@@ -51,7 +51,7 @@ pub(crate) struct Lease {
 /// Deliveries to one consumer that were not written yet.
 #[derive(Debug)]
 pub(crate) struct Deliveries {
-    pub consumer: ConsumerId,
+    pub holder: Holder,
     pub deliveries: VecDeque<Delivery>,
 }
 
@@ -60,6 +60,7 @@ pub(crate) struct Deliveries {
 pub(crate) struct Consumer {
     pub channel: u16,
     pub tag: ShortString,
+    pub holder: Holder,
     pub queue: Arc<Queue>,
     pub no_ack: bool,
     pub window: Window,

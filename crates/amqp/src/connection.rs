@@ -14,9 +14,9 @@ use crate::{
         encode_nack,
     },
 };
-use posthaste_broker::{Broker, Client, Outcome as Published};
+use posthaste_broker::{Broker, Client, Holder, Outcome as Published};
 use posthaste_engine::{Position, command::Outcome, effect::Refusal};
-use posthaste_model::{ConnectionId, ConsumerId, QueueId};
+use posthaste_model::{ConnectionId, ConsumerId};
 use posthaste_net::Output;
 use std::{collections::HashMap, time::Duration};
 use tokio::time::Instant;
@@ -292,8 +292,8 @@ impl Connection {
             return Ok(());
         }
         match event {
-            Event::Deliver(consumer, deliveries) => {
-                self.receive(consumer, deliveries);
+            Event::Deliver(holder, deliveries) => {
+                self.receive(holder, deliveries);
                 self.deliver_waiting(out).await
             }
             Event::Published(number, outcome) => {
@@ -371,12 +371,12 @@ impl Connection {
     /// The consumer's queue is gone.
     fn cancelled(&mut self, id: ConsumerId, out: &mut Output) {
         let Some(consumer) = self.consumers.remove(&id) else { return };
-        self.forget_waiting(id);
+        self.forget_waiting(consumer.holder);
         let Some(channel) = self.channels.get_mut(consumer.channel) else { return };
         channel.consumers.remove(&consumer.tag);
         let is_open = !channel.closing;
-        let deliveries = take_of(&mut channel.held, id);
-        self.forget_held([Deliveries { consumer: id, deliveries }]);
+        let deliveries = take_of(&mut channel.held, consumer.holder);
+        self.forget_held([Deliveries { holder: consumer.holder, deliveries }]);
         if self.capabilities.consumer_cancel_notify && is_open {
             let cancel = basic::Cancel { consumer_tag: consumer.tag, no_wait: true };
             let _ = self.send(consumer.channel, &cancel, out);
@@ -386,10 +386,10 @@ impl Connection {
     /// The fate of deliveries, to be told to the broker.
     pub fn settle_leases(&mut self, leases: impl IntoIterator<Item = Lease>, outcome: Outcome) {
         for lease in leases {
-            if let Some(consumer) = self.consumers.get_mut(&lease.consumer) {
+            if let Some(consumer) = self.consumers.get_mut(&lease.holder.consumer()) {
                 consumer.window.settled(1);
             }
-            self.settlements.add(lease.queue, lease.consumer, outcome, (lease.lane, lease.position));
+            self.settlements.add(lease.holder, outcome, (lease.lane, lease.position));
         }
     }
 
@@ -410,8 +410,7 @@ impl Connection {
         let Some(channel) = self.channels.get_mut(number) else { return };
         self.assembling = self.assembling.saturating_sub(channel.assembler.buffered_octets());
         channel.assembler = crate::wire::Assembler::new(0);
-        let mut holders: Vec<(QueueId, ConsumerId)> =
-            channel.unsettled.iter().map(|lease| (lease.queue, lease.consumer)).collect();
+        let mut holders: Vec<Holder> = channel.unsettled.iter().map(|lease| lease.holder).collect();
         let _ = channel.unsettled.take_through(0);
         channel.consumers_unsettled = 0;
         let consumers: Vec<ConsumerId> = channel.consumers.drain().map(|(_, id)| id).collect();
@@ -420,16 +419,16 @@ impl Connection {
         self.forget_held(held);
         let mut ended = Vec::new();
         for id in consumers {
-            self.forget_waiting(id);
             if let Some(consumer) = self.consumers.remove(&id) {
-                holders.push((consumer.queue.id, id));
+                self.forget_waiting(consumer.holder);
+                holders.push(consumer.holder);
                 ended.push(consumer.queue);
             }
         }
         holders.sort_unstable();
         holders.dedup();
-        for (queue, consumer) in holders {
-            self.client.detach(queue, consumer).await;
+        for holder in holders {
+            self.client.detach(holder).await;
         }
         for queue in ended {
             self.delete_if_unused(&queue).await;
@@ -502,8 +501,7 @@ struct Settlements {
 }
 
 struct Group {
-    queue: QueueId,
-    consumer: ConsumerId,
+    holder: Holder,
     outcome: Outcome,
     deliveries: Vec<(u8, Position)>,
 }
@@ -512,18 +510,17 @@ struct Group {
 const GROUPS_SEARCHED: usize = 8;
 
 impl Settlements {
-    fn add(&mut self, queue: QueueId, consumer: ConsumerId, outcome: Outcome, delivery: (u8, Position)) {
-        let fits =
-            |group: &&mut Group| (group.queue, group.consumer, group.outcome) == (queue, consumer, outcome);
+    fn add(&mut self, holder: Holder, outcome: Outcome, delivery: (u8, Position)) {
+        let fits = |group: &&mut Group| (group.holder, group.outcome) == (holder, outcome);
         match self.groups.iter_mut().rev().take(GROUPS_SEARCHED).find(fits) {
             Some(group) => group.deliveries.push(delivery),
-            None => self.groups.push(Group { queue, consumer, outcome, deliveries: vec![delivery] }),
+            None => self.groups.push(Group { holder, outcome, deliveries: vec![delivery] }),
         }
     }
 
     fn send(&mut self, client: &Client) {
-        for Group { queue, consumer, outcome, deliveries } in self.groups.drain(..) {
-            client.settle(queue, consumer, deliveries, outcome);
+        for Group { holder, outcome, deliveries } in self.groups.drain(..) {
+            client.settle(holder, deliveries, outcome);
         }
     }
 }

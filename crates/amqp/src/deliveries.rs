@@ -8,7 +8,7 @@ use crate::{
     wire::{self, DeliverRef, Exception, ReplyCode, encode_content},
 };
 use bytes::{Bytes, BytesMut};
-use posthaste_broker::DeliverySink;
+use posthaste_broker::{DeliverySink, Holder};
 use posthaste_engine::{Content, Delivery, Position, catalog::Queue, command::Outcome};
 use posthaste_model::{ConsumerId, DeathReason};
 use posthaste_net::{Mailbox, Output};
@@ -50,10 +50,10 @@ impl Inbox {
     }
 
     /// Where deliveries of a consumer of this queue go.
-    pub fn sink(&self, queue: &Queue) -> Arc<dyn DeliverySink> {
+    pub fn sink(&self, holder: Holder, queue: &Queue) -> Arc<dyn DeliverySink> {
         // Queues that do not survive a restart keep nothing on the disk.
         let streams = if queue.durable { queue.streams.clone() } else { Vec::new() };
-        Arc::new(Sink { shared: self.shared.clone(), streams })
+        Arc::new(Sink { shared: self.shared.clone(), holder, streams })
     }
 
     pub fn mailbox(&self) -> Mailbox<Event> {
@@ -83,12 +83,13 @@ impl Inbox {
 
 struct Sink {
     shared: Arc<Arrivals>,
+    holder: Holder,
     /// Where the queue's lanes are stored.
     streams: Vec<u64>,
 }
 
 impl DeliverySink for Sink {
-    fn deliver(&self, consumer: ConsumerId, mut deliveries: Vec<Delivery>) {
+    fn deliver(&self, _: ConsumerId, mut deliveries: Vec<Delivery>) {
         let mut bytes = self.shared.bytes.load(Ordering::Relaxed);
         let before = bytes;
         for delivery in &mut deliveries {
@@ -98,7 +99,7 @@ impl DeliverySink for Sink {
             }
         }
         self.shared.bytes.fetch_add(bytes - before, Ordering::Relaxed);
-        self.shared.mailbox.send(Event::Deliver(consumer, deliveries));
+        self.shared.mailbox.send(Event::Deliver(self.holder, deliveries));
     }
 
     fn cancelled(&self, consumer: ConsumerId) {
@@ -142,8 +143,8 @@ impl Waiting {
     }
 
     /// Takes out what waits for one consumer.
-    pub fn take(&mut self, consumer: ConsumerId) -> VecDeque<Delivery> {
-        take_of(&mut self.queue, consumer)
+    pub fn take(&mut self, holder: Holder) -> VecDeque<Delivery> {
+        take_of(&mut self.queue, holder)
     }
 
     /// Takes up to `count` off the front, of one consumer.
@@ -164,10 +165,10 @@ impl Waiting {
 }
 
 /// Takes out what is for one consumer, oldest first.
-pub(crate) fn take_of(queue: &mut VecDeque<Deliveries>, consumer: ConsumerId) -> VecDeque<Delivery> {
+pub(crate) fn take_of(queue: &mut VecDeque<Deliveries>, holder: Holder) -> VecDeque<Delivery> {
     let mut taken = VecDeque::new();
     queue.retain_mut(|waiting| {
-        if waiting.consumer == consumer {
+        if waiting.holder == holder {
             taken.append(&mut waiting.deliveries);
         }
         !waiting.deliveries.is_empty()
@@ -177,28 +178,30 @@ pub(crate) fn take_of(queue: &mut VecDeque<Deliveries>, consumer: ConsumerId) ->
 
 impl Connection {
     /// The broker handed out deliveries.
-    pub fn receive(&mut self, id: ConsumerId, deliveries: Vec<Delivery>) {
-        if self.consumers.contains_key(&id) {
-            self.waiting.queue.push_back(Deliveries { consumer: id, deliveries: deliveries.into() });
+    pub fn receive(&mut self, holder: Holder, deliveries: Vec<Delivery>) {
+        if self.consumers.contains_key(&holder.consumer()) {
+            self.waiting.queue.push_back(Deliveries { holder, deliveries: deliveries.into() });
         } else {
             // It was cancelled meanwhile.
-            self.give_back(id, deliveries);
+            self.give_back(holder, deliveries);
         }
     }
 
     /// Deliveries to a consumer that is gone were not seen by anyone. Those that were settled as they were
     /// handed out are lost, which is what a client without acknowledgements has agreed to.
-    pub fn give_back(&self, consumer: ConsumerId, deliveries: impl IntoIterator<Item = Delivery>) {
+    pub fn give_back(&self, holder: Holder, deliveries: impl IntoIterator<Item = Delivery>) {
         let deliveries: Vec<Delivery> = deliveries.into_iter().collect();
         self.inbox.let_go(&deliveries);
-        let Some(queue) = deliveries.first().map(|d| d.queue) else { return };
+        if deliveries.is_empty() {
+            return;
+        }
         let places = deliveries.iter().map(|d| (d.lane, d.position)).collect();
-        self.client.settle(queue, consumer, places, Outcome::Release { attempted: false });
+        self.client.settle(holder, places, Outcome::Release { attempted: false });
     }
 
     /// Forgets what waits for a consumer whose leases ended otherwise.
-    pub fn forget_waiting(&mut self, consumer: ConsumerId) {
-        let forgotten = self.waiting.take(consumer);
+    pub fn forget_waiting(&mut self, holder: Holder) {
+        let forgotten = self.waiting.take(holder);
         self.inbox.let_go(&forgotten);
     }
 
@@ -215,14 +218,15 @@ impl Connection {
                 self.inbox.look_again();
                 return Ok(());
             }
-            let id = front.consumer;
+            let holder = front.holder;
+            let id = holder.consumer();
             let Some((number, no_ack)) = self.consumers.get(&id).map(|c| (c.channel, c.no_ack)) else {
-                let left = self.waiting.take(id);
-                self.give_back(id, left);
+                let left = self.waiting.take(holder);
+                self.give_back(holder, left);
                 continue;
             };
             let Some(channel) = self.channels.get_mut(number) else {
-                self.forget_waiting(id);
+                self.forget_waiting(holder);
                 continue;
             };
             let room = if no_ack { usize::MAX } else { channel.room() };
@@ -281,10 +285,10 @@ impl Connection {
             add = consumer.window.passed(u32::try_from(count).unwrap_or(u32::MAX), octets);
         } else if !unreadable.is_empty() {
             // It goes where rejected messages go.
-            self.client.settle(queue.id, id, unreadable, Outcome::Reject(DeathReason::Rejected));
+            self.client.settle(consumer.holder, unreadable, Outcome::Reject(DeathReason::Rejected));
         }
         if add > 0 {
-            self.client.credit(queue.id, id, add);
+            self.client.credit(consumer.holder, add);
         }
         Ok(())
     }
@@ -310,9 +314,7 @@ impl Connection {
         if consumer.no_ack {
             return Ok(0);
         }
-        channel
-            .unsettled
-            .push(delivery_tag, Lease { queue: consumer.queue.id, consumer: id, lane, position });
+        channel.unsettled.push(delivery_tag, Lease { holder: consumer.holder, lane, position });
         channel.consumers_unsettled += 1;
         Ok(consumer.window.delivered())
     }

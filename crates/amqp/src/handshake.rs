@@ -11,9 +11,8 @@ use crate::{
 };
 use bytes::Bytes;
 use posthaste_broker::{Broker, Credentials, Principal};
-use posthaste_engine::catalog::glob;
 use posthaste_model::Name;
-use std::net::IpAddr;
+use std::net::SocketAddr;
 
 /// Frames before the tuning: as large as a client with a token for a password needs (RabbitMQ 4.1).
 pub(crate) const FRAME_MAX_BEFORE_TUNE: u32 = 8_192;
@@ -74,14 +73,14 @@ pub(crate) enum Step {
 pub(crate) struct Surroundings<'a> {
     pub broker: &'a Broker,
     pub options: &'a Options,
-    pub peer: IpAddr,
+    pub peer: SocketAddr,
 }
 
 impl Handshake {
     /// The protocol header was AMQP 0-9-1's.
     pub fn start(&mut self, around: &Surroundings<'_>) -> Method {
         *self = Handshake::StartOk;
-        let mechanisms = match around.peer.to_canonical().is_loopback() {
+        let mechanisms = match around.peer.ip().to_canonical().is_loopback() {
             true => MECHANISMS_ON_LOOPBACK,
             false => MECHANISMS,
         };
@@ -129,10 +128,9 @@ impl Handshake {
         let capabilities = Capabilities::of(&start_ok.client_properties);
         let login = Login::read(&start_ok)?;
         let (user, credentials) = login.credentials();
-        let principal = match around.broker.authenticate(credentials, around.peer).await {
+        let principal = match around.broker.log_in("amqp", credentials, around.peer).await {
             Ok(principal) => principal,
             Err(error) => {
-                tracing::warn!(peer = %around.peer, user, %error, "login refused");
                 if !capabilities.authentication_failure_close {
                     return Ok(Step::Dismissed);
                 }
@@ -227,9 +225,9 @@ fn find_vhost(
     let Some(found) = catalog.namespace(namespace) else {
         return Err(Exception::new(ReplyCode::NotAllowed, format_args!("vhost {vhost} not found")));
     };
-    let user = principal.user();
-    if !user.administrator && !user.permissions.iter().any(|p| glob(&p.namespace, namespace)) {
+    if !around.broker.may_enter(principal, namespace) {
         let text = format!("access to vhost '{vhost}' refused for user '{}'", principal.name());
+        around.broker.log_in_refused("amqp", Some(principal.name()), around.peer, &text);
         return Err(Exception::new(ReplyCode::NotAllowed, text));
     }
     Ok((text.to_owned(), found.name.clone()))

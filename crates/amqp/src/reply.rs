@@ -87,6 +87,9 @@ pub(crate) fn not_authenticated(error: AuthenticationError, mechanism: &str, use
             ReplyCode::AccessRefused,
             format_args!("{mechanism} login refused: user '{user}' can only connect via localhost"),
         ),
+        AuthenticationError::Busy => {
+            Exception::new(ReplyCode::AccessRefused, format_args!("{mechanism} login refused: {error}"))
+        }
         AuthenticationError::AnonymousFromAfar | AuthenticationError::Wrong => Exception::new(
             ReplyCode::AccessRefused,
             format_args!(

@@ -12,7 +12,7 @@ use crate::{
     },
 };
 use bytes::BytesMut;
-use posthaste_broker::{Broker, Outcome};
+use posthaste_broker::{Broker, Holder, Outcome};
 use posthaste_engine::Delivery;
 use posthaste_model::ConsumerId;
 use posthaste_net::{Close, Closed, Mailbox, Output, Peer, Protocol};
@@ -45,7 +45,6 @@ impl Protocol for Amqp {
 
     fn open(&self, peer: Peer, mailbox: Mailbox<Event>) -> Session {
         let now = Instant::now();
-        let limits = self.broker.limits();
         Session {
             broker: self.broker.clone(),
             options: self.options.clone(),
@@ -54,7 +53,7 @@ impl Protocol for Amqp {
             reader: FrameReader::default(),
             frame_max: FrameMax::new(FRAME_MAX_BEFORE_TUNE).unwrap_or(FrameMax::MIN),
             heartbeat: Heartbeat::new(0, now),
-            deadline: Some(now + Duration::from_millis(limits.handshake_ms_max)),
+            deadline: None,
             phase: Phase::Handshake(Handshake::ProtocolHeader),
         }
     }
@@ -65,7 +64,7 @@ impl Protocol for Amqp {
 pub enum Event {
     /// The queue of this consumer is gone.
     Cancelled(ConsumerId),
-    Deliver(ConsumerId, Vec<Delivery>),
+    Deliver(Holder, Vec<Delivery>),
     /// Publishes with this number are settled.
     Published(u64, Outcome),
     /// There is room again for deliveries that waited for it.
@@ -129,13 +128,14 @@ impl posthaste_net::Session for Session {
         [self.deadline, self.heartbeat.deadline(), polled].into_iter().flatten().min()
     }
 
+    fn is_admitted(&self) -> bool {
+        !matches!(self.phase, Phase::Handshake(_))
+    }
+
     async fn timeout(&mut self, out: &mut Output) -> Result<(), Close> {
         let now = Instant::now();
         if self.deadline.is_some_and(|deadline| now >= deadline) {
-            return match self.phase {
-                Phase::Closing => Err(Close::Done),
-                _ => Err(Close::Error("the handshake took too long".to_owned())),
-            };
+            return Err(Close::Done);
         }
         if self.heartbeat.is_missed(now) {
             // While nothing is read, the client's heartbeats are not seen either.
@@ -245,11 +245,8 @@ impl Session {
         match &mut self.phase {
             Phase::Open(_) => Ok(()),
             Phase::Handshake(handshake) => {
-                let around = Surroundings {
-                    broker: &self.broker,
-                    options: &self.options,
-                    peer: self.peer.address.ip(),
-                };
+                let around =
+                    Surroundings { broker: &self.broker, options: &self.options, peer: self.peer.address };
                 let step = match channel {
                     0 => handshake.frame(frame, &around).await,
                     _ => Err(Exception::new(ReplyCode::ChannelError, "a channel before connection.open-ok")),
@@ -273,7 +270,7 @@ impl Session {
 
     fn start(&mut self, out: &mut Output) -> Result<(), Close> {
         let Phase::Handshake(handshake) = &mut self.phase else { return Ok(()) };
-        let peer = self.peer.address.ip();
+        let peer = self.peer.address;
         let start = handshake.start(&Surroundings { broker: &self.broker, options: &self.options, peer });
         self.send(start, out);
         Ok(())

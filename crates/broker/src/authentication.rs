@@ -6,10 +6,13 @@ use argon2::{
     password_hash::{PasswordHash, PasswordHasher, PasswordVerifier, SaltString},
 };
 use parking_lot::Mutex;
-use posthaste_engine::catalog::{Action, Options, Resource, User};
+use posthaste_engine::{
+    Catalog,
+    catalog::{Action, Options, Resource, User, glob},
+};
 use posthaste_model::Name;
 use sha2::{Digest, Sha256};
-use std::{collections::HashMap, net::IpAddr, sync::Arc};
+use std::{collections::HashMap, sync::Arc};
 
 /// What a client shows of itself.
 pub enum Credentials<'a> {
@@ -17,10 +20,17 @@ pub enum Credentials<'a> {
     Password { user: &'a str, password: &'a [u8] },
 }
 
-/// Who a client is.
+/// Who a client is. What it may do is looked up by each check, so that a change of rights counts at once.
 #[derive(Clone, Debug)]
-pub struct Principal {
-    user: Arc<User>,
+pub struct Principal(Kind);
+
+#[derive(Clone, Debug)]
+enum Kind {
+    /// A client of this machine that shows no credentials.
+    Anonymous,
+    /// A part of the broker, by its name in the log.
+    System(&'static str),
+    User(Name),
 }
 
 /// Why a client was not let in. It is told no more than that.
@@ -30,26 +40,94 @@ pub enum AuthenticationError {
     AnonymousFromAfar,
     #[error("this user is let in from this machine only")]
     LoopbackOnly,
+    #[error("too many log-ins are being checked; try again in a moment")]
+    Busy,
     #[error("the user name or the password is wrong")]
     Wrong,
 }
 
 impl Principal {
+    /// For people and for what is compared with what a client says of itself.
     pub fn name(&self) -> &str {
-        &self.user.name
+        match &self.0 {
+            Kind::Anonymous => "anonymous",
+            Kind::System(what) => what,
+            Kind::User(name) => name,
+        }
     }
 
-    pub fn user(&self) -> &User {
-        &self.user
+    pub(crate) fn is_system(&self) -> bool {
+        matches!(self.0, Kind::System(_))
     }
 
-    pub fn may(&self, action: Action, resource: Resource, namespace: &str, name: &str) -> bool {
-        self.user.may(action, resource, namespace, name)
+    /// Whether this is the user of that name, and not somebody else who is called so.
+    pub fn is_user(&self, name: &str) -> bool {
+        matches!(&self.0, Kind::User(user) if **user == *name)
     }
 
-    /// The broker itself, for what it does on nobody's behalf.
-    pub(crate) fn system() -> Principal {
-        Principal { user: Arc::new(administrator("system")) }
+    /// No two have the same.
+    pub fn id(&self) -> String {
+        match &self.0 {
+            Kind::Anonymous => "anonymous".to_owned(),
+            Kind::System(what) => format!("system:{what}"),
+            Kind::User(name) => format!("user:{name}"),
+        }
+    }
+
+    /// What [`Principal::id`] is the id of.
+    pub fn with_id(id: &str) -> Option<Principal> {
+        match id.split_once(':') {
+            None if id == "anonymous" => Some(Principal(Kind::Anonymous)),
+            Some(("user", name)) => Name::new(name).ok().map(|name| Principal(Kind::User(name))),
+            _ => None,
+        }
+    }
+
+    /// The user as it is now.
+    pub(crate) fn user<'c>(&self, catalog: &'c Catalog) -> Option<&'c Arc<User>> {
+        match &self.0 {
+            Kind::User(name) => catalog.user(name),
+            Kind::Anonymous | Kind::System(_) => None,
+        }
+    }
+
+    pub(crate) fn may(
+        &self,
+        catalog: &Catalog,
+        action: Action,
+        resource: Resource,
+        namespace: &str,
+        name: &str,
+    ) -> bool {
+        match &self.0 {
+            Kind::Anonymous | Kind::System(_) => true,
+            Kind::User(user) => {
+                catalog.user(user).is_some_and(|user| user.may(action, resource, namespace, name))
+            }
+        }
+    }
+
+    pub(crate) fn is_administrator(&self, catalog: &Catalog) -> bool {
+        match &self.0 {
+            Kind::Anonymous | Kind::System(_) => true,
+            Kind::User(user) => catalog.user(user).is_some_and(|user| user.administrator),
+        }
+    }
+
+    pub(crate) fn may_enter(&self, catalog: &Catalog, namespace: &str) -> bool {
+        let Kind::User(user) = &self.0 else { return true };
+        catalog.user(user).is_some_and(|user| {
+            user.administrator || user.permissions.iter().any(|p| glob(&p.namespace, namespace))
+        })
+    }
+
+    pub(crate) fn anonymous() -> Principal {
+        Principal(Kind::Anonymous)
+    }
+
+    /// A part of the broker, for what it does on nobody's behalf.
+    pub(crate) fn system(what: &'static str) -> Principal {
+        Principal(Kind::System(what))
     }
 }
 
@@ -86,43 +164,41 @@ impl KnownPasswords {
 }
 
 impl Broker {
-    /// Finds out who a client is. A password costs some milliseconds of work, off the caller's thread.
-    pub async fn authenticate(
-        &self,
-        credentials: Credentials<'_>,
-        peer: IpAddr,
-    ) -> Result<Principal, AuthenticationError> {
-        let result = self.check_credentials(credentials, peer.to_canonical().is_loopback()).await;
-        if result.is_err() {
-            self.metrics().authentication_failures.add(1);
+    /// Whether a user exists and has this password. Nothing is logged, nothing delayed.
+    pub async fn has_password(&self, user: &str, password: &[u8]) -> bool {
+        match self.known_password(user, password, true) {
+            Some(known) => known.is_ok(),
+            None => self.check_password(user, password, true).await.is_ok(),
         }
-        result
     }
 
-    async fn check_credentials(
+    /// What is to be said to credentials that can be judged without hashing the password.
+    pub(crate) fn known_password(
         &self,
-        credentials: Credentials<'_>,
-        loopback: bool,
-    ) -> Result<Principal, AuthenticationError> {
-        let (name, password) = match credentials {
-            Credentials::Anonymous if loopback => {
-                return Ok(Principal { user: Arc::new(administrator("anonymous")) });
-            }
-            Credentials::Anonymous => return Err(AuthenticationError::AnonymousFromAfar),
-            Credentials::Password { user, password } => (user, password),
-        };
+        user: &str,
+        password: &[u8],
+        local: bool,
+    ) -> Option<Result<Principal, AuthenticationError>> {
         if password.len() > PASSWORD_BYTES_MAX {
-            return Err(AuthenticationError::Wrong);
+            return Some(Err(AuthenticationError::Wrong));
         }
+        let catalog = self.shared.catalog_now();
+        let user = catalog.user(user)?;
+        let fingerprint = self.shared.passwords.fingerprint(password);
+        let known = self.shared.passwords.right.lock();
+        let (right, hash) = known.get(&user.name)?;
+        (*right == fingerprint && *hash == user.password_hash).then(|| admit(user, local))
+    }
+
+    /// Checks a password against its hash, which costs some milliseconds of work.
+    pub(crate) async fn check_password(
+        &self,
+        name: &str,
+        password: &[u8],
+        local: bool,
+    ) -> Result<Principal, AuthenticationError> {
         let user = self.catalog().user(name).cloned();
         let fingerprint = self.shared.passwords.fingerprint(password);
-        if let Some(user) = &user
-            && let Some((known, hash)) = self.shared.passwords.right.lock().get(&user.name)
-            && *known == fingerprint
-            && *hash == user.password_hash
-        {
-            return admit(user.clone(), loopback);
-        }
         // An unknown user costs as much as a wrong password, so that names cannot be guessed by time.
         let hash = user.as_ref().map(|user| user.password_hash.clone());
         let (password, shared) = (password.to_vec(), self.shared.clone());
@@ -133,42 +209,38 @@ impl Broker {
                 false
             }
         };
-        let right = self.shared.work.run(check).await.unwrap_or(false);
-        match user {
-            Some(user) if right => {
+        match (user, self.hash_work(check).await) {
+            (_, None) => Err(AuthenticationError::Busy),
+            (Some(user), Some(true)) => {
                 let mut known = self.shared.passwords.right.lock();
-                if known.len() < KNOWN_PASSWORDS_MAX {
+                if known.len() < KNOWN_PASSWORDS_MAX || known.contains_key(&user.name) {
                     known.insert(user.name.clone(), (fingerprint, user.password_hash.clone()));
                 }
                 drop(known);
-                admit(user, loopback)
+                admit(&user, local)
             }
             _ => Err(AuthenticationError::Wrong),
         }
     }
 }
 
-fn admit(user: Arc<User>, loopback: bool) -> Result<Principal, AuthenticationError> {
+fn admit(user: &User, loopback: bool) -> Result<Principal, AuthenticationError> {
     if user.loopback_only && !loopback {
         return Err(AuthenticationError::LoopbackOnly);
     }
-    Ok(Principal { user })
+    Ok(Principal(Kind::User(user.name.clone())))
 }
 
-fn administrator(name: &'static str) -> User {
+/// The user that a new data directory has.
+pub(crate) fn guest() -> User {
     User {
-        name: Name::constant(name),
-        password_hash: String::new(),
+        name: Name::constant("guest"),
+        password_hash: GUEST_HASH.to_owned(),
         loopback_only: true,
         administrator: true,
         permissions: Vec::new(),
         options: Options::new(),
     }
-}
-
-/// The user that a new data directory has.
-pub(crate) fn guest() -> User {
-    User { password_hash: GUEST_HASH.to_owned(), ..administrator("guest") }
 }
 
 /// Argon2id with 7 MiB and 5 passes, one of OWASP's recommended settings.

@@ -2,6 +2,7 @@
 
 use crate::{
     Broker,
+    access::Writable,
     client::Client,
     error::Error,
     live::{Gathering, LiveMessage},
@@ -123,12 +124,59 @@ impl Batch {
         if !self.routed.as_ref().is_some_and(|last| last.is(exchange, &envelope.subject)) {
             self.route(exchange, &envelope.subject, headers)?;
         }
+        Ok(self.take_along(envelope, payload))
+    }
+
+    /// As [`Batch::publish`], for a message with further subjects: it goes once to each target that any of them
+    /// leads to, if it may be published under all of them.
+    pub fn publish_under(
+        &mut self,
+        exchange: Option<&str>,
+        mut envelope: Envelope,
+        payload: Payload,
+        headers: &dyn Headers,
+        further: &[Subject],
+    ) -> Result<Routed, Error> {
+        self.check_size(&envelope, &payload)?;
+        envelope.origin = self.client.connection();
+        for subject in further {
+            self.check_right(exchange, subject)?;
+        }
+        self.route(exchange, &envelope.subject, headers)?;
+        self.routed = None;
+        let mut all = std::mem::take(&mut self.routes);
+        for subject in further {
+            self.route(exchange, subject, headers)?;
+            all.queues.append(&mut self.routes.queues);
+            all.topics.append(&mut self.routes.topics);
+        }
+        self.routed = None;
+        all.deduplicate();
+        self.routes = all;
+        Ok(self.take_along(envelope, payload))
+    }
+
+    fn take_along(&mut self, envelope: Envelope, payload: Payload) -> Routed {
         let index = self.take_index();
         let routed = self.spread(index, envelope, payload);
         if routed.nowhere() {
             self.client.broker().metrics().unroutable.add(1);
         }
-        Ok(routed)
+        routed
+    }
+
+    /// Whether the client may publish under a subject to an exchange, and what the permission names.
+    fn check_right<'s>(
+        &self,
+        exchange: Option<&'s str>,
+        subject: &'s Subject,
+    ) -> Result<Cow<'s, str>, Error> {
+        let (resource, named) = match exchange {
+            Some(BUS) => (Resource::Subject, subject.to_dotted()),
+            name => (Resource::Exchange, Cow::Borrowed(name.unwrap_or_default())),
+        };
+        self.client.may_by(&self.catalog, Action::Write, resource, &named)?;
+        Ok(named)
     }
 
     /// Finds where a message goes, if it may be published.
@@ -139,12 +187,7 @@ impl Batch {
         headers: &dyn Headers,
     ) -> Result<(), Error> {
         self.routed = None;
-        let resource = if exchange == Some(BUS) { Resource::Subject } else { Resource::Exchange };
-        let named = match (exchange, resource) {
-            (Some(BUS), _) => subject.to_dotted(),
-            (name, _) => Cow::Borrowed(name.unwrap_or_default()),
-        };
-        self.client.may(Action::Write, resource, &named)?;
+        let named = self.check_right(exchange, subject)?;
         let namespace =
             self.catalog.namespace(self.client.namespace()).ok_or_else(|| self.client.no_namespace())?;
         let headers = Asked { headers, asked: Cell::new(false) };
@@ -186,21 +229,25 @@ impl Batch {
     }
 
     /// Appends a batch to a partition, as it is.
-    pub fn append(&mut self, partition: Partition, append: AppendBatch) -> u32 {
+    pub fn append(&mut self, partition: Writable<Partition>, append: AppendBatch) -> u32 {
         let index = self.take_index();
-        self.add_append(index, partition, append, None);
+        self.add_append(index, *partition, append, None);
         index
     }
 
     /// Puts a message into a queue directly.
-    pub fn enqueue(&mut self, queue: &Queue, envelope: Envelope, payload: Payload) -> u32 {
+    pub fn enqueue(&mut self, queue: &Writable<Arc<Queue>>, envelope: Envelope, payload: Payload) -> u32 {
         let index = self.take_index();
         self.add_enqueue(index, queue, envelope, payload);
         index
     }
 
-    /// Keeps a message as the last one on its subject; an empty body clears what was kept.
-    pub fn retain(&mut self, mut envelope: Envelope, payload: Payload) -> u32 {
+    /// Keeps a message as the last one on its subject, if the client may publish on it; an empty body clears what
+    /// was kept.
+    pub fn retain(&mut self, mut envelope: Envelope, payload: Payload) -> Result<u32, Error> {
+        if !self.routed.as_ref().is_some_and(|last| last.is(Some(BUS), &envelope.subject)) {
+            self.check_right(Some(BUS), &envelope.subject)?;
+        }
         // What is kept for long must not hold the buffer it was read into.
         let payload = payload.detached();
         envelope.subject = envelope.subject.detached();
@@ -214,12 +261,12 @@ impl Batch {
             || bytes + payload.body.len() > limits.retained_bytes_max;
         if full && !payload.body.is_empty() {
             self.refused.push((index, Refusal::Full));
-            return index;
+            return Ok(index);
         }
         let shard = self.catalog.shard_of(&envelope.subject.to_dotted());
         let size = payload.body.len();
         self.push(shard, index, Publish::Retain { namespace, envelope, payload }, size);
-        index
+        Ok(index)
     }
 
     fn add_append(

@@ -10,6 +10,7 @@ use crate::{
     inbox,
     live::LiveSink,
     log::Logs,
+    login::LogIns,
     metrics::Metrics,
     retained::RetainedView,
     tap::Taps,
@@ -74,6 +75,7 @@ pub(crate) struct Shared {
     pub logs: Arc<Logs>,
     pub retained: RetainedView,
     pub passwords: KnownPasswords,
+    pub log_ins: LogIns,
     pub inbox_bytes: AtomicUsize,
     /// When the journal last had no room for what is published, in milliseconds since 1970.
     full_at: AtomicI64,
@@ -139,6 +141,7 @@ impl Shared {
             logs: parts.logs,
             retained: RetainedView::default(),
             passwords: KnownPasswords::default(),
+            log_ins: LogIns::default(),
             clock: parts.clock,
             work: parts.work,
             inbox_bytes: AtomicUsize::new(0),
@@ -175,6 +178,11 @@ impl Shared {
 
     pub fn catalog(&self) -> Arc<Catalog> {
         self.catalog.load_full()
+    }
+
+    /// As [`Shared::catalog`], for a look.
+    pub fn catalog_now(&self) -> arc_swap::Guard<Arc<Catalog>> {
+        self.catalog.load()
     }
 
     pub fn publish_catalog(&self, catalog: Arc<Catalog>) {
@@ -352,6 +360,17 @@ impl Broker {
 
     pub fn client(&self, principal: Principal, namespace: Name, connection: ConnectionId) -> Client {
         Client::new(self.clone(), principal, namespace, connection)
+    }
+
+    /// A handle for what an adapter does of its own: keep sessions, say. `what` names it in the log. Nothing that
+    /// a client wishes is done with it before the client's own right to it was checked.
+    pub fn system_client(&self, what: &'static str, namespace: Name, connection: ConnectionId) -> Client {
+        Client::new(self.clone(), Principal::system(what), namespace, connection)
+    }
+
+    /// Whether a principal may do anything at all in a namespace.
+    pub fn may_enter(&self, principal: &Principal, namespace: &str) -> bool {
+        principal.may_enter(&self.shared.catalog_now(), namespace)
     }
 
     pub fn next_connection(&self) -> ConnectionId {

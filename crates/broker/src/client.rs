@@ -1,29 +1,26 @@
 //! What one connection can ask of the broker. Every method checks what its principal may do.
 
 use crate::{
+    access::{Configurable, Holder, Readable, right},
     authentication::Principal,
     batch::Batch,
     broker::{Broker, Shared},
-    error::Error,
-    log::PartitionLog,
+    error::{self, Error},
     thread::{DeliverySink, Input},
 };
 use bytes::Bytes;
 use posthaste_engine::{
-    Command, Delivery, Position, Reply,
+    Catalog, Command, Delivery, Position, Reply,
     catalog::{
-        Action, BUS, Binding, CatalogCommand, Exchange, ExchangeSpec, Queue, QueueConfig, Resource, Target,
-        Topic, TopicConfig, User,
+        Action, BUS, Binding, CatalogCommand, Exchange, ExchangeSpec, Partition, Queue, QueueConfig,
+        Resource, Target, Topic, TopicConfig, User,
     },
     command::{Consume, Mode, Outcome, Relay, Settle},
     effect::{HandleState, QueueState, Refusal},
     event::CommittedOffset,
     group::{Assignment, GroupState, Join, Joined, Member},
 };
-use posthaste_model::{
-    ConnectionId, ConsumerId, Envelope, Name, PartitionId, Pattern, Payload, QueueId, ShardId, Subject,
-    TopicId,
-};
+use posthaste_model::{ConnectionId, Envelope, Name, Pattern, Payload, QueueId, ShardId, Subject, TopicId};
 use std::sync::Arc;
 
 /// The handle that an adapter holds for a connection. Cheap to clone.
@@ -70,7 +67,7 @@ impl Client {
 
     /// The broker's own handle, for what it does on nobody's behalf.
     pub(crate) fn system(broker: Broker, namespace: Name) -> Client {
-        Client::new(broker, Principal::system(), namespace, ConnectionId(0))
+        Client::new(broker, Principal::system("broker"), namespace, ConnectionId(0))
     }
 
     pub fn broker(&self) -> &Broker {
@@ -94,13 +91,40 @@ impl Client {
         Client { namespace, ..self.clone() }
     }
 
-    /// Whether the principal may do this here.
+    /// Whether the principal may do this here, as its rights are now.
     pub fn may(&self, action: Action, resource: Resource, name: &str) -> Result<(), Error> {
-        if self.principal.may(action, resource, &self.namespace, name) {
+        self.may_by(&self.shared().catalog_now(), action, resource, name)
+    }
+
+    /// As [`Client::may`], by a catalog that the caller has at hand.
+    pub(crate) fn may_by(
+        &self,
+        catalog: &Catalog,
+        action: Action,
+        resource: Resource,
+        name: &str,
+    ) -> Result<(), Error> {
+        if self.principal.may(catalog, action, resource, &self.namespace, name) {
             return Ok(());
         }
         let (user, name) = (self.principal.name().to_owned(), name.to_owned());
         Err(Error::Denied { user, action, resource, name })
+    }
+
+    /// Whether the principal may do everything, and manage users.
+    pub fn is_administrator(&self) -> bool {
+        self.principal.is_administrator(&self.shared().catalog_now())
+    }
+
+    /// Writes down a change that somebody will ask about one day. What goes with a connection, or is the broker's
+    /// own, is written down in detail only.
+    fn note(&self, done: &'static str, what: Resource, name: &str, lasting: bool) {
+        let (by, namespace, kind) = (self.principal.name(), &self.namespace, error::lower(&what));
+        if lasting && !self.principal.is_system() {
+            tracing::info!(by, kind, name, %namespace, "{done}");
+        } else {
+            tracing::debug!(by, kind, name, %namespace, "{done}");
+        }
     }
 
     fn shared(&self) -> &Arc<Shared> {
@@ -120,9 +144,11 @@ impl Client {
         config: TopicConfig,
     ) -> Result<Arc<Topic>, Error> {
         self.may(Action::Configure, Resource::Topic, name)?;
+        self.may_capture(&config, &[])?;
         let (namespace, name) = (self.namespace.clone(), name.clone());
         let command = CatalogCommand::CreateTopic { namespace, name: name.clone(), partitions, config };
         self.shared().change_catalog(command).await?;
+        self.note("created", Resource::Topic, &name, true);
         let topic = self.topic(&name)?;
         // A rule on the bus may name this topic already.
         self.shared().taps.topic_changed(&self.broker, &topic).await;
@@ -134,42 +160,53 @@ impl Client {
         let (namespace, name) = (self.namespace.clone(), name.clone());
         let command = CatalogCommand::AddPartitions { namespace, name: name.clone(), total };
         self.shared().change_catalog(command).await?;
+        self.note("given more partitions", Resource::Topic, &name, true);
         let topic = self.topic(&name)?;
         self.shared().taps.topic_changed(&self.broker, &topic).await;
         Ok(topic)
     }
 
     pub async fn configure_topic(&self, name: &Name, config: TopicConfig) -> Result<(), Error> {
-        self.may(Action::Configure, Resource::Topic, name)?;
-        let (namespace, name) = (self.namespace.clone(), name.clone());
-        self.shared().change_catalog(CatalogCommand::ConfigureTopic { namespace, name, config }).await?;
+        let current = self.topic_to::<right::Configure>(name)?;
+        self.may_capture(&config, &current.config.captures)?;
+        let command =
+            CatalogCommand::ConfigureTopic { namespace: self.namespace.clone(), name: name.clone(), config };
+        self.shared().change_catalog(command).await?;
+        self.note("changed", Resource::Topic, name, true);
         Ok(())
+    }
+
+    /// Who has a topic capture what is published on the bus reads it there: as with a binding, or a subscription.
+    fn may_capture(&self, config: &TopicConfig, known: &[Pattern]) -> Result<(), Error> {
+        let new = || config.captures.iter().filter(|pattern| !known.contains(pattern));
+        if new().next().is_none() || self.may(Action::Read, Resource::Exchange, BUS).is_ok() {
+            return Ok(());
+        }
+        new().try_for_each(|pattern| self.may(Action::Read, Resource::Subject, &pattern.to_string()))
     }
 
     pub async fn delete_topic(&self, name: &Name) -> Result<(), Error> {
         self.may(Action::Configure, Resource::Topic, name)?;
-        let (namespace, name) = (self.namespace.clone(), name.clone());
-        self.shared().change_catalog(CatalogCommand::DeleteTopic { namespace, name }).await?;
+        let command = CatalogCommand::DeleteTopic { namespace: self.namespace.clone(), name: name.clone() };
+        self.shared().change_catalog(command).await?;
+        self.note("deleted", Resource::Topic, name, true);
         Ok(())
     }
 
     pub fn topic(&self, name: &str) -> Result<Arc<Topic>, Error> {
-        let catalog = self.broker.catalog();
+        let catalog = self.shared().catalog_now();
         let topic = catalog.namespace(&self.namespace).and_then(|n| n.topics.get(name)).cloned();
         topic.ok_or_else(|| Error::NotFound(Resource::Topic, name.to_owned()))
     }
 
-    /// A partition's readable view. Reading needs [`Action::Read`] on the topic, which the caller checks once
-    /// per request.
-    pub fn log(&self, partition: PartitionId) -> Result<Arc<PartitionLog>, Error> {
-        self.shared().logs.find(partition.0).ok_or(Error::Gone)
-    }
-
     /// Drops everything below `before`; returns where the partition begins now.
-    pub async fn trim(&self, partition: PartitionId, before: u64) -> Result<u64, Error> {
-        let shard = self.broker.catalog().place(partition.0);
-        match self.shared().ask(shard, Command::Trim { partition, before }).await? {
-            Reply::Count(start) => Ok(start),
+    pub async fn trim(&self, partition: Configurable<Partition>, before: u64) -> Result<u64, Error> {
+        let Partition { id, shard } = *partition;
+        match self.shared().ask(shard, Command::Trim { partition: id, before }).await? {
+            Reply::Count(start) => {
+                tracing::info!(by = self.principal.name(), partition = id.0, before, "messages deleted");
+                Ok(start)
+            }
             _ => Err(Error::Gone),
         }
     }
@@ -190,6 +227,7 @@ impl Client {
         declaration: QueueDeclaration,
     ) -> Result<Arc<Queue>, Error> {
         self.may(Action::Configure, Resource::Queue, name)?;
+        self.may_dead_letter(name, &declaration.config)?;
         let command = CatalogCommand::CreateQueue {
             namespace: self.namespace.clone(),
             name: name.clone(),
@@ -201,19 +239,33 @@ impl Client {
         if declaration.exclusive {
             self.shared().exclusive_owners.lock().insert(self.connection);
         }
+        let lasting = declaration.durable && !declaration.exclusive && !declaration.auto_delete;
         self.shared().change_catalog(command).await?;
+        self.note("created", Resource::Queue, name, lasting);
         self.queue(name)
     }
 
     pub async fn configure_queue(&self, name: &Name, config: QueueConfig) -> Result<(), Error> {
-        self.may(Action::Configure, Resource::Queue, name)?;
-        let (namespace, name) = (self.namespace.clone(), name.clone());
-        self.shared().change_catalog(CatalogCommand::ConfigureQueue { namespace, name, config }).await?;
+        let current = self.queue_to::<right::Configure>(name)?;
+        if config.dead_letter != current.config.dead_letter {
+            self.may_dead_letter(name, &config)?;
+        }
+        let command =
+            CatalogCommand::ConfigureQueue { namespace: self.namespace.clone(), name: name.clone(), config };
+        self.shared().change_catalog(command).await?;
+        self.note("changed", Resource::Queue, name, true);
         Ok(())
     }
 
+    /// Who has a queue dead-letter somewhere moves messages there, and needs the right to.
+    fn may_dead_letter(&self, name: &str, config: &QueueConfig) -> Result<(), Error> {
+        let Some(dead) = &config.dead_letter else { return Ok(()) };
+        self.may(Action::Read, Resource::Queue, name)?;
+        self.may(Action::Write, Resource::Exchange, dead.exchange.as_deref().unwrap_or_default())
+    }
+
     pub fn queue(&self, name: &str) -> Result<Arc<Queue>, Error> {
-        let catalog = self.broker.catalog();
+        let catalog = self.shared().catalog_now();
         let queue = catalog.namespace(&self.namespace).and_then(|n| n.queues.get(name)).cloned();
         let queue = queue.ok_or_else(|| Error::NotFound(Resource::Queue, name.to_owned()))?;
         if queue.exclusive.is_some_and(|owner| owner != self.connection) {
@@ -224,22 +276,27 @@ impl Client {
 
     /// Returns how many messages it held.
     pub async fn delete_queue(&self, name: &str, if_unused: bool, if_empty: bool) -> Result<u64, Error> {
-        self.may(Action::Configure, Resource::Queue, name)?;
-        let queue = self.queue(name)?;
-        self.shared().delete_queue(&queue, if_unused, if_empty).await
+        let queue = self.queue_to::<right::Configure>(name)?;
+        let count = self.shared().delete_queue(&queue, if_unused, if_empty).await?;
+        let lasting = queue.durable && queue.exclusive.is_none() && !queue.auto_delete;
+        self.note("deleted", Resource::Queue, name, lasting);
+        Ok(count)
     }
 
     pub async fn purge_queue(&self, name: &str) -> Result<u64, Error> {
-        self.may(Action::Read, Resource::Queue, name)?;
-        let queue = self.queue(name)?;
+        let queue = self.queue_to::<right::Read>(name)?;
         match self.shared().ask(queue.shard, Command::Purge { queue: queue.id }).await? {
-            Reply::Count(count) => Ok(count),
+            Reply::Count(count) => {
+                self.note("purged", Resource::Queue, name, true);
+                Ok(count)
+            }
             _ => Err(Error::Gone),
         }
     }
 
+    /// What is in a queue, for everybody who may do anything with it.
     pub async fn queue_state(&self, name: &str) -> Result<QueueState, Error> {
-        let queue = self.queue(name)?;
+        let queue = self.queue_to::<right::See>(name)?;
         match self.shared().ask(queue.shard, Command::QueueState { queue: queue.id }).await? {
             Reply::QueueState(state) => Ok(state),
             _ => Err(Error::Gone),
@@ -250,7 +307,14 @@ impl Client {
 
     pub async fn create_exchange(&self, spec: ExchangeSpec) -> Result<(), Error> {
         self.may(Action::Configure, Resource::Exchange, &spec.name)?;
+        if let Some(alternate) = &spec.alternate {
+            // Messages move on from the one to the other.
+            self.may(Action::Read, Resource::Exchange, &spec.name)?;
+            self.may(Action::Write, Resource::Exchange, alternate)?;
+        }
+        let (name, lasting) = (spec.name.clone(), spec.durable && !spec.auto_delete);
         self.shared().change_catalog(CatalogCommand::CreateExchange(spec)).await?;
+        self.note("created", Resource::Exchange, &name, lasting);
         Ok(())
     }
 
@@ -262,8 +326,13 @@ impl Client {
 
     pub async fn delete_exchange(&self, name: &Name, if_unused: bool) -> Result<(), Error> {
         self.may(Action::Configure, Resource::Exchange, name)?;
-        let (namespace, name) = (self.namespace.clone(), name.clone());
-        self.shared().change_catalog(CatalogCommand::DeleteExchange { namespace, name, if_unused }).await?;
+        let command = CatalogCommand::DeleteExchange {
+            namespace: self.namespace.clone(),
+            name: name.clone(),
+            if_unused,
+        };
+        self.shared().change_catalog(command).await?;
+        self.note("deleted", Resource::Exchange, name, true);
         Ok(())
     }
 
@@ -315,7 +384,9 @@ impl Client {
 
     pub async fn create_namespace(&self, name: &Name) -> Result<(), Error> {
         self.may(Action::Configure, Resource::Namespace, name)?;
-        self.shared().change_catalog(CatalogCommand::CreateNamespace(name.clone())).await.map(|_| ())
+        self.shared().change_catalog(CatalogCommand::CreateNamespace(name.clone())).await?;
+        self.note("created", Resource::Namespace, name, true);
+        Ok(())
     }
 
     pub async fn delete_namespace(&self, name: &Name) -> Result<(), Error> {
@@ -323,22 +394,35 @@ impl Client {
         if &**name == crate::open::DEFAULT_NAMESPACE {
             return Err(Error::Protected);
         }
-        self.shared().change_catalog(CatalogCommand::DeleteNamespace(name.clone())).await.map(|_| ())
+        self.shared().change_catalog(CatalogCommand::DeleteNamespace(name.clone())).await?;
+        self.note("deleted", Resource::Namespace, name, true);
+        Ok(())
     }
 
     /// Adds or replaces a user. Only administrators may.
     pub async fn put_user(&self, user: User) -> Result<(), Error> {
         self.administers(&user.name)?;
-        self.shared().change_catalog(CatalogCommand::PutUser(user)).await.map(|_| ())
+        let name = user.name.clone();
+        let done = if self.broker.catalog().user(&name).is_some() { "changed" } else { "created" };
+        self.shared().change_catalog(CatalogCommand::PutUser(user)).await?;
+        self.note_user(done, &name);
+        Ok(())
     }
 
     pub async fn delete_user(&self, name: &Name) -> Result<(), Error> {
         self.administers(name)?;
-        self.shared().change_catalog(CatalogCommand::DeleteUser(name.clone())).await.map(|_| ())
+        self.shared().change_catalog(CatalogCommand::DeleteUser(name.clone())).await?;
+        self.note_user("deleted", name);
+        Ok(())
+    }
+
+    fn note_user(&self, done: &'static str, name: &str) {
+        // Who may log in is never beside the point, whoever changed it.
+        tracing::info!(by = self.principal.name(), kind = "user", name, "{done}");
     }
 
     fn administers(&self, name: &Name) -> Result<(), Error> {
-        if self.principal.user().administrator {
+        if self.is_administrator() {
             return Ok(());
         }
         let (user, name) = (self.principal.name().to_owned(), name.to_string());
@@ -371,20 +455,20 @@ impl Client {
         Batch::new(self.clone())
     }
 
+    /// Has messages delivered to `sink`, as far as there is credit.
     pub async fn consume(
         &self,
-        queue: &Queue,
+        holder: Holder,
         options: ConsumeOptions,
-        consumer: ConsumerId,
         sink: Arc<dyn DeliverySink>,
     ) -> Result<(), Error> {
-        self.may(Action::Read, Resource::Queue, &queue.name)?;
         let ConsumeOptions { credit, mode, exclusive, priority } = options;
-        let command =
-            Command::Consume(Consume { queue: queue.id, consumer, credit, mode, exclusive, priority });
+        let (queue, consumer) = (holder.queue(), holder.consumer());
+        let command = Command::Consume(Consume { queue, consumer, credit, mode, exclusive, priority });
         let (reply, answer) = tokio::sync::oneshot::channel();
-        let input = Input::Consume { shard: queue.shard, command, sink, reply };
-        if !self.shared().input(self.shared().thread_of(queue.shard), input) {
+        let shard = self.shard_of(queue);
+        let input = Input::Consume { shard, command, sink, reply };
+        if !self.shared().input(self.shared().thread_of(shard), input) {
             return Err(Error::Stopping);
         }
         match answer.await {
@@ -394,73 +478,62 @@ impl Client {
         }
     }
 
-    fn send(&self, queue: QueueId, command: Command) {
-        self.shared().send(self.shard_of_queue(queue), command);
+    fn send(&self, holder: Holder, command: Command) {
+        self.shared().send(self.shard_of(holder.queue()), command);
     }
 
-    async fn ask(&self, queue: QueueId, command: Command) -> Result<Reply, Error> {
-        self.shared().ask(self.shard_of_queue(queue), command).await
+    async fn ask(&self, holder: Holder, command: Command) -> Result<Reply, Error> {
+        self.shared().ask(self.shard_of(holder.queue()), command).await
     }
 
-    fn shard_of_queue(&self, queue: QueueId) -> ShardId {
+    fn shard_of(&self, queue: QueueId) -> ShardId {
         // As the catalog places it; also right for a queue that was deleted meanwhile.
-        self.broker.catalog().place(queue.0)
+        self.shared().catalog_now().place(queue.0)
     }
 
-    /// Lets the consumer be handed `add` more.
-    pub fn credit(&self, queue: QueueId, consumer: ConsumerId, add: u32) {
-        self.send(queue, Command::Credit { queue, consumer, add });
+    /// Lets the holder be handed `add` more.
+    pub fn credit(&self, holder: Holder, add: u32) {
+        let (queue, consumer) = (holder.queue(), holder.consumer());
+        self.send(holder, Command::Credit { queue, consumer, add });
     }
 
-    pub fn settle(
-        &self,
-        queue: QueueId,
-        consumer: ConsumerId,
-        deliveries: Vec<(u8, Position)>,
-        outcome: Outcome,
-    ) {
-        self.send(queue, Command::Settle(Settle { queue, consumer, deliveries, outcome, lasting: false }));
+    pub fn settle(&self, holder: Holder, deliveries: Vec<(u8, Position)>, outcome: Outcome) {
+        self.send(holder, settle(holder, deliveries, outcome, false));
     }
 
     /// As [`Client::settle`], which a power cut before the next sync undoes, but returns once it lasts.
     pub async fn settle_durably(
         &self,
-        queue: QueueId,
-        consumer: ConsumerId,
+        holder: Holder,
         deliveries: Vec<(u8, Position)>,
         outcome: Outcome,
     ) -> Result<(), Error> {
-        let settle = Settle { queue, consumer, deliveries, outcome, lasting: true };
-        self.ask(queue, Command::Settle(settle)).await.map(|_| ())
+        self.ask(holder, settle(holder, deliveries, outcome, true)).await.map(|_| ())
     }
 
-    /// Ends a consumer; what it holds stays leased to it.
-    pub async fn cancel(&self, queue: QueueId, consumer: ConsumerId) {
+    /// Nothing more is handed out; what the holder has stays leased to it.
+    pub async fn cancel(&self, holder: Holder) {
         // A queue that is gone has no consumers.
-        let _ = self.ask(queue, Command::Cancel { queue, consumer }).await;
+        let (queue, consumer) = (holder.queue(), holder.consumer());
+        let _ = self.ask(holder, Command::Cancel { queue, consumer }).await;
     }
 
-    /// Ends a consumer and gives back what it holds.
-    pub async fn detach(&self, queue: QueueId, consumer: ConsumerId) {
-        let _ = self.ask(queue, Command::Detach { queue, consumer }).await;
+    /// Nothing more is handed out, and what the holder has goes back.
+    pub async fn detach(&self, holder: Holder) {
+        let (queue, consumer) = (holder.queue(), holder.consumer());
+        let _ = self.ask(holder, Command::Detach { queue, consumer }).await;
     }
 
-    /// Gives back what a consumer holds; it goes on.
-    pub fn recover(&self, queue: QueueId, consumer: ConsumerId) {
-        self.send(queue, Command::Recover { queue, consumer });
+    /// Gives back what the holder has; it goes on.
+    pub fn recover(&self, holder: Holder) {
+        let (queue, consumer) = (holder.queue(), holder.consumer());
+        self.send(holder, Command::Recover { queue, consumer });
     }
 
     /// Takes what is ready at once, up to `count`; also says how many messages are ready beyond that.
-    pub async fn pull(
-        &self,
-        queue: &Queue,
-        consumer: ConsumerId,
-        count: u32,
-        mode: Mode,
-    ) -> Result<(Vec<Delivery>, u64), Error> {
-        self.may(Action::Read, Resource::Queue, &queue.name)?;
-        let command = Command::Pull { queue: queue.id, consumer, count, mode };
-        match self.shared().ask(queue.shard, command).await? {
+    pub async fn pull(&self, holder: Holder, count: u32, mode: Mode) -> Result<(Vec<Delivery>, u64), Error> {
+        let (queue, consumer) = (holder.queue(), holder.consumer());
+        match self.ask(holder, Command::Pull { queue, consumer, count, mode }).await? {
             Reply::Deliveries { deliveries, ready } => Ok((deliveries, ready)),
             _ => Err(Error::Gone),
         }
@@ -592,17 +665,20 @@ impl Client {
 
     // ---- retained messages
 
-    /// Up to `max` retained messages that match, in order of subjects, behind `after`.
+    /// Up to `max` retained messages that match, in order of subjects, behind `after`. As with subscriptions, the
+    /// right is that to read the pattern: `named`, as permissions name subjects.
     pub fn retained(
         &self,
+        named: &str,
         pattern: &Pattern,
         after: Option<&Subject>,
         max: usize,
-    ) -> Vec<(Envelope, Payload)> {
+    ) -> Result<Vec<(Envelope, Payload)>, Error> {
+        self.may(Action::Read, Resource::Subject, named)?;
         let now = self.broker.now();
         let mut found = self.shared().retained.find(&self.namespace, pattern, after, max);
         found.retain(|(envelope, _)| envelope.expires.is_none_or(|at| at > now));
-        found
+        Ok(found)
     }
 
     // ---- durable sessions
@@ -611,7 +687,7 @@ impl Client {
     /// before. The broker publishes it itself. Durable when it returns.
     pub async fn receive(
         &self,
-        session: QueueId,
+        session: Holder,
         id: u32,
         exchange: Option<Name>,
         mut envelope: Envelope,
@@ -632,36 +708,36 @@ impl Client {
             &payload,
         );
         let relay = Box::new(Relay { to, live, envelope, payload });
-        let reply = self.ask(session, Command::Receive { queue: session, id, relay }).await?;
+        let reply = self.ask(session, Command::Receive { queue: session.queue(), id, relay }).await?;
         Ok(!matches!(reply, Reply::Duplicate { .. }))
     }
 
-    pub async fn forget(&self, session: QueueId, id: u32) -> Result<(), Error> {
-        self.ask(session, Command::Forget { queue: session, id }).await.map(|_| ())
+    pub async fn forget(&self, session: Holder, id: u32) -> Result<(), Error> {
+        self.ask(session, Command::Forget { queue: session.queue(), id }).await.map(|_| ())
     }
 
     /// Gives deliveries handles that outlive the connection. Durable when it returns.
     pub async fn assign_handles(
         &self,
-        session: QueueId,
-        consumer: ConsumerId,
+        session: Holder,
         handles: Vec<(u8, Position, u32)>,
     ) -> Result<(), Error> {
-        self.ask(session, Command::AssignHandles { queue: session, consumer, handles }).await.map(|_| ())
+        let (queue, consumer) = (session.queue(), session.consumer());
+        self.ask(session, Command::AssignHandles { queue, consumer, handles }).await.map(|_| ())
     }
 
     /// The reader has the message; the handle is still taken. Durable when it returns.
-    pub async fn settle_handle(&self, session: QueueId, handle: u32) -> Result<(), Error> {
-        self.ask(session, Command::SettleHandle { queue: session, handle }).await.map(|_| ())
+    pub async fn settle_handle(&self, session: Holder, handle: u32) -> Result<(), Error> {
+        self.ask(session, Command::SettleHandle { queue: session.queue(), handle }).await.map(|_| ())
     }
 
-    pub async fn free_handle(&self, session: QueueId, handle: u32) -> Result<(), Error> {
-        self.ask(session, Command::FreeHandle { queue: session, handle }).await.map(|_| ())
+    pub async fn free_handle(&self, session: Holder, handle: u32) -> Result<(), Error> {
+        self.ask(session, Command::FreeHandle { queue: session.queue(), handle }).await.map(|_| ())
     }
 
     /// The handles in use and the ids received.
-    pub async fn session_state(&self, session: QueueId) -> Result<(Vec<HandleState>, Vec<u32>), Error> {
-        match self.ask(session, Command::SessionState { queue: session }).await? {
+    pub async fn session_state(&self, session: Holder) -> Result<(Vec<HandleState>, Vec<u32>), Error> {
+        match self.ask(session, Command::SessionState { queue: session.queue() }).await? {
             Reply::Session { handles, received } => Ok((handles, received)),
             _ => Err(Error::Gone),
         }
@@ -670,24 +746,29 @@ impl Client {
     // ---- live readers
 
     /// Has messages that reach `queue` through transient bindings handed to `sink`.
-    pub fn attach_live(&self, queue: QueueId, sink: Arc<dyn crate::LiveSink>) {
+    pub fn attach_live(&self, queue: &Readable<Arc<Queue>>, sink: Arc<dyn crate::LiveSink>) {
         let shared = self.shared();
         let _one_at_a_time = shared.live_change.lock();
         let mut live = (**shared.live.load()).clone();
-        live.insert(queue, sink);
+        live.insert(queue.id, sink);
         shared.live.store(Arc::new(live));
     }
 
     /// Ends that, unless another sink has taken its place.
-    pub fn detach_live(&self, queue: QueueId, sink: &Arc<dyn crate::LiveSink>) {
+    pub fn detach_live(&self, queue: &Readable<Arc<Queue>>, sink: &Arc<dyn crate::LiveSink>) {
         let shared = self.shared();
         let _one_at_a_time = shared.live_change.lock();
         let mut live = (**shared.live.load()).clone();
-        if live.get(&queue).is_some_and(|known| Arc::ptr_eq(known, sink)) {
-            live.remove(&queue);
+        if live.get(&queue.id).is_some_and(|known| Arc::ptr_eq(known, sink)) {
+            live.remove(&queue.id);
             shared.live.store(Arc::new(live));
         }
     }
+}
+
+fn settle(holder: Holder, deliveries: Vec<(u8, Position)>, outcome: Outcome, lasting: bool) -> Command {
+    let (queue, consumer) = (holder.queue(), holder.consumer());
+    Command::Settle(Settle { queue, consumer, deliveries, outcome, lasting })
 }
 
 fn missing(target: &Target) -> Error {

@@ -69,7 +69,7 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-fn lower(value: &impl fmt::Debug) -> String {
+pub(crate) fn lower(value: &impl fmt::Debug) -> String {
     format!("{value:?}").to_lowercase()
 }
 

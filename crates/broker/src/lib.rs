@@ -5,6 +5,7 @@
 //! not pass through the engine.
 #![forbid(unsafe_code)]
 
+mod access;
 mod ahead;
 mod authentication;
 mod batch;
@@ -22,6 +23,7 @@ mod inbox;
 mod kept;
 mod live;
 mod log;
+mod login;
 mod metrics;
 mod open;
 mod outbox;
@@ -36,6 +38,9 @@ mod tap;
 mod thread;
 mod tickets;
 
+pub use access::{
+    Allowed, Configurable, Extent, Holder, Protected, Readable, Rights, Visible, Writable, right,
+};
 pub use ahead::ReadAhead;
 pub use authentication::{AuthenticationError, Credentials, Principal, hash_password};
 pub use batch::{AppendBatch, Batch, Outcome, Routed};
@@ -48,6 +53,7 @@ pub use format::{Codec, ConversionError, Formats, encode_message};
 pub use home::Home;
 pub use live::{LiveBatch, LiveMessage, LiveSink};
 pub use log::{LogEntry, PartitionLog, ReadError};
+pub use login::FAILED_LOG_IN_DELAY;
 pub use metrics::Metrics;
 pub use open::{Fatal, OpenError};
 pub use repair::{QUARANTINE_DIR, Repair, repair};

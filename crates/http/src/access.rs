@@ -9,30 +9,62 @@ use hyper::{
 use posthaste_broker::{AuthenticationError, Broker, Credentials, Principal};
 use std::net::{IpAddr, SocketAddr};
 
+/// Refuses what a web page in somebody's browser asks for, whatever it is: a page of another origin, and one that
+/// its own name server has moved to this machine (DNS rebinding). Programs that are no browsers send none of this.
+///
+/// # Errors
+/// 403.
+pub fn check_origin(broker: &Broker, headers: &HeaderMap, peer: IpAddr) -> Result<(), Failure> {
+    let from = headers.get("sec-fetch-site").map(|site| site.as_bytes());
+    if from.is_some_and(|site| site != b"same-origin" && site != b"none") {
+        return Err(foreign("requests of web pages from other origins are not answered"));
+    }
+    let mut hosts = headers.get_all(HOST).iter();
+    let host = hosts.next().map_or(Some(""), |host| host.to_str().ok());
+    let Some(host) = host.filter(|_| hosts.next().is_none()) else {
+        return Err(foreign("a request names one host"));
+    };
+    for origin in headers.get_all(ORIGIN) {
+        if origin.to_str().ok().and_then(|o| o.split_once("://")).is_none_or(|(_, from)| from != host) {
+            return Err(foreign("requests of web pages from other origins are not answered"));
+        }
+    }
+    // A browser on this machine is a neighbour that anybody's page can make speak; from elsewhere a name says
+    // nothing that the credentials do not say better.
+    if !peer.to_canonical().is_loopback() || names_this_machine(host) {
+        return Ok(());
+    }
+    let advertised = broker.peers_address("http");
+    if advertised.is_some_and(|advertised| name_of(&advertised).eq_ignore_ascii_case(name_of(host))) {
+        return Ok(());
+    }
+    Err(foreign(
+        "address the broker as localhost, by its IP address, or by the name that `[advertise] http` gives it",
+    ))
+}
+
 /// Finds out who asks.
 ///
 /// # Errors
-/// 401 for wrong credentials or none from another machine; 403 for a web page of another origin, and for a request
-/// without credentials that names this machine by a name that a stranger's DNS may have given it.
+/// 401 for wrong credentials or none from another machine.
 pub async fn authenticate(
     broker: &Broker,
     headers: &HeaderMap,
     peer: SocketAddr,
 ) -> Result<Principal, Failure> {
-    let host = headers.get(HOST).and_then(|v| v.to_str().ok()).unwrap_or_default();
-    if let Some(origin) = headers.get(ORIGIN)
-        && origin.to_str().ok().and_then(|o| o.split_once("://")).is_none_or(|(_, from)| from != host)
-    {
-        return Err(foreign("requests of web pages from other origins are not answered"));
-    }
     let Some(given) = headers.get(AUTHORIZATION) else {
-        if !names_this_machine(host) {
-            return Err(foreign("without credentials, address the broker as localhost or by its IP address"));
-        }
-        return Ok(broker.authenticate(Credentials::Anonymous, peer.ip()).await?);
+        return Ok(broker.log_in("http", Credentials::Anonymous, peer).await?);
     };
-    let (user, password) = given.to_str().ok().and_then(basic).ok_or(AuthenticationError::Wrong)?;
-    Ok(broker.authenticate(Credentials::Password { user: &user, password: &password }, peer.ip()).await?)
+    let Some((user, password)) = given.to_str().ok().and_then(basic) else {
+        broker.log_in_refused(
+            "http",
+            None,
+            peer,
+            &"the header Authorization is not `Basic` with user and password",
+        );
+        return Err(AuthenticationError::Wrong.into());
+    };
+    Ok(broker.log_in("http", Credentials::Password { user: &user, password: &password }, peer).await?)
 }
 
 fn foreign(message: &str) -> Failure {
@@ -56,12 +88,17 @@ fn names_this_machine(host: &str) -> bool {
     if host.is_empty() || host.parse::<SocketAddr>().is_ok() || host.parse::<IpAddr>().is_ok() {
         return true;
     }
-    let bare = host.rsplit_once(':').map_or(host, |(name, _)| name);
+    let bare = name_of(host);
     let bracketed = bare.strip_prefix('[').and_then(|b| b.strip_suffix(']'));
     bare.eq_ignore_ascii_case("localhost")
         || bare.parse::<IpAddr>().is_ok()
         || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok()
         || bracketed.is_some_and(|b| b.parse::<IpAddr>().is_ok())
+}
+
+/// A host without its port.
+fn name_of(host: &str) -> &str {
+    host.rsplit_once(':').map_or(host, |(name, _)| name)
 }
 
 #[cfg(test)]

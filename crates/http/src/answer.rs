@@ -50,6 +50,7 @@ pub async fn answer(
 
 async fn handle(server: Arc<Server>, connection: Connection, request: Request<Incoming>) -> Answer {
     let (head, body) = request.into_parts();
+    access::check_origin(&server.broker, &head.headers, connection.peer.ip())?;
     let path = head.uri.path();
     let (operation, names) = match find(&head.method, path) {
         Found::Operation(operation, names) => (operation, names),

@@ -89,6 +89,11 @@ impl Call {
             .map_err(|e| Failure::invalid(format!("query parameters: {e}")))
     }
 
+    /// The body, or the parameters behind the `?` when there is none.
+    pub fn json_or_parameters<T: DeserializeOwned>(&self) -> Result<T, Failure> {
+        if self.body.is_empty() { self.parameters() } else { self.json() }
+    }
+
     /// The body.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, Failure> {
         serde_json::from_slice(&self.body).map_err(|e| Failure::invalid(format!("request body: {e}")))

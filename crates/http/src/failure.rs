@@ -133,6 +133,9 @@ impl Failure {
 
 impl From<AuthenticationError> for Failure {
     fn from(error: AuthenticationError) -> Failure {
+        if error == AuthenticationError::Busy {
+            return Failure::unavailable("busy", error.to_string());
+        }
         let challenge = "Basic realm=\"posthaste\", charset=\"UTF-8\"".to_owned();
         Failure::new(StatusCode::UNAUTHORIZED, "unauthenticated", error.to_string())
             .with(WWW_AUTHENTICATE, challenge)

@@ -17,4 +17,6 @@ mod routes;
 mod server;
 mod v1;
 
+#[doc(hidden)]
+pub use routes::paths;
 pub use server::serve;

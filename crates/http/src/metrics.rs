@@ -1,7 +1,8 @@
 //! `/metrics`: what the broker has counted, in Prometheus text format 0.0.4.
 
 use crate::call::Call;
-use posthaste_engine::catalog::{Queue, Resource, Topic};
+use posthaste_broker::right;
+use posthaste_engine::catalog::{Queue, Topic};
 use std::{fmt::Write, sync::Arc};
 
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -98,14 +99,13 @@ async fn queues(out: &mut Exposition, call: &Call) {
     let catalog = call.broker().catalog();
     let all: Vec<&Arc<Queue>> = catalog.namespaces().flat_map(|n| n.queues.values()).collect();
     out.gauge("posthaste_queues", "Queues of all namespaces.", all.len() as u64);
-    // Nobody but its owner can look into an exclusive queue.
-    let seen = all.into_iter().filter(|q| {
-        let client = call.client.in_namespace(q.namespace.clone());
-        q.exclusive.is_none() && sees(&client, Resource::Queue, &q.name)
+    let seen = all.into_iter().filter_map(|queue| {
+        let client = call.client.in_namespace(queue.namespace.clone());
+        let may = client.allow::<right::See, _>(queue.clone()).is_ok();
+        (may && queue.exclusive.is_none()).then_some((client, queue))
     });
     let mut states = Vec::new();
-    for queue in seen.take(QUEUES_MAX) {
-        let client = call.client.in_namespace(queue.namespace.clone());
+    for (client, queue) in seen.take(QUEUES_MAX) {
         if let Ok(state) = client.queue_state(&queue.name).await {
             states.push((queue, state));
         }
@@ -131,16 +131,21 @@ fn topics(out: &mut Exposition, call: &Call) {
     let catalog = call.broker().catalog();
     let all: Vec<&Arc<Topic>> = catalog.namespaces().flat_map(|n| n.topics.values()).collect();
     out.gauge("posthaste_topics", "Topics of all namespaces.", all.len() as u64);
-    let seen = all.into_iter().filter(|t| {
-        let client = call.client.in_namespace(t.namespace.clone());
-        sees(&client, Resource::Topic, &t.name)
+    let seen = all.into_iter().filter_map(|topic| {
+        let client = call.client.in_namespace(topic.namespace.clone());
+        client.allow::<right::See, _>(topic.clone()).ok()
     });
-    let partitions = seen.flat_map(|t| t.partitions.iter().enumerate().map(move |(at, p)| (t, at, p.id)));
+    let partitions = seen.flat_map(|topic| {
+        let count = topic.partitions.len();
+        (0..count).filter_map(move |at| topic.partition(at).map(|partition| (topic.clone(), at, partition)))
+    });
     let logs: Vec<_> = partitions
         .take(PARTITIONS_MAX)
-        .filter_map(|(topic, at, id)| call.client.log(id).ok().map(|log| (topic, at.to_string(), log)))
+        .filter_map(|(topic, at, partition)| {
+            call.client.extent(partition).ok().map(|extent| (topic, at.to_string(), extent))
+        })
         .collect();
-    type Count = fn(&posthaste_broker::PartitionLog) -> u64;
+    type Count = fn(&posthaste_broker::Extent) -> u64;
     let families: [(&str, &str, Count); 3] = [
         ("start_offset", "The first offset that is there.", |log| log.start()),
         ("end_offset", "The offset after the last durable message.", |log| log.end()),
@@ -158,13 +163,6 @@ fn topics(out: &mut Exposition, call: &Call) {
             out.sample(&name, &labels, value(log));
         }
     }
-}
-
-fn sees(client: &posthaste_broker::Client, resource: Resource, name: &str) -> bool {
-    use posthaste_engine::catalog::Action;
-    [Action::Read, Action::Write, Action::Configure]
-        .into_iter()
-        .any(|action| client.may(action, resource, name).is_ok())
 }
 
 /// The text as it grows.

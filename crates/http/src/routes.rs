@@ -60,6 +60,56 @@ impl Operation {
         matches!(self, Operation::StreamQueue | Operation::StreamSubject | Operation::StreamTopic)
     }
 
+    /// Changes nothing: what a browser may be made to ask for by any page, and so all that GET may be.
+    pub const fn is_safe(self) -> bool {
+        use Operation as O;
+        match self {
+            O::DescribeExchange
+            | O::DescribeGroup
+            | O::DescribeNamespace
+            | O::DescribeQueue
+            | O::DescribeTopic
+            | O::DescribeUser
+            | O::Health
+            | O::ListBindings
+            | O::ListExchanges
+            | O::ListGroups
+            | O::ListNamespaces
+            | O::ListQueues
+            | O::ListTopics
+            | O::ListUsers
+            | O::Metrics
+            | O::ReadTopic
+            | O::Readiness
+            | O::Status
+            | O::StreamTopic => true,
+            O::CreateBinding
+            | O::CreateExchange
+            | O::CreateNamespace
+            | O::CreateQueue
+            | O::CreateTopic
+            | O::CreateUser
+            | O::ChangeQueue
+            | O::ChangeTopic
+            | O::DeleteBinding
+            | O::DeleteExchange
+            | O::DeleteGroup
+            | O::DeleteNamespace
+            | O::DeleteQueue
+            | O::DeleteTopic
+            | O::DeleteUser
+            | O::PublishToExchange
+            | O::PublishToQueue
+            | O::PublishToTopic
+            | O::PurgeQueue
+            | O::PutUser
+            // They take messages, or make a queue to listen with.
+            | O::StreamQueue
+            | O::StreamSubject
+            | O::TakeFromQueue => false,
+        }
+    }
+
     pub fn publishes(self) -> bool {
         use Operation as O;
         matches!(self, O::PublishToExchange | O::PublishToQueue | O::PublishToTopic)
@@ -101,7 +151,7 @@ pub const ROUTES: &[(&str, Methods)] = {
         ("/v1/queues/*", &[(GET, O::DescribeQueue), (PATCH, O::ChangeQueue), (DELETE, O::DeleteQueue)]),
         ("/v1/queues/*/messages", &[(POST, O::PublishToQueue), (DELETE, O::PurgeQueue)]),
         ("/v1/queues/*/get", &[(POST, O::TakeFromQueue)]),
-        ("/v1/queues/*/stream", &[(GET, O::StreamQueue)]),
+        ("/v1/queues/*/stream", &[(POST, O::StreamQueue)]),
         ("/v1/exchanges", &[(GET, O::ListExchanges), (POST, O::CreateExchange)]),
         ("/v1/exchanges/*", &[(GET, O::DescribeExchange), (DELETE, O::DeleteExchange)]),
         ("/v1/exchanges/*/messages", &[(POST, O::PublishToExchange)]),
@@ -110,9 +160,28 @@ pub const ROUTES: &[(&str, Methods)] = {
         ("/v1/users/*", &[(GET, O::DescribeUser), (PUT, O::PutUser), (DELETE, O::DeleteUser)]),
         ("/v1/groups", &[(GET, O::ListGroups)]),
         ("/v1/groups/*", &[(GET, O::DescribeGroup), (DELETE, O::DeleteGroup)]),
-        ("/v1/subjects/stream", &[(GET, O::StreamSubject)]),
+        ("/v1/subjects/stream", &[(POST, O::StreamSubject)]),
     ]
 };
+
+// An operation that changes something and is reached by GET does not compile.
+const _: () = {
+    let mut paths = ROUTES;
+    while let [(_, methods), more @ ..] = paths {
+        let mut methods = *methods;
+        while let [(method, operation), more @ ..] = methods {
+            assert!(operation.is_safe() || !matches!(*method, Method::GET), "GET changes something");
+            methods = more;
+        }
+        paths = more;
+    }
+};
+
+/// Every path, with `*` for a name, and its methods: for tests that are to miss none.
+#[doc(hidden)]
+pub fn paths() -> impl Iterator<Item = (&'static str, &'static str)> {
+    ROUTES.iter().flat_map(|(path, methods)| methods.iter().map(|(method, _)| (method.as_str(), *path)))
+}
 
 /// Looks a request up. The names are as they stand in the path, percent-encoded.
 pub fn find<'a>(method: &Method, path: &'a str) -> Found<'a> {
@@ -170,7 +239,9 @@ mod tests {
             (GET, "/v1/topics/a/b/c", Found::Nothing),
             (GET, "/v2/topics", Found::Nothing),
             (GET, "/v1/queues/q/get", Found::OtherMethods("POST".to_owned())),
-            (Method::HEAD, "/v1/queues/q/stream", Found::OtherMethods("GET".to_owned())),
+            (GET, "/v1/queues/q/stream", Found::OtherMethods("POST".to_owned())),
+            (Method::HEAD, "/v1/queues/q/stream", Found::OtherMethods("POST".to_owned())),
+            (Method::HEAD, "/v1/topics/t/stream", Found::OtherMethods("GET".to_owned())),
         ] {
             assert_eq!(find(&method, path), expect, "{method} {path}");
         }

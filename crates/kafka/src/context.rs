@@ -4,7 +4,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use posthaste_broker::{Broker, Client, Error, PartitionLog};
+use posthaste_broker::right::{Right, See};
+use posthaste_broker::{Allowed, Broker, Client, Error, Extent, PartitionLog, Readable};
 use posthaste_engine::Catalog;
 use posthaste_engine::catalog::{Action, Partition, Resource, Topic};
 use posthaste_model::TopicId;
@@ -60,32 +61,22 @@ impl Context {
     }
 
     /// A topic that the client may do this with.
-    pub fn topic(&self, name: &str, action: Action) -> Result<Arc<Topic>, ErrorCode> {
-        self.topic_in(&self.catalog(), name, action)
-    }
-
-    /// As [`Context::topic`], for many topics of one request.
-    pub fn topic_in(&self, catalog: &Catalog, name: &str, action: Action) -> Result<Arc<Topic>, ErrorCode> {
-        self.client.may(action, Resource::Topic, name).map_err(|error| reply::topic(&error))?;
-        let namespace = catalog.namespace(self.client.namespace());
-        let topic = namespace.and_then(|namespace| namespace.topics.get(name));
-        topic.cloned().ok_or(ErrorCode::UnknownTopicOrPartition)
+    pub fn topic<R: Right>(&self, name: &str) -> Result<Allowed<R, Arc<Topic>>, ErrorCode> {
+        self.client.topic_to(name).map_err(|error| reply::topic(&error))
     }
 
     /// A topic by its name, or by its id where the request has one.
-    pub fn topic_by(
+    pub fn topic_by<R: Right>(
         &self,
         catalog: &Catalog,
         name: &str,
         uuid: Uuid,
-        action: Action,
-    ) -> Result<Arc<Topic>, ErrorCode> {
+    ) -> Result<Allowed<R, Arc<Topic>>, ErrorCode> {
         if uuid.is_zero() {
-            return self.topic_in(catalog, name, action);
+            return self.topic(name);
         }
         let topic = self.topic_of(catalog, uuid).ok_or(ErrorCode::UnknownTopicId)?;
-        self.client.may(action, Resource::Topic, &topic.name).map_err(|error| reply::topic(&error))?;
-        Ok(topic)
+        self.client.allow(topic).map_err(|error| reply::topic(&error))
     }
 
     /// The topic with this id, whoever may use it.
@@ -98,22 +89,21 @@ impl Context {
         catalog.topic_by_id(id).filter(|topic| topic.namespace == *self.client.namespace()).cloned()
     }
 
-    pub fn log(&self, partition: Partition) -> Result<Arc<PartitionLog>, ErrorCode> {
-        self.client.log(partition.id).map_err(|error| reply::topic(&error))
+    pub fn log(&self, partition: Readable<Partition>) -> Result<Arc<PartitionLog>, ErrorCode> {
+        self.client.log(partition).map_err(|error| reply::topic(&error))
+    }
+
+    pub fn extent<R>(&self, partition: Allowed<R, Partition>) -> Result<Extent, ErrorCode> {
+        self.client.extent(partition).map_err(|error| reply::topic(&error))
     }
 
     /// Whether the client may know that the topic exists.
     pub fn may_describe_topic(&self, name: &str) -> Result<(), Error> {
-        self.may_any(Resource::Topic, name)
+        self.client.may_any(See::ACTIONS, Resource::Topic, name)
     }
 
     pub fn may_describe_group(&self, name: &str) -> Result<(), Error> {
-        self.may_any(Resource::Group, name)
-    }
-
-    fn may_any(&self, resource: Resource, name: &str) -> Result<(), Error> {
-        let may = |action| self.client.may(action, resource, name);
-        may(Action::Read).or_else(|_| may(Action::Write)).or_else(|_| may(Action::Configure))
+        self.client.may_any(See::ACTIONS, Resource::Group, name)
     }
 
     /// What the client may do with a topic, for requests that ask for it.
@@ -151,10 +141,9 @@ fn bits(set: bool, bits: i32) -> i32 {
 }
 
 /// The partition with this index.
-pub fn partition(topic: &Topic, index: i32) -> Result<Partition, ErrorCode> {
+pub fn partition<R>(topic: &Allowed<R, Arc<Topic>>, index: i32) -> Result<Allowed<R, Partition>, ErrorCode> {
     let index = usize::try_from(index).ok();
-    let found = index.and_then(|index| topic.partitions.get(index));
-    found.copied().ok_or(ErrorCode::UnknownTopicOrPartition)
+    index.and_then(|index| topic.partition(index)).ok_or(ErrorCode::UnknownTopicOrPartition)
 }
 
 /// Judges the leader epoch that a client believes in (KIP-320); -1 for none.

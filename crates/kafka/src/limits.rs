@@ -33,7 +33,3 @@ pub const DESCRIBED_PARTITIONS_MAX: i32 = 2000;
 
 /// A connection without requests is closed after this: Kafka's `connections.max.idle.ms`.
 pub const IDLE_CONNECTION_MAX: Duration = Duration::from_secs(600);
-
-/// How long a client that failed to authenticate waits for the answer, so that guessing is slow: Kafka's
-/// `connection.failed.authentication.delay.ms`.
-pub const FAILED_AUTHENTICATION_DELAY: Duration = Duration::from_millis(100);

@@ -14,7 +14,6 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
@@ -93,7 +92,6 @@ pub struct Conversation {
     /// Of requests in `gathered` and `submitted`.
     produce_bytes: usize,
     produce_requests: usize,
-    opened: Instant,
     last_request: Instant,
 }
 
@@ -129,12 +127,11 @@ impl Conversation {
             next_batch: 0,
             produce_bytes: 0,
             produce_requests: 0,
-            opened: Instant::now(),
             last_request: Instant::now(),
         }
     }
 
-    fn is_admitted(&self) -> bool {
+    fn has_context(&self) -> bool {
         matches!(self.access, Access::Admitted { .. })
     }
 
@@ -143,7 +140,7 @@ impl Conversation {
         while let Some(frame) = self.waiting.front() {
             let is_produce = frame.starts_with(&(ApiKey::Produce as i16).to_be_bytes());
             let busy = self.running.is_some()
-                || !(is_produce && self.is_admitted()
+                || !(is_produce && self.has_context()
                     || self.pending.is_empty() && self.produce_requests == 0)
                 || self.produces_enough();
             if busy {
@@ -232,7 +229,7 @@ impl Conversation {
                 Err(Close::Error("a request came where the credentials were expected".to_owned()))
             }
             Access::Stranger => {
-                let principal = sasl::anonymous(&self.broker, self.address()).await;
+                let principal = sasl::anonymous(&self.broker, self.peer.address).await;
                 let principal = principal.map_err(|error| Close::Error(error.to_string()))?;
                 Ok(self.admit(principal, false))
             }
@@ -281,7 +278,7 @@ impl Conversation {
     ) -> Result<(), Close> {
         let handshaken = matches!(self.access, Access::Handshaken { .. });
         let result = match handshaken {
-            true => sasl::authenticate(&self.broker, self.address(), token).await,
+            true => sasl::authenticate(&self.broker, self.peer.address, token).await,
             false => Err((ErrorCode::IllegalSaslState, "SaslHandshake comes first".to_owned())),
         };
         let failed = result.is_err();
@@ -295,7 +292,7 @@ impl Conversation {
 
     /// SaslHandshake v0 is followed by the mechanism's own tokens, in frames without headers.
     async fn bare_token(&mut self, token: &[u8], out: &mut Output) -> Result<(), Close> {
-        match sasl::authenticate(&self.broker, self.address(), token).await {
+        match sasl::authenticate(&self.broker, self.peer.address, token).await {
             Ok(principal) => {
                 self.admit(principal, true);
                 out.bytes().extend_from_slice(&[0; LENGTH_BYTES]);
@@ -393,7 +390,7 @@ impl Session for Conversation {
 
     async fn input(&mut self, input: &mut BytesMut, out: &mut Output) -> Result<(), Close> {
         loop {
-            let limit = if self.is_admitted() { REQUEST_BYTES_MAX } else { STRANGERS_REQUEST_BYTES_MAX };
+            let limit = if self.has_context() { REQUEST_BYTES_MAX } else { STRANGERS_REQUEST_BYTES_MAX };
             match split_frame(input, limit) {
                 Ok(None) => break,
                 Ok(Some(frame)) => {
@@ -410,7 +407,7 @@ impl Session for Conversation {
                 Err(error) => return Err(Close::Error(error.to_string())),
             }
             // The next frame may be larger once the client is let in.
-            if !self.is_admitted() {
+            if !self.has_context() {
                 self.advance(out).await?;
             }
         }
@@ -439,14 +436,18 @@ impl Session for Conversation {
 
     fn deadline(&self) -> Option<Instant> {
         if self.pending.is_empty() && self.waiting.is_empty() && self.produce_requests == 0 {
-            let handshake = Duration::from_millis(self.broker.limits().handshake_ms_max);
-            return Some(match self.access {
-                Access::Handshaken { .. } => self.last_request + handshake,
-                Access::Stranger if self.next_slot == 0 => self.opened + handshake,
-                Access::Stranger | Access::Admitted { .. } => self.last_request + IDLE_CONNECTION_MAX,
-            });
+            return Some(self.last_request + IDLE_CONNECTION_MAX);
         }
         None
+    }
+
+    fn is_admitted(&self) -> bool {
+        match self.access {
+            Access::Admitted { .. } => true,
+            // Whoever needs no credentials need not say more than ApiVersions.
+            Access::Stranger => self.next_slot > 0 && self.broker.admits_anonymous(self.address()),
+            Access::Handshaken { .. } => false,
+        }
     }
 
     async fn timeout(&mut self, _out: &mut Output) -> Result<(), Close> {

@@ -110,6 +110,7 @@ where
 {
     async fn run(&mut self, mut stopping: watch::Receiver<bool>, limits: &Limits) -> End {
         let slow = Duration::from_millis(limits.slow_reader_ms_max);
+        let admitted_by = Instant::now() + Duration::from_millis(limits.handshake_ms_max);
         // One timer for everything. It is set anew only for something earlier, so that a busy connection, whose
         // deadlines only ever move away, does not touch it.
         let mut alarm = pin!(sleep_until(Instant::now() + FAR));
@@ -127,7 +128,8 @@ where
             let reading = roomy && self.session.wants_input();
             let deadline = self.session.deadline();
             let too_slow = writing.then_some(self.progress + slow);
-            let next = [deadline, too_slow, self.idle_from].into_iter().flatten().min();
+            let stranger_until = (!self.session.is_admitted()).then_some(admitted_by);
+            let next = [deadline, too_slow, stranger_until, self.idle_from].into_iter().flatten().min();
             if let Some(next) = next
                 && (next < alarm.deadline() || !armed)
             {
@@ -174,6 +176,10 @@ where
                     if too_slow.is_some_and(|at| at <= now) {
                         let error = format!("the peer took nothing for {} ms", limits.slow_reader_ms_max);
                         return End { why: Closed::Error, error: Some(error), flush: false };
+                    }
+                    if stranger_until.is_some_and(|at| at <= now) {
+                        let error = format!("nobody logged in within {} ms", limits.handshake_ms_max);
+                        return End { why: Closed::Error, error: Some(error), flush: true };
                     }
                     if self.idle_from.is_some_and(|at| at <= now) {
                         self.give_back();

@@ -30,6 +30,10 @@ pub trait Session: Send + 'static {
 
     fn timeout(&mut self, out: &mut Output) -> impl Future<Output = Result<(), Close>> + Send;
 
+    /// Whether it knows who the peer is. A connection on which that takes longer than the limit
+    /// `handshake_ms_max`, from its beginning, is closed, whatever was said meanwhile.
+    fn is_admitted(&self) -> bool;
+
     /// False while it wants nothing more from the peer, such as with too much in flight.
     fn wants_input(&self) -> bool {
         true

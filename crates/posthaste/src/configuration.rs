@@ -20,9 +20,18 @@ pub struct File {
     /// Protocol name to the HOST:PORT that clients are told.
     pub advertise: BTreeMap<String, String>,
     pub tls: Option<Tls>,
+    pub mqtt: Mqtt,
     pub limits: Limits,
     /// Users that are to be there, by name.
     pub users: BTreeMap<String, UserEntry>,
+}
+
+/// What can be set about the MQTT listener.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Mqtt {
+    /// A client may have the session of another user that has used its client identifier.
+    pub shared_client_ids: bool,
 }
 
 /// TLS for the listeners named in `protocols`.

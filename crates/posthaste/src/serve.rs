@@ -2,7 +2,7 @@
 
 use crate::{
     configuration::{File, pairs},
-    listeners::{SPEAKERS, formats},
+    listeners::{SPEAKERS, check_name, formats},
     users,
 };
 use clap::Args;
@@ -13,7 +13,7 @@ use std::{
     io::Write,
     net::SocketAddr,
     num::NonZeroUsize,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     sync::{Arc, atomic::AtomicUsize},
     time::Duration,
@@ -89,10 +89,14 @@ impl Settings {
         let mut advertise: HashMap<String, String> = file.advertise.clone().into_iter().collect();
         advertise.extend(pairs(flags.advertise.iter().map(String::as_str), "--advertise")?);
         for name in listen.keys().chain(advertise.keys()) {
-            if !SPEAKERS.iter().any(|s| s.name == name) {
-                let known: Vec<&str> = SPEAKERS.iter().map(|s| s.name).collect();
-                return Err(format!("there is no protocol '{name}'; known are {}", known.join(", ")));
-            }
+            check_name(name)?;
+        }
+        let with_tls = file.tls.as_ref().and_then(|tls| tls.protocols.as_deref()).unwrap_or_default();
+        for name in with_tls {
+            // A listener that was meant would speak in the clear.
+            let path = flags.config.as_deref().unwrap_or(Path::new("")).display();
+            check_name(name)
+                .map_err(|why| format!("in the configuration file {path}, `protocols` under [tls]: {why}"))?;
         }
         let data = flags.data.clone().or(file.data.clone()).unwrap_or_else(|| "posthaste-data".into());
         let log = flags.log.clone().or(file.log.clone()).unwrap_or_else(|| "info".to_owned());
@@ -159,7 +163,7 @@ async fn serve(settings: Settings) -> Result<(), String> {
         let address = listener.address();
         announced += &format!("listening {} {address}\n", speaker.name);
         broker.advertise(speaker.name, reachable(speaker.name, address, &settings));
-        serving.spawn((speaker.serve)(broker.clone(), listener, shared.clone()));
+        serving.spawn((speaker.serve)(broker.clone(), listener, shared.clone(), &settings.file));
     }
     announce(&(announced + "ready\n"));
     tokio::select! {

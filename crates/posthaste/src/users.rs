@@ -2,19 +2,13 @@
 
 use crate::permission;
 use posthaste_broker::{
-    Broker, Client, Credentials,
+    Broker, Client,
     engine::catalog::{Options, User},
     hash_password,
 };
 use posthaste_model::Name;
 use serde::Deserialize;
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr},
-    path::PathBuf,
-};
-
-const THIS_MACHINE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+use std::{collections::BTreeMap, path::PathBuf};
 
 /// A user, section `[users.NAME]`.
 #[derive(Clone, Debug, Deserialize)]
@@ -42,9 +36,7 @@ pub async fn establish(broker: &Broker, users: &BTreeMap<String, UserEntry>) -> 
     if users.is_empty() {
         return Ok(());
     }
-    let principal =
-        broker.authenticate(Credentials::Anonymous, THIS_MACHINE).await.map_err(|e| e.to_string())?;
-    let client = broker.client(principal, Name::constant("default"), broker.next_connection());
+    let client = broker.system_client("configuration", Name::constant("default"), broker.next_connection());
     for (name, entry) in users {
         let established = entry.establish(&client, name).await;
         established.map_err(|why| format!("user {name} in the configuration file: {why}"))?;
@@ -66,9 +58,8 @@ impl UserEntry {
             options: known.as_ref().map_or_else(Options::new, |known| known.options.clone()),
         };
         // A hash is salted, so whether it stands for this password can only be tried out.
-        let credentials = Credentials::Password { user: name, password: password.as_bytes() };
         let password_hash = match &known {
-            Some(known) if broker.authenticate(credentials, THIS_MACHINE).await.is_ok() => {
+            Some(known) if broker.has_password(name, password.as_bytes()).await => {
                 known.password_hash.clone()
             }
             _ => tokio::task::block_in_place(|| hash_password(password.as_bytes()))?,

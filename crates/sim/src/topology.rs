@@ -6,7 +6,7 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use bytes::Bytes;
-use posthaste_broker::{Broker, Client, Credentials, QueueDeclaration};
+use posthaste_broker::{Broker, Client, Credentials, QueueDeclaration, right};
 use posthaste_engine::catalog::{
     Binding, DeadLetter, ExchangeKind, ExchangeSpec, QueueConfig, Rule, Target, TopicConfig,
 };
@@ -128,8 +128,10 @@ pub async fn ends(broker: Broker) -> Result<Vec<(&'static str, i32, i64)>> {
     let client = client(&broker).await?;
     let mut ends = Vec::new();
     for (topic, _, _) in TOPICS {
-        for (index, partition) in (0..).zip(&client.topic(topic)?.partitions) {
-            ends.push((topic, index, client.log(partition.id)?.end() as i64));
+        let found = client.topic_to::<right::See>(topic)?;
+        for (index, at) in (0..).zip(0..found.partitions.len()) {
+            let Some(partition) = found.partition(at) else { continue };
+            ends.push((topic, index, client.extent(partition)?.end() as i64));
         }
     }
     Ok(ends)

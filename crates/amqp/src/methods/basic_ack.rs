@@ -3,6 +3,7 @@ use crate::{
     connection::Connection,
     wire::{Exception, basic},
 };
+use posthaste_broker::Holder;
 use posthaste_engine::command::Outcome;
 
 impl Connection {
@@ -36,8 +37,8 @@ impl Connection {
     /// Makes room for what was held back.
     fn settled(&mut self, number: u16, leases: &[Lease]) {
         let Some(channel) = self.channels.get_mut(number) else { return };
-        let getter = channel.getter;
-        let of_consumers = leases.iter().filter(|lease| Some(lease.consumer) != getter).count();
+        let getter = channel.getter.map(Holder::consumer);
+        let of_consumers = leases.iter().filter(|lease| Some(lease.holder.consumer()) != getter).count();
         let of_consumers = u32::try_from(of_consumers).unwrap_or(u32::MAX);
         channel.consumers_unsettled = channel.consumers_unsettled.saturating_sub(of_consumers);
         if !channel.held.is_empty() {

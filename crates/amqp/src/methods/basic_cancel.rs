@@ -22,15 +22,15 @@ impl Connection {
             return self.answer(number, cancel.no_wait, &answer, out);
         };
         let Some(consumer) = self.consumers.get(&id) else { return Ok(()) };
-        let (queue, no_ack) = (consumer.queue.clone(), consumer.no_ack);
-        self.client.cancel(queue.id, id).await;
-        let mut left = take_of(&mut self.channel(number)?.held, id);
-        left.append(&mut self.waiting.take(id));
+        let (holder, queue, no_ack) = (consumer.holder, consumer.queue.clone(), consumer.no_ack);
+        self.client.cancel(holder).await;
+        let mut left = take_of(&mut self.channel(number)?.held, holder);
+        left.append(&mut self.waiting.take(holder));
         if no_ack && out.len() < self.broker.limits().connection_output_bytes_max {
             // Some of them count as delivered already, so this is their last chance.
             self.deliver(id, left.into(), out).await.map_err(|fault| fault.exception)?;
         } else {
-            self.give_back(id, left);
+            self.give_back(holder, left);
         }
         self.consumers.remove(&id);
         if self.channel(number)?.reply_queue.as_ref().is_some_and(|reply| reply.id == queue.id) {

@@ -6,7 +6,10 @@ use crate::{
     state::Window,
     wire::{Exception, ReplyCode, ShortString, basic},
 };
-use posthaste_broker::{ConsumeOptions, Error, QueueDeclaration};
+use posthaste_broker::{
+    Allowed, ConsumeOptions, Error, QueueDeclaration, Readable,
+    right::{self, Right},
+};
 use posthaste_engine::{
     catalog::{Queue, QueueConfig},
     command::Mode,
@@ -39,7 +42,7 @@ impl Connection {
         }
         let queue = match queue == names::REPLY_TO {
             true => self.open_reply_queue(number, &consume).await?,
-            false => self.find_queue(&queue)?,
+            false => self.queue_to::<right::Read>(&queue)?,
         };
         let (window, has_prefetch) = self.first_window(number, consume.no_ack)?;
         let options = ConsumeOptions {
@@ -48,15 +51,18 @@ impl Connection {
             exclusive: consume.exclusive,
             priority: consumer_priority(&consume.arguments)?,
         };
-        let id = self.broker.next_consumer();
-        let result = self.client.consume(&queue, options, id, self.inbox.sink(&queue)).await;
+        let holder = self.client.holder(&queue);
+        let id = holder.consumer();
+        let result = self.client.consume(holder, options, self.inbox.sink(holder, &queue)).await;
         let name = names::short(&queue.name);
         result.map_err(|error| match error {
             Error::InUse => Exception::in_exclusive_use(self.queue_resource(&name)),
             error => reply::exception(&error, self.queue_resource(&name)),
         })?;
         let no_ack = consume.no_ack;
-        let consumer = Consumer { channel: number, tag: tag.clone(), queue, no_ack, window, has_prefetch };
+        let queue = Arc::clone(&queue);
+        let consumer =
+            Consumer { channel: number, tag: tag.clone(), holder, queue, no_ack, window, has_prefetch };
         self.consumers.insert(id, consumer);
         self.channel(number)?.consumers.insert(tag.clone(), id);
         self.answer(number, consume.no_wait, &basic::ConsumeOk { consumer_tag: tag }, out)
@@ -78,7 +84,7 @@ impl Connection {
         &mut self,
         number: u16,
         consume: &basic::Consume,
-    ) -> Result<Arc<Queue>, Exception> {
+    ) -> Result<Readable<Arc<Queue>>, Exception> {
         let refuse = |text: &str| Err(Exception::new(ReplyCode::PreconditionFailed, text));
         if !consume.no_ack {
             return refuse("reply consumer cannot acknowledge");
@@ -94,8 +100,8 @@ impl Connection {
             auto_delete: false,
         };
         let queue = self.declare(&name, declaration).await?;
-        self.channel(number)?.reply_queue = Some(queue.clone());
-        Ok(queue)
+        self.channel(number)?.reply_queue = Some(queue);
+        self.queue_to::<right::Read>(&name)
     }
 
     /// The queue that a client means by its name, or by none.
@@ -115,5 +121,11 @@ impl Connection {
     pub(crate) fn find_queue(&self, name: &ShortString) -> Result<Arc<Queue>, Exception> {
         let text = name.as_str().map_err(|_| Exception::not_found(self.queue_resource(name)))?;
         self.client.queue(text).map_err(|error| reply::exception(&error, self.queue_resource(name)))
+    }
+
+    /// As [`Connection::find_queue`], with the right to something.
+    pub(crate) fn queue_to<R: Right>(&self, name: &ShortString) -> Result<Allowed<R, Arc<Queue>>, Exception> {
+        let text = name.as_str().map_err(|_| Exception::not_found(self.queue_resource(name)))?;
+        self.client.queue_to(text).map_err(|error| reply::exception(&error, self.queue_resource(name)))
     }
 }

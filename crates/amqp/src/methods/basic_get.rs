@@ -6,6 +6,7 @@ use crate::{
     reply,
     wire::{Exception, GetOkRef, ReplyCode, basic},
 };
+use posthaste_broker::right;
 use posthaste_engine::command::{Mode, Outcome};
 use posthaste_model::DeathReason;
 use posthaste_net::Output;
@@ -24,16 +25,19 @@ impl Connection {
         out: &mut Output,
     ) -> Result<(), Exception> {
         let name = self.queue_name(number, &get.queue)?;
-        let queue = self.find_queue(&name)?;
+        let queue = self.queue_to::<right::Read>(&name)?;
         if !get.no_ack && self.channel(number)?.unsettled.len() >= UNSETTLED_MAX {
             let text = format!("{UNSETTLED_MAX} deliveries on this channel are not acknowledged");
             return Err(Exception::new(ReplyCode::PreconditionFailed, text));
         }
-        let fresh = self.broker.next_consumer();
-        let getter = *self.channel(number)?.getter.get_or_insert(fresh);
+        let getter = match self.channel(number)?.getter {
+            Some(getter) => getter.on(&queue),
+            None => self.client.holder(&queue),
+        };
+        self.channel(number)?.getter = Some(getter);
         let mode = if get.no_ack { Mode::Settled } else { Mode::Lease };
         for _ in 0..TRIES {
-            let pulled = self.client.pull(&queue, getter, 1, mode).await;
+            let pulled = self.client.pull(getter, 1, mode).await;
             let (deliveries, ready) =
                 pulled.map_err(|error| reply::exception(&error, self.queue_resource(&name)))?;
             let Some((lane, position)) = deliveries.first().map(|d| (d.lane, d.position)) else { break };
@@ -42,16 +46,14 @@ impl Connection {
             let Some(Ok(message)) = resolved.map(|message| render(&self.broker, &queue, message)) else {
                 tracing::error!(queue = %queue.name, "a message cannot be rendered");
                 let outcome = Outcome::Reject(DeathReason::Rejected);
-                self.client.settle(queue.id, getter, vec![(lane, position)], outcome);
+                self.client.settle(getter, vec![(lane, position)], outcome);
                 continue;
             };
             let frame_max = self.frame_max;
             let channel = self.channel(number)?;
             let delivery_tag = channel.next_delivery_tag();
             if !get.no_ack {
-                channel
-                    .unsettled
-                    .push(delivery_tag, Lease { queue: queue.id, consumer: getter, lane, position });
+                channel.unsettled.push(delivery_tag, Lease { holder: getter, lane, position });
             }
             let (exchange, routing_key) = message.address();
             let message_count = u32::try_from(ready).unwrap_or(u32::MAX);

@@ -12,8 +12,8 @@ use crate::{
     },
 };
 use bytes::Bytes;
-use posthaste_engine::catalog::{Headers, Routes};
-use posthaste_model::{Envelope, Payload, Subject, Timestamp, Value};
+use posthaste_engine::catalog::Headers;
+use posthaste_model::{Envelope, Subject, Timestamp, Value};
 use posthaste_net::Output;
 use std::cell::OnceCell;
 
@@ -104,17 +104,13 @@ impl Connection {
         envelope.expires = expiry(properties, envelope.due.unwrap_or(publishing.now))?;
         let headers = LazyHeaders::new(properties);
         let index = publishing.batch.len();
-        let copies = (!keys.is_empty()).then(|| (envelope.clone(), payload.clone()));
-        let subject = (!keys.is_empty()).then(|| envelope.subject.clone());
-        let routed = publishing
-            .batch
-            .publish(name, envelope, payload, &headers)
-            .map_err(|error| reply::exception(&error, self.exchange_resource(exchange)))?;
-        let mut nowhere = routed.nowhere();
-        if let (Some((envelope, payload)), Some(subject)) = (copies, subject) {
-            let copied = self.copy(name, keys, &subject, &envelope, &payload, &headers, publishing);
-            nowhere &= copied == 0;
-        }
+        let batch = &mut publishing.batch;
+        let routed = match keys {
+            [] => batch.publish(name, envelope, payload, &headers),
+            keys => batch.publish_under(name, envelope, payload, &headers, keys),
+        };
+        let routed = routed.map_err(|error| reply::exception(&error, self.exchange_resource(exchange)))?;
+        let nowhere = routed.nowhere();
         if let (true, Some(body)) = (nowhere, returnable) {
             self.give_back_unrouted(number, publish, properties, body, out)?;
         }
@@ -125,36 +121,6 @@ impl Connection {
             *tag += 1;
         }
         Ok(())
-    }
-
-    /// Takes a message to the queues that its further keys lead to, once each; returns to how many.
-    #[allow(clippy::too_many_arguments)]
-    fn copy(
-        &self,
-        exchange: Option<&str>,
-        keys: &[Subject],
-        first: &Subject,
-        envelope: &Envelope,
-        payload: &Payload,
-        headers: &LazyHeaders<'_>,
-        publishing: &mut Publishing,
-    ) -> usize {
-        let catalog = publishing.catalog.clone();
-        let Some(namespace) = catalog.namespace(self.client.namespace()) else { return 0 };
-        let mut routes = Routes::default();
-        catalog.route(namespace, exchange, first, headers, &mut routes);
-        let mut reached: Vec<_> = routes.queues.iter().map(|route| route.queue.id).collect();
-        let before = reached.len();
-        for key in keys {
-            catalog.route(namespace, exchange, key, headers, &mut routes);
-            for route in routes.queues.iter().filter(|route| !route.transient) {
-                if !reached.contains(&route.queue.id) {
-                    reached.push(route.queue.id);
-                    publishing.batch.enqueue(&route.queue, envelope.clone(), payload.clone());
-                }
-            }
-        }
-        reached.len() - before
     }
 
     /// Nobody gets the message: the publisher gets it back, before its confirm.

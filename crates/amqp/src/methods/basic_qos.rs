@@ -33,7 +33,7 @@ impl Connection {
             };
             let add = consumer.window.raise(limit, first);
             if add > 0 {
-                self.client.credit(consumer.queue.id, id, add);
+                self.client.credit(consumer.holder, add);
             }
         }
         self.unhold(number);

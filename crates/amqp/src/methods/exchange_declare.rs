@@ -7,7 +7,7 @@ use crate::{
     wire::{Exception, FieldTable, FieldValue, ReplyCode, ResourceKind, ShortString, exchange},
 };
 use posthaste_broker::Error;
-use posthaste_engine::catalog::{ExchangeKind, ExchangeSpec};
+use posthaste_engine::catalog::{Action, ExchangeKind, ExchangeSpec, Resource};
 use posthaste_net::Output;
 
 impl Connection {
@@ -29,7 +29,12 @@ impl Connection {
         };
         match found {
             Some(_) if declare.passive => {}
-            Some(found) => self.check_same_exchange(&found.spec, &declare, &name)?,
+            Some(found) => {
+                // As RabbitMQ: to declare is to configure, also what is there.
+                let may = self.client.may(Action::Configure, Resource::Exchange, &found.spec.name);
+                may.map_err(|error| reply::exception(&error, self.exchange_resource(&name)))?;
+                self.check_same_exchange(&found.spec, &declare, &name)?;
+            }
             None => self.create_exchange(&declare, &name).await?,
         }
         self.answer(number, declare.no_wait, &exchange::DeclareOk {}, out)

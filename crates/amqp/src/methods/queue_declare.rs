@@ -4,8 +4,8 @@ use crate::{
     names, reply,
     wire::{Exception, ReplyCode, ResourceKind, ShortString, queue},
 };
-use posthaste_broker::{Error, QueueDeclaration};
-use posthaste_engine::catalog::{Action, Queue, Resource};
+use posthaste_broker::{Error, QueueDeclaration, right};
+use posthaste_engine::catalog::Queue;
 use posthaste_net::Output;
 use std::sync::Arc;
 
@@ -29,6 +29,8 @@ impl Connection {
         let is_new = match self.find_queue(&name) {
             Ok(found) => {
                 if !declare.passive {
+                    // As RabbitMQ: to declare is to configure, also what is there.
+                    self.queue_to::<right::Configure>(&name)?;
                     self.check_same_queue(&found, &declare, &name)?;
                 }
                 false
@@ -69,13 +71,6 @@ impl Connection {
         let about = self.queue_resource(name);
         let declared = Declared { durable: declare.durable, exclusive: declare.exclusive, server_named };
         let config = arguments::queue_config(&declare.arguments, declared, about)?;
-        if let Some(dead) = &config.dead_letter {
-            let exchange = dead.exchange.as_deref().unwrap_or_default();
-            let read = name.as_str().map(|name| self.client.may(Action::Read, Resource::Queue, name));
-            read.unwrap_or(Ok(()))
-                .and_then(|()| self.client.may(Action::Write, Resource::Exchange, exchange))
-                .map_err(|error| reply::exception(&error, about))?;
-        }
         let declaration = QueueDeclaration {
             config,
             durable: declare.durable,

@@ -1,6 +1,7 @@
 //! The codec and the sessions through their public surfaces.
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
+mod access;
 mod client;
 mod content;
 mod declarations;

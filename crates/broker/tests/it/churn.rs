@@ -34,14 +34,13 @@ async fn consumers_leave_nothing_behind() {
     for round in 0..ROUNDS {
         publish(&f.client, None, "work", b"message").await;
         let (sink, mailbox) = sink();
-        let consumer = f.broker.next_consumer();
-        f.client.consume(&queue, OPTIONS, consumer, sink.clone()).await.unwrap();
+        let holder = hold(&f.client, &queue);
+        f.client.consume(holder, OPTIONS, sink.clone()).await.unwrap();
         let alone = ConsumeOptions { exclusive: true, ..OPTIONS };
-        let refused = f.broker.next_consumer();
-        assert!(f.client.consume(&queue, alone, refused, sink.clone()).await.is_err());
+        assert!(f.client.consume(hold(&f.client, &queue), alone, sink.clone()).await.is_err());
         match round % 2 {
-            0 => f.client.cancel(queue.id, consumer).await,
-            _ => f.client.detach(queue.id, consumer).await,
+            0 => f.client.cancel(holder).await,
+            _ => f.client.detach(holder).await,
         }
         kept.push((sink, mailbox));
     }
@@ -69,7 +68,7 @@ async fn objects_leave_nothing_behind() {
             let mut batch = client.batch();
             let (mut envelope, payload) = message("work", b"message");
             envelope.priority = priority;
-            batch.enqueue(&client.queue("work").unwrap(), envelope, payload);
+            batch.enqueue(&client.queue_to("work").unwrap(), envelope, payload);
             submit(batch).await;
         }
         let made = f.broker.footprint();

@@ -20,7 +20,7 @@ async fn a_topic_bound_on_the_bus_feeds_queues_once_also_over_a_restart() {
     let write = async |f: &Fixture, numbers: std::ops::Range<u64>| {
         let mut batch = f.client.batch();
         for n in numbers {
-            batch.append(topic.partitions[(n % 4) as usize], append(n));
+            batch.append(part(&f.client, &topic, (n % 4) as usize), append(n));
         }
         submit(batch).await;
     };
@@ -32,7 +32,7 @@ async fn a_topic_bound_on_the_bus_feeds_queues_once_also_over_a_restart() {
     let f = f.restart().await;
     write(&f, 200..300).await;
     let (sink, mut mailbox) = sink();
-    f.client.consume(&queue, OPTIONS, f.broker.next_consumer(), sink).await.unwrap();
+    f.client.consume(hold(&f.client, &queue), OPTIONS, sink).await.unwrap();
     let got = bodies(&receive(&f.broker, &mut mailbox, 200).await);
     for partition in 0..4 {
         let numbers: Vec<u64> =
@@ -40,7 +40,7 @@ async fn a_topic_bound_on_the_bus_feeds_queues_once_also_over_a_restart() {
         let expect: Vec<u64> = (100..300).filter(|n| n % 4 == partition).collect();
         assert_eq!(numbers, expect, "each once, in the partition's order, from the binding on");
     }
-    assert_eq!(f.client.queue_state("work").await.unwrap().ready, 0);
+    assert_eq!(ready(&f.client, "work").await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -62,8 +62,8 @@ async fn the_bus_is_captured_by_topics_and_does_not_come_back() {
         submit(batch).await;
     }
     let mut by_device: std::collections::BTreeMap<String, Vec<(u64, u64)>> = Default::default();
-    for partition in &topic.partitions {
-        let log = f.client.log(partition.id).unwrap();
+    for (index, partition) in topic.partitions.iter().enumerate() {
+        let log = log_of(&f.client, &topic, index);
         for entry in log.read(0, 1 << 20).await.unwrap() {
             let subject = entry.envelope.unwrap().subject.to_string();
             let number = String::from_utf8_lossy(&entry.payload.body).parse().unwrap();
@@ -80,7 +80,7 @@ async fn the_bus_is_captured_by_topics_and_does_not_come_back() {
     }
     // The topic's own tap hands nothing of it on again.
     let f = f.restart().await;
-    assert_eq!(f.client.queue_state("work").await.unwrap().ready, 40);
+    assert_eq!(ready(&f.client, "work").await, 40);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -88,23 +88,24 @@ async fn an_id_is_received_once_and_published_once() {
     let mut f = Fixture::new().await;
     let durable = QueueDeclaration { durable: true, ..QueueDeclaration::default() };
     let session = f.client.create_queue(&name("session"), durable.clone()).await.unwrap();
+    let holder = hold(&f.client, &session);
     f.client.create_queue(&name("work"), durable).await.unwrap();
     let bus: Name = name("amq.topic");
     f.client.bind(&bus, pattern_binding("work", "a.b")).await.unwrap();
     for round in 0..3 {
         let (envelope, payload) = message("a.b", b"once");
-        let new = f.client.receive(session.id, 7, Some(bus.clone()), envelope, payload).await.unwrap();
+        let new = f.client.receive(holder, 7, Some(bus.clone()), envelope, payload).await.unwrap();
         assert_eq!(new, round == 0);
-        assert_eq!(f.client.session_state(session.id).await.unwrap().1, [7]);
+        assert_eq!(f.client.session_state(holder).await.unwrap().1, [7]);
         f = f.restart().await;
     }
     let queue = f.client.queue("work").unwrap();
     let (sink, mut mailbox) = sink();
-    f.client.consume(&queue, OPTIONS, f.broker.next_consumer(), sink).await.unwrap();
+    f.client.consume(hold(&f.client, &queue), OPTIONS, sink).await.unwrap();
     assert_eq!(bodies(&receive(&f.broker, &mut mailbox, 1).await), ["once"]);
-    f.client.forget(session.id, 7).await.unwrap();
+    f.client.forget(holder, 7).await.unwrap();
     let (envelope, payload) = message("a.b", b"twice");
-    assert!(f.client.receive(session.id, 7, Some(bus), envelope, payload).await.unwrap());
+    assert!(f.client.receive(holder, 7, Some(bus), envelope, payload).await.unwrap());
     assert_eq!(bodies(&receive(&f.broker, &mut mailbox, 1).await), ["twice"]);
 }
 
@@ -136,14 +137,14 @@ async fn what_has_arrived_is_recognized_after_a_crash() {
             client.create_queue(&name("work"), durable.clone()).await.unwrap();
             client.bind(&bus, pattern_binding("work", "a.b")).await.unwrap();
         }
-        let session = client.create_queue(&name(&session), durable).await.unwrap();
+        let holder = hold(&client, &client.create_queue(&name(&session), durable).await.unwrap());
         for id in 0..20 {
             let (envelope, payload) = message("a.b", b"once");
-            assert!(client.receive(session.id, id, Some(bus.clone()), envelope, payload).await.unwrap());
+            assert!(client.receive(holder, id, Some(bus.clone()), envelope, payload).await.unwrap());
             expect += 1;
         }
         // The power goes when everything has arrived; what was not synced yet may be gone.
-        while client.queue_state("work").await.unwrap().ready < expect {
+        while ready(&client, "work").await < expect {
             tokio::task::yield_now().await;
         }
         disk.cut_power_after(0);
@@ -153,12 +154,12 @@ async fn what_has_arrived_is_recognized_after_a_crash() {
         let client = client_of(&broker).await;
         // Another message through each outbox comes after whatever was sent again.
         let (envelope, payload) = message("a.b", b"last");
-        client.receive(session.id, 99, Some(bus.clone()), envelope, payload).await.unwrap();
+        client.receive(holder, 99, Some(bus.clone()), envelope, payload).await.unwrap();
         expect += 1;
-        while client.queue_state("work").await.unwrap().ready < expect {
+        while ready(&client, "work").await < expect {
             tokio::task::yield_now().await;
         }
-        assert_eq!(client.queue_state("work").await.unwrap().ready, expect, "round {round}");
+        assert_eq!(ready(&client, "work").await, expect, "round {round}");
     }
     tokio::task::block_in_place(|| broker.stop());
 }

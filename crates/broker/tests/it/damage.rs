@@ -64,11 +64,11 @@ async fn fill(broker: &Broker, with_checkpoint: bool) {
     let declaration = QueueDeclaration { durable: true, ..QueueDeclaration::default() };
     let queue = client.create_queue(&name("jobs"), declaration).await.unwrap();
     client.create_topic(&name("log"), 1, TopicConfig::default()).await.unwrap();
-    let partition = client.topic("log").unwrap().partitions[0];
+    let partition = part(&client, &client.topic("log").unwrap(), 0);
     for id in 0..MESSAGES {
         let (envelope, payload) = message("jobs", &body(id));
         let mut batch = client.batch();
-        batch.enqueue(&queue, envelope, payload.clone());
+        batch.enqueue(&to(&client, &queue), envelope, payload.clone());
         batch.append(partition, AppendBatch { span: 1, timestamp: Timestamp(1), sequence: None, payload });
         assert!(submit(batch).await.refused.is_empty());
         let checkpoints = if with_checkpoint { id / (MESSAGES / 3) } else { 0 };
@@ -84,7 +84,7 @@ async fn read_log(client: &Client) -> Vec<(u64, u64)> {
     let catalog = client.broker().catalog();
     let topics = catalog.namespaces().flat_map(|namespace| namespace.topics.values());
     let Some(topic) = topics.into_iter().next() else { return Vec::new() };
-    let log = client.log(topic.partitions[0].id).unwrap();
+    let log = log_of(client, topic, 0);
     let (mut found, mut next) = (Vec::new(), log.start());
     while next < log.end() {
         let entries = log.read(next, 10_000).await.unwrap();
@@ -102,15 +102,15 @@ async fn drain(broker: &Broker, client: &Client) -> Vec<u64> {
     let Some(queue) = queues.into_iter().next().cloned() else { return Vec::new() };
     let mut found = Vec::new();
     loop {
-        let consumer = broker.next_consumer();
-        let (deliveries, _) = client.pull(&queue, consumer, 50, Mode::Lease).await.unwrap();
+        let holder = hold(client, &queue);
+        let (deliveries, _) = client.pull(holder, 50, Mode::Lease).await.unwrap();
         if deliveries.is_empty() {
             return found;
         }
         let got = broker.resolve(deliveries).await;
         let positions = got.iter().map(|r| (r.delivery.lane, r.delivery.position)).collect();
         found.extend(got.iter().map(|r| number_in(&r.payload.body)));
-        client.settle_durably(queue.id, consumer, positions, Outcome::Accept).await.unwrap();
+        client.settle_durably(holder, positions, Outcome::Accept).await.unwrap();
     }
 }
 
@@ -196,7 +196,7 @@ async fn the_offset_of_a_lost_last_message_is_not_given_out_again() {
     let broker = tokio::task::block_in_place(|| open_on(&disk, u64::MAX));
     fill(&broker, false).await;
     let client = client_of(&broker).await;
-    let partition = client.topic("log").unwrap().partitions[0];
+    let partition = part(&client, &client.topic("log").unwrap(), 0);
     let append = async |client: &Client, id: u64| {
         let (_, payload) = message("log", &body(id));
         let mut batch = client.batch();
@@ -218,7 +218,7 @@ async fn the_offset_of_a_lost_last_message_is_not_given_out_again() {
         assert!(missing.len() == 1 && missing[0].to_string().contains("topic default/log/0"), "{told:?}");
         assert_eq!((missing[0].from, missing[0].to), (Some(MESSAGES), Some(MESSAGES + 1)));
         let client = client_of(&broker).await;
-        assert_eq!(client.log(partition.id).unwrap().end(), MESSAGES + 1 + start);
+        assert_eq!(client.extent(partition).unwrap().end(), MESSAGES + 1 + start);
         append(&client, MESSAGES + 1 + start).await;
         let log = read_log(&client).await;
         assert_eq!(log.last(), Some(&(MESSAGES + 1 + start, MESSAGES + 1 + start)));

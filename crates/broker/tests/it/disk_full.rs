@@ -45,14 +45,14 @@ async fn publishers_are_refused_while_settlements_go_on() {
     assert!(broker.no_space());
     assert!(client.create_queue(&name("more"), declaration).await.is_err(), "new names need space too");
 
-    let consumer = broker.next_consumer();
-    let (deliveries, _) = client.pull(&queue, consumer, 10, Mode::Lease).await.unwrap();
+    let holder = hold(&client, &queue);
+    let (deliveries, _) = client.pull(holder, 10, Mode::Lease).await.unwrap();
     let got = broker.resolve(deliveries).await;
     let positions: Vec<_> = got.iter().map(|r| (r.delivery.lane, r.delivery.position)).collect();
     let settled = positions.len() as u64;
     assert!(settled > 0);
-    client.settle_durably(queue.id, consumer, positions, Outcome::Accept).await.unwrap();
-    assert_eq!(client.queue_state("work").await.unwrap().ready, accepted - settled);
+    client.settle_durably(holder, positions, Outcome::Accept).await.unwrap();
+    assert_eq!(ready(&client, "work").await, accepted - settled);
 
     let full = Instant::now();
     assert!(broker.no_space());
@@ -68,6 +68,6 @@ async fn publishers_are_refused_while_settlements_go_on() {
     drop((client, broker));
     let broker = open_on(&disk);
     let client = client_of(&broker).await;
-    assert_eq!(client.queue_state("work").await.unwrap().ready, accepted - settled + 1);
+    assert_eq!(ready(&client, "work").await, accepted - settled + 1);
     tokio::task::block_in_place(|| broker.stop());
 }

@@ -7,7 +7,7 @@ use posthaste_engine::{
     command::{Mode, Outcome},
 };
 use posthaste_model::{Limits, Payload, Timestamp};
-use std::{collections::BTreeSet, path::Path};
+use std::{collections::BTreeSet, path::Path, sync::Arc};
 
 const LARGE: usize = 40_000;
 const SMALL: usize = 400;
@@ -29,22 +29,22 @@ fn files(data: &Path, dir: &str, ending: &str) -> (usize, u64) {
     found.fold((0, 0), |(files, bytes), entry| (files + 1, bytes + entry.metadata().unwrap().len()))
 }
 
-async fn append(f: &Fixture, topic: &Topic, sizes: impl Iterator<Item = usize>, next: &mut u64) {
+async fn append(f: &Fixture, topic: &Arc<Topic>, sizes: impl Iterator<Item = usize>, next: &mut u64) {
     let (_, payload) = message("t", b"");
     for size in sizes {
         let body = [&next.to_le_bytes()[..], &vec![*next as u8; size]].concat();
         let payload = Payload { body: body.into(), ..payload.clone() };
         let timestamp = Timestamp(*next as i64);
         let mut batch = f.client.batch();
-        batch.append(topic.partitions[0], AppendBatch { span: 1, timestamp, sequence: None, payload });
+        batch.append(part(&f.client, topic, 0), AppendBatch { span: 1, timestamp, sequence: None, payload });
         assert!(submit(batch).await.refused.is_empty());
         *next += 1;
     }
 }
 
 /// Everything from the start on is there, wherever reading begins.
-async fn assert_whole(f: &Fixture, topic: &Topic, end: u64) {
-    let log = f.client.log(topic.partitions[0].id).unwrap();
+async fn assert_whole(f: &Fixture, topic: &Arc<Topic>, end: u64) {
+    let log = log_of(&f.client, topic, 0);
     assert_eq!(log.end(), end);
     for begin in [log.start(), (log.start() + end) / 2] {
         let mut next = begin;
@@ -63,7 +63,7 @@ async fn assert_whole(f: &Fixture, topic: &Topic, end: u64) {
     }
 }
 
-async fn next_checkpoint(f: &Fixture, topic: &Topic, size: usize, next: &mut u64) {
+async fn next_checkpoint(f: &Fixture, topic: &Arc<Topic>, size: usize, next: &mut u64) {
     let before = f.broker.metrics().checkpoints.value();
     while f.broker.metrics().checkpoints.value() == before {
         append(f, topic, std::iter::repeat_n(size, 5), next).await;
@@ -88,7 +88,7 @@ async fn large_batches_are_written_once_until_they_are_trimmed() {
     let (before, _) = files(&f.data, "journal", ".journal");
     assert!(before as u64 * (256 << 10) > next * LARGE as u64);
 
-    f.client.trim(topic.partitions[0].id, next - 1).await.unwrap();
+    f.client.trim(part(&f.client, &topic, 0), next - 1).await.unwrap();
     for _ in 0..3 {
         next_checkpoint(&f, &topic, SMALL, &mut next).await;
     }
@@ -110,11 +110,11 @@ async fn what_is_kept_and_what_has_moved_are_read_in_order() {
         let sizes = [SMALL, SMALL, LARGE, SMALL, LARGE, LARGE, SMALL];
         append(&f, &topic, sizes.into_iter().cycle().take(70), &mut next).await;
         assert_whole(&f, &topic, next).await;
-        f.client.trim(topic.partitions[0].id, next * round / 8).await.unwrap();
+        f.client.trim(part(&f.client, &topic, 0), next * round / 8).await.unwrap();
         if round % 2 == 1 {
             f = f.restart_with(limits()).await;
         }
-        let log = f.client.log(topic.partitions[0].id).unwrap();
+        let log = log_of(&f.client, &topic, 0);
         assert_eq!(log.start(), next * round / 8);
         assert_whole(&f, &topic, next).await;
     }
@@ -129,7 +129,7 @@ async fn files_of_a_queue_are_given_back_when_little_in_them_is_wanted() {
     let (mut number, mut left) = (0u64, BTreeSet::new());
     for round in 0..6 {
         let before = f.broker.metrics().checkpoints.value();
-        let consumer = f.broker.next_consumer();
+        let holder = hold(&f.client, &queue);
         while f.broker.metrics().checkpoints.value() < before + 3 || number < (round + 1) * 300 {
             let body = [&number.to_le_bytes()[..], &vec![number as u8; LARGE]].concat();
             assert!(publish(&f.client, None, "work", &body).await.refused.is_empty());
@@ -137,21 +137,21 @@ async fn files_of_a_queue_are_given_back_when_little_in_them_is_wanted() {
             number += 1;
             // All but every tenth are settled at once; at first some of them later.
             if round >= 3 || number.is_multiple_of(15) {
-                let (deliveries, _) = f.client.pull(&queue, consumer, 500, Mode::Lease).await.unwrap();
+                let (deliveries, _) = f.client.pull(holder, 500, Mode::Lease).await.unwrap();
                 let got = f.broker.resolve(deliveries).await;
                 let settled = got.iter().filter(|got| !number_in(&got.payload).is_multiple_of(10));
                 let settled: Vec<_> = settled.collect();
                 let positions =
                     settled.iter().map(|got| (got.delivery.lane, got.delivery.position)).collect();
-                f.client.settle_durably(queue.id, consumer, positions, Outcome::Accept).await.unwrap();
+                f.client.settle_durably(holder, positions, Outcome::Accept).await.unwrap();
                 settled.iter().for_each(|got| assert!(left.remove(&number_in(&got.payload))));
             }
         }
-        f.client.detach(queue.id, consumer).await;
+        f.client.detach(holder).await;
         assert_eq!(f.broker.damage(), []);
         assert_eq!(f.broker.metrics().unreadable.value(), 0);
         f = f.restart_with(limits()).await;
-        assert_eq!(f.client.queue_state("work").await.unwrap().ready, left.len() as u64);
+        assert_eq!(ready(&f.client, "work").await, left.len() as u64);
     }
     // Three checkpoints more, and little of what was published is on the disk.
     let written = number * LARGE as u64;
@@ -161,12 +161,12 @@ async fn files_of_a_queue_are_given_back_when_little_in_them_is_wanted() {
         if found.len() == left.len() {
             assert!(publish(&f.client, None, "work", &vec![0; LARGE]).await.refused.is_empty());
         }
-        let consumer = f.broker.next_consumer();
-        let (deliveries, _) = f.client.pull(&queue, consumer, 500, Mode::Lease).await.unwrap();
+        let holder = hold(&f.client, &queue);
+        let (deliveries, _) = f.client.pull(holder, 500, Mode::Lease).await.unwrap();
         assert!(!deliveries.is_empty());
         let got = f.broker.resolve(deliveries).await;
         let positions = got.iter().map(|got| (got.delivery.lane, got.delivery.position)).collect();
-        f.client.settle_durably(queue.id, consumer, positions, Outcome::Accept).await.unwrap();
+        f.client.settle_durably(holder, positions, Outcome::Accept).await.unwrap();
         found.extend(got.iter().map(|got| number_in(&got.payload)).filter(|number| left.contains(number)));
     }
     assert_eq!(found, left);

@@ -1,6 +1,7 @@
 //! The broker through its handle, on a real directory.
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
+mod access;
 mod churn;
 mod crossing;
 mod damage;

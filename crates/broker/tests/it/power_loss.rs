@@ -36,14 +36,14 @@ fn open_on(disk: &SimDisk, dark: &watch::Sender<bool>, keeps_files: bool) -> Bro
 /// Publishes numbers of its own to a queue and a partition until nothing is acknowledged any more.
 async fn publisher(client: Client, number: u64, mut dark: watch::Receiver<bool>) -> BTreeSet<u64> {
     let queue = client.queue("work").unwrap();
-    let partition = client.topic("log").unwrap().partitions[number as usize % 3];
+    let partition = part(&client, &client.topic("log").unwrap(), number as usize % 3);
     let mut safe = BTreeSet::new();
     for n in 0.. {
         let id = n * PUBLISHERS + number;
         let body = [&id.to_le_bytes()[..], &vec![7; (id % 900) as usize]].concat();
         let (envelope, payload) = message("work", &body);
         let mut batch = client.batch();
-        batch.enqueue(&queue, envelope, payload.clone());
+        batch.enqueue(&to(&client, &queue), envelope, payload.clone());
         batch.append(partition, AppendBatch { span: 1, timestamp: Timestamp(1), sequence: None, payload });
         let (done, outcome) = tokio::sync::oneshot::channel();
         batch.submit(move |outcome| drop(done.send(outcome)));
@@ -105,7 +105,7 @@ async fn drain(broker: &Broker, client: &Client) -> Vec<u64> {
     let queue = client.queue("work").unwrap();
     let mut found = Vec::new();
     loop {
-        let (deliveries, _) = client.pull(&queue, broker.next_consumer(), 1_000, Mode::Lease).await.unwrap();
+        let (deliveries, _) = client.pull(hold(client, &queue), 1_000, Mode::Lease).await.unwrap();
         if deliveries.is_empty() {
             return found;
         }
@@ -117,8 +117,9 @@ async fn drain(broker: &Broker, client: &Client) -> Vec<u64> {
 
 async fn read_log(client: &Client) -> Vec<Vec<u64>> {
     let mut partitions = Vec::new();
-    for partition in &client.topic("log").unwrap().partitions {
-        let log = client.log(partition.id).unwrap();
+    let topic = client.topic("log").unwrap();
+    for partition in 0..topic.partitions.len() {
+        let log = log_of(client, &topic, partition);
         let mut numbers = Vec::new();
         let mut next = log.start();
         while next < log.end() {

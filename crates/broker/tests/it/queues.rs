@@ -33,15 +33,15 @@ async fn what_is_published_is_delivered_in_order_and_settled() {
         assert!(publish(&f.client, None, "work", format!("{n}").as_bytes()).await.refused.is_empty());
     }
     let (sink, mut mailbox) = sink();
-    let consumer = f.broker.next_consumer();
-    f.client.consume(&queue, OPTIONS, consumer, sink).await.unwrap();
+    let holder = hold(&f.client, &queue);
+    f.client.consume(holder, OPTIONS, sink).await.unwrap();
     let mut seen = Vec::new();
     while seen.len() < 25 {
         let got = receive(&f.broker, &mut mailbox, 1).await;
         assert!(got.iter().all(|r| !r.delivery.redelivered));
         seen.extend(bodies(&got));
         let settled = got.iter().map(|r| (r.delivery.lane, r.delivery.position)).collect();
-        f.client.settle_durably(queue.id, consumer, settled, Outcome::Accept).await.unwrap();
+        f.client.settle_durably(holder, settled, Outcome::Accept).await.unwrap();
     }
     assert_eq!(seen, (0..25).map(|n| n.to_string()).collect::<Vec<_>>());
     let state = f.client.queue_state("work").await.unwrap();
@@ -68,8 +68,7 @@ async fn a_binding_is_seen_by_the_next_publish_and_fan_out_reaches_all() {
     let f = f.restart().await;
     for n in 0..100 {
         let queue = f.client.queue(&format!("q{n}")).unwrap();
-        let (deliveries, left) =
-            f.client.pull(&queue, f.broker.next_consumer(), 10, Mode::Settled).await.unwrap();
+        let (deliveries, left) = f.client.pull(hold(&f.client, &queue), 10, Mode::Settled).await.unwrap();
         let got = f.broker.resolve(deliveries).await;
         assert_eq!((got.len(), left), (1, 0));
         assert_eq!(got[0].payload.body, body);
@@ -84,13 +83,13 @@ async fn rejected_messages_reach_the_dead_letter_queue_with_their_story() {
     let work = f.client.create_queue(&name("work"), QueueDeclaration { config, ..durable() }).await.unwrap();
     let graveyard = f.client.create_queue(&name("graveyard"), durable()).await.unwrap();
     publish(&f.client, None, "work", b"bad").await;
-    let consumer = f.broker.next_consumer();
-    let (deliveries, _) = f.client.pull(&work, consumer, 1, Mode::Lease).await.unwrap();
+    let holder = hold(&f.client, &work);
+    let (deliveries, _) = f.client.pull(holder, 1, Mode::Lease).await.unwrap();
     let settled = deliveries.iter().map(|d| (d.lane, d.position)).collect();
     let reject = Outcome::Reject(DeathReason::Rejected);
-    f.client.settle_durably(work.id, consumer, settled, reject).await.unwrap();
+    f.client.settle_durably(holder, settled, reject).await.unwrap();
     let (sink, mut mailbox) = sink();
-    f.client.consume(&graveyard, OPTIONS, f.broker.next_consumer(), sink).await.unwrap();
+    f.client.consume(hold(&f.client, &graveyard), OPTIONS, sink).await.unwrap();
     let got = receive(&f.broker, &mut mailbox, 1).await;
     assert_eq!(bodies(&got), ["bad"]);
     let death = &got[0].envelope.deaths[0];

@@ -28,31 +28,31 @@ async fn holes_and_ends_survive(mut f: Fixture) {
             let mut batch = f.client.batch();
             for _ in 0..20 {
                 let (envelope, payload) = message("work", &[&number.to_le_bytes()[..], &[0; 2_000]].concat());
-                batch.enqueue(&queue, envelope, payload);
+                batch.enqueue(&to(&f.client, &queue), envelope, payload);
                 expect.push(number);
                 number += 1;
             }
             submit(batch).await;
             // Every third is settled, so that the queue is full of holes.
-            let consumer = f.broker.next_consumer();
-            let (deliveries, _) = f.client.pull(&queue, consumer, 20, Mode::Lease).await.unwrap();
+            let holder = hold(&f.client, &queue);
+            let (deliveries, _) = f.client.pull(holder, 20, Mode::Lease).await.unwrap();
             let got = f.broker.resolve(deliveries).await;
             let settled: Vec<_> = got.iter().step_by(3).collect();
             let positions = settled.iter().map(|r| (r.delivery.lane, r.delivery.position)).collect();
-            f.client.settle_durably(queue.id, consumer, positions, Outcome::Accept).await.unwrap();
+            f.client.settle_durably(holder, positions, Outcome::Accept).await.unwrap();
             for done in settled {
                 let number = u64::from_le_bytes(done.payload.body[..8].try_into().unwrap());
                 expect.retain(|n| *n != number);
             }
-            f.client.detach(queue.id, consumer).await;
+            f.client.detach(holder).await;
         }
         f = f.restart_with(limits()).await;
-        assert_eq!(f.client.queue_state("work").await.unwrap().ready, expect.len() as u64);
+        assert_eq!(ready(&f.client, "work").await, expect.len() as u64);
     }
     let mut found = Vec::new();
-    let consumer = f.broker.next_consumer();
+    let holder = hold(&f.client, &queue);
     loop {
-        let (deliveries, _) = f.client.pull(&queue, consumer, 500, Mode::Lease).await.unwrap();
+        let (deliveries, _) = f.client.pull(holder, 500, Mode::Lease).await.unwrap();
         if deliveries.is_empty() {
             break;
         }
@@ -74,17 +74,17 @@ async fn what_is_not_durable_is_gone_and_what_was_deleted_stays_deleted() {
     assert_eq!(f.client.delete_queue("deleted", false, false).await, Ok(1));
     let mut batch = f.client.batch();
     let (mut envelope, payload) = message("kept", b"transient");
-    batch.enqueue(&kept, envelope.clone(), payload.clone());
+    batch.enqueue(&to(&f.client, &kept), envelope.clone(), payload.clone());
     envelope.durable = false;
-    batch.enqueue(&kept, envelope, payload);
+    batch.enqueue(&to(&f.client, &kept), envelope, payload);
     submit(batch).await;
-    assert_eq!(f.client.queue_state("kept").await.unwrap().ready, 2);
+    assert_eq!(ready(&f.client, "kept").await, 2);
     let f = f.restart().await;
     assert!(matches!(f.client.queue("volatile"), Err(Error::NotFound(..))));
     assert!(matches!(f.client.queue("deleted"), Err(Error::NotFound(..))));
-    assert_eq!(f.client.queue_state("kept").await.unwrap().ready, 1);
+    assert_eq!(ready(&f.client, "kept").await, 1);
     // Ids are never reused.
     let again = f.client.create_queue(&name("deleted"), durable).await.unwrap();
     assert!(again.id > kept.id);
-    assert_eq!(f.client.queue_state("deleted").await.unwrap().ready, 0);
+    assert_eq!(ready(&f.client, "deleted").await, 0);
 }

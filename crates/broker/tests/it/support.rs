@@ -2,9 +2,13 @@
 
 use bytes::Bytes;
 use posthaste_broker::{
-    Broker, Client, Config, Credentials, DeliverySink, Formats, Outcome, Resolved, encode_message,
+    Allowed, Broker, Client, Config, Credentials, DeliverySink, Formats, Holder, Outcome, PartitionLog,
+    Protected, Resolved, encode_message, right::Right,
 };
-use posthaste_engine::{Delivery, catalog::NoHeaders};
+use posthaste_engine::{
+    Delivery,
+    catalog::{NoHeaders, Partition, Queue, Topic},
+};
 use posthaste_model::{ConsumerId, Envelope, Limits, Message, Name, Payload, Subject};
 use std::{
     net::IpAddr,
@@ -96,6 +100,28 @@ pub async fn submit(batch: posthaste_broker::Batch) -> Outcome {
     let (done, outcome) = oneshot::channel();
     batch.submit(move |outcome| drop(done.send(outcome)));
     outcome.await.unwrap()
+}
+
+/// The right to something of the client's namespace.
+pub fn to<R: Right, T: Protected + Clone>(client: &Client, object: &T) -> Allowed<R, T> {
+    client.allow(object.clone()).unwrap()
+}
+
+pub fn part<R: Right>(client: &Client, topic: &Arc<Topic>, index: usize) -> Allowed<R, Partition> {
+    to::<R, _>(client, topic).partition(index).unwrap()
+}
+
+pub fn log_of(client: &Client, topic: &Arc<Topic>, index: usize) -> Arc<PartitionLog> {
+    client.log(part(client, topic, index)).unwrap()
+}
+
+pub fn hold(client: &Client, queue: &Arc<Queue>) -> Holder {
+    client.holder(&to(client, queue))
+}
+
+/// Messages that wait in a queue.
+pub async fn ready(client: &Client, queue: &str) -> u64 {
+    client.queue_state(queue).await.unwrap().ready
 }
 
 /// A consumer's mailbox.

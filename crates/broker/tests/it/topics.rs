@@ -20,8 +20,8 @@ fn batch_of(span: u32, body: Vec<u8>, at: i64, sequence: Option<Sequence>) -> Ap
 async fn appended_batches_are_read_back_whole_by_any_offset_in_them() {
     let f = Fixture::new().await;
     let topic = f.client.create_topic(&name("t"), 3, TopicConfig::default()).await.unwrap();
-    let partition = topic.partitions[1];
-    let log = f.client.log(partition.id).unwrap();
+    let partition = part(&f.client, &topic, 1);
+    let log = log_of(&f.client, &topic, 1);
     let changed = Arc::new(Notify::new());
     log.watch(&changed);
     for n in 0..50u8 {
@@ -41,7 +41,7 @@ async fn appended_batches_are_read_back_whole_by_any_offset_in_them() {
     assert!(log.read(500, 1).await.unwrap().is_empty());
     assert_eq!(log.offset_at(Timestamp(250)).await.unwrap(), Some((30, Timestamp(300))));
     assert_eq!(log.offset_at(Timestamp(100_000)).await.unwrap(), None);
-    assert_eq!(f.client.trim(partition.id, 125).await.unwrap(), 125);
+    assert_eq!(f.client.trim(part(&f.client, &topic, 1), 125).await.unwrap(), 125);
     f.client.delete_topic(&name("t")).await.unwrap();
     assert_eq!(
         f.client.delete_topic(&name("t")).await.map_err(|e| matches!(e, Error::NotFound(..))),
@@ -53,7 +53,7 @@ async fn appended_batches_are_read_back_whole_by_any_offset_in_them() {
 async fn an_idempotent_producer_is_held_to_its_numbers_also_after_a_restart() {
     let mut f = Fixture::new().await;
     let topic = f.client.create_topic(&name("t"), 1, TopicConfig::default()).await.unwrap();
-    let partition = topic.partitions[0];
+    let partition = part(&f.client, &topic, 0);
     let producer = f.client.producer_id().await.unwrap();
     let sequence = |first| Some(Sequence { producer, epoch: 0, first, count: 5 });
     for round in 0..2 {
@@ -79,7 +79,7 @@ async fn checkpoints_move_what_is_kept_into_segments_and_nothing_is_missing() {
     };
     let mut f = Fixture::with_limits(limits()).await;
     let topic = f.client.create_topic(&name("t"), 1, TopicConfig::default()).await.unwrap();
-    let partition = topic.partitions[0];
+    let partition = part(&f.client, &topic, 0);
     let mut written = 0u64;
     for round in 0..3 {
         let before = f.broker.metrics().checkpoints.value();
@@ -95,7 +95,7 @@ async fn checkpoints_move_what_is_kept_into_segments_and_nothing_is_missing() {
             assert!(submit(batch).await.refused.is_empty());
         }
         f = f.restart_with(limits()).await;
-        let log = f.client.log(partition.id).unwrap();
+        let log = log_of(&f.client, &topic, 0);
         assert_eq!(log.end(), written);
         let mut next = 0;
         while next < written {

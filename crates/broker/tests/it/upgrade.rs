@@ -159,7 +159,7 @@ async fn fill(broker: &Broker) {
     routes(&client).await;
     fill_topics(&client, broker).await;
     fill_queues(&client, &client.in_namespace(tenant)).await;
-    session(&client, broker).await;
+    session(&client).await;
     // What is behind the last checkpoint stays in the journal.
     append(&client, 1, 100..103, None).await;
     publish(&client, None, "orders", b"in the journal").await;
@@ -206,7 +206,7 @@ async fn routes(client: &Client) {
 }
 
 async fn append(client: &Client, partition: usize, values: std::ops::Range<u32>, producer: Option<u64>) {
-    let partition = client.topic("log").unwrap().partitions[partition];
+    let partition = part(client, &client.topic("log").unwrap(), partition);
     for value in values {
         let (_, payload) = message("log", format!("record {value}").as_bytes());
         let sequence = producer.map(|producer| Sequence { producer, epoch: 0, first: value, count: 1 });
@@ -237,7 +237,7 @@ async fn fill_topics(client: &Client, broker: &Broker) {
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
     let topic = client.topic("log").unwrap();
-    client.trim(topic.partitions[0].id, 5).await.unwrap();
+    client.trim(part(client, &topic, 0), 5).await.unwrap();
     let committed = |partition, offset| CommittedOffset {
         topic: topic.id,
         partition,
@@ -261,17 +261,17 @@ async fn fill_queues(client: &Client, tenant: &Client) {
     }
     let (envelope, payload) = message("kept", b"the last one");
     let mut batch = client.batch();
-    batch.retain(envelope, payload);
+    batch.retain(envelope, payload).unwrap();
     assert!(submit(batch).await.refused.is_empty());
     let queue = client.queue("orders").unwrap();
-    let consumer = client.broker().next_consumer();
-    let (deliveries, _) = client.pull(&queue, consumer, 9, Mode::Lease).await.unwrap();
+    let holder = hold(client, &queue);
+    let (deliveries, _) = client.pull(holder, 9, Mode::Lease).await.unwrap();
     let places: Vec<_> = deliveries.iter().map(|delivery| (delivery.lane, delivery.position)).collect();
     let reject = Outcome::Reject(posthaste_model::DeathReason::Rejected);
-    client.settle_durably(queue.id, consumer, places[..4].to_vec(), Outcome::Accept).await.unwrap();
-    client.settle_durably(queue.id, consumer, places[5..7].to_vec(), reject).await.unwrap();
-    client.detach(queue.id, consumer).await;
-    while client.queue_state("dead").await.unwrap().ready < 2 {
+    client.settle_durably(holder, places[..4].to_vec(), Outcome::Accept).await.unwrap();
+    client.settle_durably(holder, places[5..7].to_vec(), reject).await.unwrap();
+    client.detach(holder).await;
+    while ready(client, "dead").await < 2 {
         tokio::task::yield_now().await;
     }
     let declaration = QueueDeclaration { durable: true, ..QueueDeclaration::default() };
@@ -279,19 +279,19 @@ async fn fill_queues(client: &Client, tenant: &Client) {
     assert!(publish(tenant, None, "theirs", b"for them").await.refused.is_empty());
 }
 
-async fn session(client: &Client, broker: &Broker) {
+async fn session(client: &Client) {
     let session = client.queue("session").unwrap();
     for text in ["a", "b", "c"] {
         assert!(publish(client, Some("amq.topic"), "news.x", text.as_bytes()).await.refused.is_empty());
     }
-    let consumer = broker.next_consumer();
-    let (deliveries, _) = client.pull(&session, consumer, 2, Mode::Lease).await.unwrap();
+    let holder = hold(client, &session);
+    let (deliveries, _) = client.pull(holder, 2, Mode::Lease).await.unwrap();
     let handles = deliveries.iter().zip(1..).map(|(d, handle)| (d.lane, d.position, handle)).collect();
-    client.assign_handles(session.id, consumer, handles).await.unwrap();
-    client.settle_handle(session.id, 1).await.unwrap();
+    client.assign_handles(holder, handles).await.unwrap();
+    client.settle_handle(holder, 1).await.unwrap();
     let (envelope, payload) = message("nobody.listens", b"received");
-    client.receive(session.id, 77, Some(name("amq.topic")), envelope, payload).await.unwrap();
-    client.detach(session.id, consumer).await;
+    client.receive(holder, 77, Some(name("amq.topic")), envelope, payload).await.unwrap();
+    client.detach(holder).await;
 }
 
 fn subject(text: &'static str) -> posthaste_model::Subject {
@@ -320,8 +320,8 @@ async fn describe(broker: &Broker) -> String {
             let (bytes, durability) = (config.retention_bytes, config.durability);
             let captures = config.captures.len();
             writeln!(out, "topic {name} bytes {bytes:?} {durability:?} captures {captures}").unwrap();
-            for partition in &topic.partitions {
-                describe_log(&mut out, &client, partition.id).await;
+            for partition in 0..topic.partitions.len() {
+                describe_log(&mut out, &log_of(&client, topic, partition)).await;
             }
         }
         for exchange in namespace.exchanges.values() {
@@ -339,14 +339,15 @@ async fn describe(broker: &Broker) -> String {
         let CommittedOffset { partition, offset, epoch, metadata, .. } = offset;
         writeln!(out, "committed {partition} {offset} epoch {epoch} {metadata}").unwrap();
     }
-    for (envelope, payload) in client.retained(&Pattern::parse("#", Syntax::DOTTED).unwrap(), None, 100) {
+    for (envelope, payload) in
+        client.retained("#", &Pattern::parse("#", Syntax::DOTTED).unwrap(), None, 100).unwrap()
+    {
         writeln!(out, "retained {} {:?}", envelope.subject.to_dotted(), payload.body).unwrap();
     }
     out
 }
 
-async fn describe_log(out: &mut String, client: &Client, partition: posthaste_model::PartitionId) {
-    let log = client.log(partition).unwrap();
+async fn describe_log(out: &mut String, log: &std::sync::Arc<posthaste_broker::PartitionLog>) {
     writeln!(out, "partition from {} to {}", log.start(), log.end()).unwrap();
     let mut next = log.start();
     while next < log.end() {
@@ -364,15 +365,15 @@ async fn describe_queue(out: &mut String, client: &Client, queue: &Name) {
     writeln!(out, "  dead letters {dead_letter:?}").unwrap();
     let state = client.queue_state(queue).await.unwrap();
     writeln!(out, "  ready {} delayed {}", state.ready, state.delayed).unwrap();
-    let consumer = client.broker().next_consumer();
-    let (deliveries, _) = client.pull(&known, consumer, 1_000, Mode::Lease).await.unwrap();
+    let holder = hold(client, &known);
+    let (deliveries, _) = client.pull(holder, 1_000, Mode::Lease).await.unwrap();
     for got in client.broker().resolve(deliveries).await {
         let (lane, envelope) = (got.delivery.lane, &got.envelope);
         let (subject, expires) = (envelope.subject.to_dotted(), envelope.expires.map(|at| at.0));
         writeln!(out, "  {lane} {subject} expires {expires:?} {:?}", got.payload.body).unwrap();
     }
-    client.detach(known.id, consumer).await;
-    let (handles, received) = client.session_state(known.id).await.unwrap();
+    client.detach(holder).await;
+    let (handles, received) = client.session_state(holder).await.unwrap();
     for handle in handles {
         let offset = handle.delivery.map(|(lane, position)| (lane, position.offset));
         writeln!(out, "  handle {} {offset:?}", handle.handle).unwrap();

@@ -67,7 +67,7 @@ impl Routes {
     }
 
     /// A message goes to each place once, however many bindings lead there.
-    fn deduplicate(&mut self) {
+    pub fn deduplicate(&mut self) {
         if self.queues.len() > 1 {
             self.queues.sort_unstable_by_key(|r| (r.queue.id, r.transient));
             self.queues.dedup_by_key(|r| r.queue.id);

@@ -4,6 +4,7 @@ use crate::{
     call::{Answer, Call, Page, Reply},
     failure::Failure,
 };
+use posthaste_broker::right;
 use posthaste_engine::{
     event::CommittedOffset,
     group::{GroupState, Phase},
@@ -100,8 +101,9 @@ fn view(group: GroupState, offsets: Option<Vec<OffsetView>>) -> View {
 fn offset_view(call: &Call, committed: CommittedOffset) -> OffsetView {
     let catalog = call.broker().catalog();
     let topic = catalog.topic_by_id(committed.topic);
-    let partition = topic.and_then(|t| t.partitions.get(committed.partition as usize));
-    let end = partition.and_then(|p| call.client.log(p.id).ok()).map(|log| log.end());
+    let seen = topic.and_then(|t| call.client.allow::<right::See, _>(t.clone()).ok());
+    let partition = seen.and_then(|topic| topic.partition(committed.partition as usize));
+    let end = partition.and_then(|p| call.client.extent(p).ok()).map(|extent| extent.end());
     OffsetView {
         topic: topic.map(|t| t.name.to_string()),
         partition: committed.partition,

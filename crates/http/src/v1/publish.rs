@@ -9,8 +9,8 @@ use crate::{
     v1::topic_messages::find_partition,
 };
 use hyper::StatusCode;
-use posthaste_broker::{AppendBatch, Batch, Outcome, Routed, encode_message};
-use posthaste_engine::catalog::{Action, Resource, Topic};
+use posthaste_broker::{AppendBatch, Batch, Outcome, Routed, encode_message, right};
+use posthaste_engine::catalog::Topic;
 use posthaste_model::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::Ordering;
@@ -82,8 +82,7 @@ pub async fn to_exchange(call: &Call) -> Answer {
 /// `POST /v1/queues/{name}/messages`
 pub async fn to_queue(call: &Call) -> Answer {
     let (publications, many) = publications(call)?;
-    call.client.may(Action::Write, Resource::Queue, call.text())?;
-    let queue = call.client.queue(call.text())?;
+    let queue = call.client.queue_to::<right::Write>(call.text())?;
     let mut batch = call.client.batch();
     let (now, max) = now_and_max(call);
     let mut done = Vec::with_capacity(publications.len());
@@ -103,8 +102,7 @@ pub async fn to_queue(call: &Call) -> Answer {
 /// `POST /v1/topics/{name}/messages`
 pub async fn to_topic(call: &Call) -> Answer {
     let (publications, many) = publications(call)?;
-    call.client.may(Action::Write, Resource::Topic, call.text())?;
-    let topic = call.client.topic(call.text())?;
+    let topic = call.client.topic_to::<right::Write>(call.text())?;
     let mut batch = call.client.batch();
     let (now, max) = now_and_max(call);
     let max =

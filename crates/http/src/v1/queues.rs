@@ -6,7 +6,7 @@ use crate::{
 };
 use posthaste_broker::QueueDeclaration;
 use posthaste_engine::{
-    catalog::{Action, DeadLetter, Durability, Overflow, Queue, QueueConfig, Resource},
+    catalog::{DeadLetter, Durability, Overflow, Queue, QueueConfig, Resource},
     effect::QueueState,
 };
 use posthaste_model::Subject;
@@ -122,7 +122,6 @@ pub async fn create(call: &Call) -> Answer {
         exclusive: false,
         auto_delete: creation.auto_delete.unwrap_or(false),
     };
-    check_dead_letter(call, &name, &declaration.config)?;
     let queue = call.client.create_queue(&name, declaration).await?;
     Reply::created(&view(call, &queue).await)
 }
@@ -148,7 +147,6 @@ pub async fn change(call: &Call) -> Answer {
     settings.extend(changes);
     let config = parse(settings)?.into_config(call, queue.config.clone())?;
     if config != queue.config {
-        check_dead_letter(call, &queue.name, &config)?;
         call.client.configure_queue(&queue.name, config).await?;
     }
     let queue = call.client.queue(&queue.name)?;
@@ -164,16 +162,6 @@ pub async fn delete(call: &Call) -> Answer {
 pub async fn purge(call: &Call) -> Answer {
     let messages = call.client.purge_queue(call.text()).await?;
     Reply::json(&Emptied { messages })
-}
-
-/// Who has a queue dead-letter somewhere moves messages there, and needs the right to.
-fn check_dead_letter(call: &Call, name: &str, config: &QueueConfig) -> Result<(), Failure> {
-    if let Some(dead) = &config.dead_letter {
-        call.client.may(Action::Read, Resource::Queue, name)?;
-        let exchange = dead.exchange.as_deref().unwrap_or_default();
-        call.client.may(Action::Write, Resource::Exchange, exchange)?;
-    }
-    Ok(())
 }
 
 fn parse(settings: Map<String, Json>) -> Result<Settings, Failure> {

@@ -8,13 +8,12 @@ use crate::{
         take::show,
     },
 };
-use posthaste_broker::{Client, ConsumeOptions};
+use posthaste_broker::{Client, ConsumeOptions, Holder, right};
 use posthaste_engine::{
     Position,
     catalog::Queue,
     command::{Mode, Outcome},
 };
-use posthaste_model::ConsumerId;
 use serde::Deserialize;
 use std::sync::Arc;
 
@@ -29,20 +28,21 @@ struct Parameters {
 
 const PREFETCH_DEFAULT: u32 = 100;
 
-/// `GET /v1/queues/{name}/stream`
+/// `POST /v1/queues/{name}/stream`
 pub async fn start(call: Call) -> Answer {
-    let Parameters { count, prefetch } = call.parameters()?;
+    let Parameters { count, prefetch } = call.json_or_parameters()?;
     let count = within("count", count.unwrap_or(u64::MAX), 1, u64::MAX)?;
     let max = call.broker().limits().unsettled_per_consumer_max.max(1);
     let prefetch = within("prefetch", prefetch.unwrap_or(PREFETCH_DEFAULT.min(max)), 1, max)?;
     let prefetch = u32::try_from(count).unwrap_or(u32::MAX).min(prefetch);
-    let queue = call.client.queue(call.text())?;
+    let queue = call.client.queue_to::<right::Read>(call.text())?;
     let (sink, mailbox) = mailbox();
     let (lines, body) = Lines::new(&call);
-    let consumer = call.broker().next_consumer();
+    let holder = call.client.holder(&queue);
     let options = ConsumeOptions { credit: prefetch, mode: Mode::Lease, exclusive: false, priority: 0 };
-    call.client.consume(&queue, options, consumer, sink).await?;
-    let reader = Reader { client: call.client.clone(), queue, consumer, prefetch, held: Vec::new() };
+    call.client.consume(holder, options, sink).await?;
+    let queue = Arc::clone(&queue);
+    let reader = Reader { client: call.client.clone(), queue, holder, prefetch, held: Vec::new() };
     tokio::spawn(reader.run(lines, mailbox, count));
     Ok(Reply::Lines(body))
 }
@@ -50,7 +50,7 @@ pub async fn start(call: Call) -> Answer {
 struct Reader {
     client: Client,
     queue: Arc<Queue>,
-    consumer: ConsumerId,
+    holder: Holder,
     prefetch: u32,
     /// Sent, and not accepted yet.
     held: Vec<(u8, Position)>,
@@ -60,14 +60,14 @@ impl Reader {
     async fn run(mut self, mut lines: Lines, mut mailbox: Mailbox, count: u64) {
         let gone = self.read(&mut lines, &mut mailbox, count).await.is_ok_and(|all| !all);
         // First nothing more comes, then what was sent is accepted, then the rest goes back.
-        self.client.cancel(self.queue.id, self.consumer).await;
+        self.client.cancel(self.holder).await;
         if !self.held.is_empty() {
             let held = std::mem::take(&mut self.held);
-            let accepted = self.client.settle_durably(self.queue.id, self.consumer, held, Outcome::Accept);
+            let accepted = self.client.settle_durably(self.holder, held, Outcome::Accept);
             // They come again, then; nothing is lost.
             let _ = accepted.await;
         }
-        self.client.detach(self.queue.id, self.consumer).await;
+        self.client.detach(self.holder).await;
         if gone {
             lines.fail(&Failure::not_found(format!("queue '{}' was deleted", self.queue.name))).await;
         }
@@ -99,7 +99,7 @@ impl Reader {
             if now > 0 {
                 accepted += now as u64;
                 let held = self.held.drain(..now).collect();
-                self.client.settle(self.queue.id, self.consumer, held, Outcome::Accept);
+                self.client.settle(self.holder, held, Outcome::Accept);
             }
         }
         Ok(true)

@@ -7,7 +7,7 @@ use crate::{
     v1::stream::{Ended, Lines},
 };
 use bytes::Bytes;
-use posthaste_broker::{Broker, Client, LiveBatch, LiveMessage, LiveSink, QueueDeclaration};
+use posthaste_broker::{Broker, Client, LiveBatch, LiveMessage, LiveSink, QueueDeclaration, Readable, right};
 use posthaste_engine::catalog::{Action, BUS, Binding, Queue, Resource, Rule, Target};
 use posthaste_model::{Envelope, Name, Pattern, Payload, Syntax};
 use serde::{Deserialize, Serialize};
@@ -39,9 +39,9 @@ enum Line {
 const MESSAGES_MAX: usize = 8_192;
 const BYTES_MAX: usize = 4 << 20;
 
-/// `GET /v1/subjects/stream`
+/// `POST /v1/subjects/stream`
 pub async fn start(call: Call) -> Answer {
-    let Parameters { pattern, count } = call.parameters()?;
+    let Parameters { pattern, count } = call.json_or_parameters()?;
     let count = within("count", count.unwrap_or(u64::MAX), 1, u64::MAX)?;
     let parsed = Pattern::parse(&pattern, Syntax::DOTTED);
     let parsed = parsed.map_err(|e| Failure::invalid(format!("pattern: {e}")))?;
@@ -66,7 +66,7 @@ pub async fn start(call: Call) -> Answer {
 /// A queue of its own that is bound to the bus, and goes with its connection.
 struct Subscription {
     client: Client,
-    queue: Arc<Queue>,
+    queue: Readable<Arc<Queue>>,
     reader: Arc<LiveReader>,
     sink: Arc<dyn LiveSink>,
 }
@@ -79,10 +79,10 @@ impl Subscription {
         let client = broker.client(principal, call.client.namespace().clone(), connection);
         let queue_name = name(&format!("http.{}.{connection}", broker.epoch()))?;
         let declaration = QueueDeclaration { exclusive: true, ..QueueDeclaration::default() };
-        let queue = client.create_queue(&queue_name, declaration).await?;
+        let queue = client.allow::<right::Read, _>(client.create_queue(&queue_name, declaration).await?)?;
         let reader = Arc::new(LiveReader::default());
         let sink: Arc<dyn LiveSink> = reader.clone();
-        client.attach_live(queue.id, sink.clone());
+        client.attach_live(&queue, sink.clone());
         let subscription = Subscription { client, queue, reader, sink };
         let binding = Binding {
             target: Target::Queue(queue_name),
@@ -108,7 +108,7 @@ impl Subscription {
     }
 
     async fn close(self) {
-        self.client.detach_live(self.queue.id, &self.sink);
+        self.client.detach_live(&self.queue, &self.sink);
         self.client.close().await;
     }
 

@@ -8,9 +8,8 @@ use crate::{
         topic_messages::{From, Reader, find_partition, readable},
     },
 };
-use posthaste_broker::{Broker, Client, PartitionLog, ReadError};
-use posthaste_engine::catalog::Topic;
-use posthaste_model::PartitionId;
+use posthaste_broker::{Broker, Client, PartitionLog, ReadError, Readable};
+use posthaste_engine::catalog::{Partition, Topic};
 use serde::Deserialize;
 use std::sync::Arc;
 use tokio::sync::Notify;
@@ -29,7 +28,7 @@ struct Parameters {
 /// One partition and how far it has been read.
 struct Cursor {
     partition: usize,
-    id: PartitionId,
+    part: Readable<Partition>,
     log: Arc<PartitionLog>,
     next: u64,
 }
@@ -43,17 +42,17 @@ pub fn start(call: Call) -> Answer {
     let count = within("count", count.unwrap_or(u64::MAX), 1, u64::MAX)?;
     let from = From::parse(Some(from.as_deref().unwrap_or("end")))?;
     let topic = readable(&call)?;
-    if let Some(partition) = partition {
-        find_partition(&topic, partition)?;
-    }
+    let wanted = match partition {
+        Some(index) => index..index + 1,
+        None => 0..topic.partitions.len(),
+    };
     let moved = Arc::new(Notify::new());
     let mut cursors = Vec::new();
-    for (index, part) in topic.partitions.iter().enumerate() {
-        if partition.is_none_or(|wanted| wanted == index) {
-            let log = call.client.log(part.id)?;
-            log.watch(&moved);
-            cursors.push(Cursor { partition: index, id: part.id, next: from.resolve(&log), log });
-        }
+    for partition in wanted {
+        let part = find_partition(&topic, partition)?;
+        let log = call.client.log(part)?;
+        log.watch(&moved);
+        cursors.push(Cursor { partition, part, next: from.resolve(&log), log });
     }
     let (lines, body) = Lines::new(&call);
     let client = call.client.clone();
@@ -80,7 +79,7 @@ async fn follow(
             }
         }
         // The log goes before the name does, and going wakes whoever waits.
-        if idle && cursors.iter().any(|cursor| client.log(cursor.id).is_err()) {
+        if idle && cursors.iter().any(|cursor| client.log(cursor.part).is_err()) {
             return lines.fail(&Failure::not_found(format!("topic '{}' was deleted", topic.name))).await;
         }
         if idle && left > 0 {

@@ -10,13 +10,13 @@ use crate::{
         topic_messages::{COUNT_MAX, WAIT_MS_MAX},
     },
 };
-use posthaste_broker::{Broker, Client, ConsumeOptions, Resolved};
+use posthaste_broker::{Broker, Client, ConsumeOptions, Holder, Readable, Resolved, right};
 use posthaste_engine::{
     Delivery, Position,
     catalog::Queue,
     command::{Mode, Outcome},
 };
-use posthaste_model::{ConsumerId, DeathReason, QueueId};
+use posthaste_model::DeathReason;
 use serde::{Deserialize, Serialize};
 use std::{sync::Arc, time::Duration};
 
@@ -66,7 +66,7 @@ pub async fn take(call: &Call) -> Answer {
     };
     let count = within("count", request.count, 1, COUNT_MAX)?;
     let wait = Duration::from_millis(within("wait_ms", request.wait_ms, 0, WAIT_MS_MAX)?);
-    let queue = call.client.queue(call.text())?;
+    let queue = call.client.queue_to::<right::Read>(call.text())?;
     let mut taker = Taker::new(call, queue);
     let mut taken = taker.pull(count).await?;
     if taken.is_empty() && !wait.is_zero() {
@@ -103,21 +103,21 @@ pub fn show(broker: &Broker, queue: &str, resolved: Resolved) -> Option<MessageV
 struct Taker {
     client: Client,
     queue: Arc<Queue>,
-    consumer: ConsumerId,
+    holder: Holder,
     ended: bool,
 }
 
 impl Taker {
-    fn new(call: &Call, queue: Arc<Queue>) -> Taker {
-        let consumer = call.broker().next_consumer();
-        Taker { client: call.client.clone(), queue, consumer, ended: false }
+    fn new(call: &Call, queue: Readable<Arc<Queue>>) -> Taker {
+        let holder = call.client.holder(&queue);
+        Taker { client: call.client.clone(), queue: Arc::clone(&queue), holder, ended: false }
     }
 
     /// One after the other, because each may be big.
     async fn pull(&self, count: usize) -> Result<Vec<Resolved>, Failure> {
         let (mut taken, mut bytes) = (Vec::new(), 0);
         while taken.len() < count && bytes < BYTES_MAX {
-            let (deliveries, _) = self.client.pull(&self.queue, self.consumer, 1, Mode::Lease).await?;
+            let (deliveries, _) = self.client.pull(self.holder, 1, Mode::Lease).await?;
             if deliveries.is_empty() {
                 break;
             }
@@ -133,7 +133,7 @@ impl Taker {
     async fn wait(&self, call: &Call, wait: Duration) -> Result<Vec<Resolved>, Failure> {
         let (sink, mut mailbox): (_, Mailbox) = mailbox();
         let options = ConsumeOptions { credit: 1, mode: Mode::Lease, exclusive: false, priority: 0 };
-        self.client.consume(&self.queue, options, self.consumer, sink).await?;
+        self.client.consume(self.holder, options, sink).await?;
         let mut stopping = call.stopping();
         let arrived = tokio::select! {
             arrived = mailbox.recv() => arrived.flatten().unwrap_or_default(),
@@ -141,23 +141,22 @@ impl Taker {
             () = stopped(&mut stopping) => Vec::new(),
         };
         // No more of them; what is held stays held.
-        self.client.cancel(self.queue.id, self.consumer).await;
+        self.client.cancel(self.holder).await;
         Ok(self.client.broker().resolve(arrived).await)
     }
 
     async fn end(&mut self, held: Vec<(u8, Position)>, ack: Ack) -> Result<(), Failure> {
-        let (queue, consumer): (QueueId, ConsumerId) = (self.queue.id, self.consumer);
         let outcome = match ack {
             Ack::Accept => Outcome::Accept,
             Ack::Release => Outcome::Release { attempted: false },
             Ack::Reject => Outcome::Reject(DeathReason::Rejected),
         };
         if !held.is_empty() {
-            self.client.settle_durably(queue, consumer, held, outcome).await?;
+            self.client.settle_durably(self.holder, held, outcome).await?;
         }
         self.ended = true;
         // Whatever came in the meantime and was not taken.
-        self.client.detach(queue, consumer).await;
+        self.client.detach(self.holder).await;
         Ok(())
     }
 }
@@ -165,8 +164,8 @@ impl Taker {
 impl Drop for Taker {
     fn drop(&mut self) {
         if !self.ended {
-            let (client, queue, consumer) = (self.client.clone(), self.queue.id, self.consumer);
-            tokio::spawn(async move { client.detach(queue, consumer).await });
+            let (client, holder) = (self.client.clone(), self.holder);
+            tokio::spawn(async move { client.detach(holder).await });
         }
     }
 }

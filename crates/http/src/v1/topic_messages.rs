@@ -6,8 +6,8 @@ use crate::{
     message::{MessageView, Place},
     server::stopped,
 };
-use posthaste_broker::{Broker, LogEntry, PartitionLog};
-use posthaste_engine::catalog::{Action, Partition, Resource, Topic};
+use posthaste_broker::{Allowed, Broker, LogEntry, PartitionLog, Readable, right};
+use posthaste_engine::catalog::{Partition, Topic};
 use serde::{Deserialize, Serialize};
 use std::{sync::Arc, time::Duration};
 use tokio::sync::Notify;
@@ -71,7 +71,7 @@ pub async fn read(call: &Call) -> Answer {
     let topic = readable(call)?;
     let index = parameters.partition.unwrap_or(0);
     let partition = find_partition(&topic, index)?;
-    let log = call.client.log(partition.id)?;
+    let log = call.client.log(partition)?;
     let from = from.resolve(&log);
     if from > log.end() {
         let message = format!("offset {from} is beyond the partition's end, {}", log.end());
@@ -87,14 +87,15 @@ pub async fn read(call: &Call) -> Answer {
 }
 
 /// The topic in the path, which the caller may read.
-pub fn readable(call: &Call) -> Result<Arc<Topic>, Failure> {
-    call.client.may(Action::Read, Resource::Topic, call.text())?;
-    Ok(call.client.topic(call.text())?)
+pub fn readable(call: &Call) -> Result<Readable<Arc<Topic>>, Failure> {
+    Ok(call.client.topic_to::<right::Read>(call.text())?)
 }
 
-pub fn find_partition(topic: &Topic, index: usize) -> Result<Partition, Failure> {
-    let found = topic.partitions.get(index).copied();
-    found.ok_or_else(|| {
+pub fn find_partition<R>(
+    topic: &Allowed<R, Arc<Topic>>,
+    index: usize,
+) -> Result<Allowed<R, Partition>, Failure> {
+    topic.partition(index).ok_or_else(|| {
         let last = topic.partitions.len().saturating_sub(1);
         Failure::not_found(format!("topic '{}' has partitions 0 to {last}, not {index}", topic.name))
     })

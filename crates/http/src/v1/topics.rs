@@ -4,6 +4,7 @@ use crate::{
     call::{Answer, Call, Page, Reply, name, within},
     failure::Failure,
 };
+use posthaste_broker::right;
 use posthaste_engine::catalog::{Durability, Resource, Topic, TopicConfig};
 use posthaste_model::{Pattern, Syntax};
 use serde::{Deserialize, Serialize};
@@ -160,11 +161,13 @@ impl Settings {
 }
 
 fn view(call: &Call, topic: &Arc<Topic>, with_offsets: bool) -> View {
-    let logs = topic.partitions.iter().enumerate().map(|(partition, p)| match call.client.log(p.id) {
-        Ok(log) => PartitionView { partition, start: log.start(), end: log.end(), bytes: log.bytes() },
-        Err(_) => PartitionView { partition, start: 0, end: 0, bytes: 0 },
+    let seen = call.client.allow::<right::See, _>(topic.clone()).ok();
+    let extent = |index| call.client.extent(seen.as_ref()?.partition(index)?).ok();
+    let partitions = (0..topic.partitions.len()).map(|partition| match extent(partition) {
+        Some(e) => PartitionView { partition, start: e.start(), end: e.end(), bytes: e.bytes() },
+        None => PartitionView { partition, start: 0, end: 0, bytes: 0 },
     });
-    let offsets: Vec<PartitionView> = logs.collect();
+    let offsets: Vec<PartitionView> = partitions.collect();
     View {
         name: topic.name.to_string(),
         partitions: topic.partitions.len(),

@@ -5,7 +5,7 @@ use crate::{
     failure::Failure,
 };
 use hyper::StatusCode;
-use posthaste_broker::{Error, hash_password};
+use posthaste_broker::Error;
 use posthaste_engine::catalog::{Action, Options, Permission, Resource, User};
 use posthaste_model::Name;
 use serde::{Deserialize, Serialize};
@@ -86,7 +86,7 @@ pub async fn create(call: &Call) -> Answer {
         return Err(Failure::new(StatusCode::CONFLICT, "exists", format!("user '{name}' exists already")));
     }
     let user = User {
-        password_hash: hashed(creation.password).await?,
+        password_hash: hashed(call, creation.password).await?,
         loopback_only: creation.loopback_only,
         administrator: creation.administrator,
         permissions: permissions(creation.permissions)?,
@@ -100,7 +100,7 @@ pub async fn create(call: &Call) -> Answer {
 
 pub fn describe(call: &Call) -> Answer {
     // Everybody may look at themselves.
-    if call.client.principal().name() != call.text() {
+    if !call.client.principal().is_user(call.text()) {
         check_administrator(call, call.text())?;
     }
     let catalog = call.broker().catalog();
@@ -115,7 +115,7 @@ pub async fn put(call: &Call) -> Answer {
     let known = call.broker().catalog().user(&name).cloned();
     let is_new = known.is_none();
     let password_hash = match (replacement.password, &known) {
-        (Some(password), _) => hashed(password).await?,
+        (Some(password), _) => hashed(call, password).await?,
         (None, Some(known)) => known.password_hash.clone(),
         (None, None) => return Err(Failure::invalid("a new user needs a password")),
     };
@@ -147,7 +147,7 @@ pub async fn delete(call: &Call) -> Answer {
 }
 
 fn check_administrator(call: &Call, name: &str) -> Result<(), Failure> {
-    if call.client.principal().user().administrator {
+    if call.client.is_administrator() {
         return Ok(());
     }
     let user = call.client.principal().name();
@@ -159,11 +159,9 @@ fn unknown(name: &str) -> Failure {
     Failure::not_found(format!("there is no user '{name}'"))
 }
 
-async fn hashed(password: String) -> Result<String, Failure> {
+async fn hashed(call: &Call, password: String) -> Result<String, Failure> {
     within("the length of a password in bytes", password.len(), 1, PASSWORD_BYTES_MAX)?;
-    let internal = |e: String| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", e);
-    let hashing = tokio::task::spawn_blocking(move || hash_password(password.as_bytes()));
-    hashing.await.map_err(|e| internal(e.to_string()))?.map_err(internal)
+    Ok(call.broker().hash_password(password.into_bytes()).await?)
 }
 
 fn permissions(given: Vec<PermissionView>) -> Result<Vec<Permission>, Failure> {

@@ -19,6 +19,13 @@ async fn who_asks() {
         ("Origin: null\r\n".to_owned(), 403, "foreign_origin"),
         ("Origin: http://localhost\r\n".to_owned(), 200, ""),
         ("Host: evil.example\r\n".to_owned(), 403, "foreign_origin"),
+        (format!("{}Host: evil.example\r\n", basic("guest", "guest")), 403, "foreign_origin"),
+        ("Host: localhost\r\nHost: evil.example\r\n".to_owned(), 403, "foreign_origin"),
+        ("Host: broker.example:8080\r\n".to_owned(), 200, ""),
+        ("Sec-Fetch-Site: cross-site\r\n".to_owned(), 403, "foreign_origin"),
+        ("Sec-Fetch-Site: same-site\r\n".to_owned(), 403, "foreign_origin"),
+        ("Sec-Fetch-Site: same-origin\r\n".to_owned(), 200, ""),
+        ("Sec-Fetch-Site: none\r\n".to_owned(), 200, ""),
     ] {
         let response = f.connect().await.request("GET", "/v1/topics", None, &headers).await;
         assert_eq!(response.status, status, "{headers}");
@@ -65,7 +72,7 @@ async fn what_a_user_may_do() {
         ("POST", "/v1/topics", Some(json!({"name": "orders.us"})), 403),
         ("POST", "/v1/queues", Some(json!({"name": "orders"})), 403),
         ("POST", "/v1/exchanges/amq.topic/messages", Some(json!({"subject": "orders"})), 403),
-        ("GET", "/v1/subjects/stream?pattern=%23", None, 403),
+        ("POST", "/v1/subjects/stream", Some(json!({"pattern": "#"})), 403),
         ("GET", "/v1/users", None, 403),
         ("GET", "/v1/users/clerk", None, 200),
         ("GET", "/v1/users/guest", None, 403),
@@ -84,4 +91,53 @@ async fn what_a_user_may_do() {
     assert_eq!(names, ["orders", "orders.eu"]);
     let metrics = connection.request("GET", "/metrics", None, &clerk).await.text;
     assert!(metrics.contains("topic=\"orders.eu\"") && !metrics.contains("salaries"));
+}
+
+/// What a GET must not change: all that can be seen of a broker, besides how long it has run.
+async fn visible(f: &Fixture) -> String {
+    let mut seen = String::new();
+    for (method, path) in posthaste_http::paths().filter(|(_, path)| path.starts_with("/v1/")) {
+        if method == "GET" && !path.contains("status") && !path.contains("stream") {
+            seen += &f.send("GET", &path.replace('*', "x"), None).await.text;
+        }
+    }
+    seen
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_get_changes_anything_and_no_page_of_another_origin_is_answered() {
+    let f = Fixture::new().await;
+    for (kind, more) in
+        [("topics", json!({})), ("queues", json!({})), ("exchanges", json!({"type": "topic"}))]
+    {
+        let mut body = more;
+        body["name"] = json!("x");
+        f.expect(201, "POST", &format!("/v1/{kind}"), Some(body)).await;
+        let message = json!({"body": "kept"});
+        f.expect(200, "POST", &format!("/v1/{kind}/x/messages"), Some(message)).await;
+    }
+    let before = visible(&f).await;
+    assert!(before.contains("\"ready\":1"), "{before}");
+    let strangers =
+        ["Sec-Fetch-Site: cross-site\r\n", "Origin: http://evil.example\r\n", "Host: evil.example\r\n"];
+    for (method, path) in posthaste_http::paths() {
+        let path = path.replace('*', "x");
+        for headers in strangers {
+            // Whole, so that nothing but the origin is wrong with it.
+            let headers = format!("{headers}Content-Type: application/json\r\nContent-Length: 0\r\n");
+            let response = f.connect().await.request(method, &path, None, &headers).await;
+            assert_eq!(response.status, 403, "{method} {path} {headers}");
+        }
+        // Also where the path has no GET: an image tag asks everywhere. A stream goes on, so only its head is read.
+        let mut connection = f.connect().await;
+        connection.start("GET", &path, None, "").await;
+        let head = connection.read_head().await;
+        let is_get = posthaste_http::paths().any(|(m, p)| m == "GET" && p.replace('*', "x") == path);
+        assert_eq!(head.status != 405, is_get, "GET {path}");
+        assert_eq!(head.header("allow").is_some(), !is_get, "GET {path}");
+    }
+    assert_eq!(visible(&f).await, before);
+    let taken = f.expect(200, "POST", "/v1/queues/x/get", Some(json!({}))).await;
+    assert_eq!(taken["messages"][0]["body"], "kept");
+    assert_eq!(taken["messages"][0]["redelivered"], false, "nobody had it meanwhile");
 }

@@ -28,7 +28,7 @@ async fn health_metrics_and_status() {
     assert_eq!(status["objects"]["topics"], 1);
     assert_eq!(status["objects"]["partitions"], 2);
     assert_eq!(status["user"], "anonymous");
-    assert_eq!(status["listeners"]["http"], f.address.to_string());
+    assert_eq!(status["listeners"]["http"], ADVERTISED);
     assert_eq!(status["cluster_id"], f.broker.cluster_id());
     assert_eq!(status["messages"]["published"], 1);
     assert_eq!(status["damage"]["unreadable_messages"], 0);
@@ -113,7 +113,7 @@ async fn stopping_ends_streams_and_connections() {
     let f = Fixture::new().await;
     f.expect(201, "POST", "/v1/queues", Some(json!({"name": "q"}))).await;
     let mut stream = f.connect().await;
-    stream.start("GET", "/v1/queues/q/stream", None, "").await;
+    stream.start("POST", "/v1/queues/q/stream", Some(json!({})), "").await;
     assert_eq!(stream.read_head().await.status, 200);
     let mut waiting = f.connect().await;
     waiting.start("POST", "/v1/queues/q/get", Some(json!({"wait_ms": 60_000})), "").await;

@@ -23,6 +23,8 @@ pub struct Fixture {
     directory: tempfile::TempDir,
 }
 
+/// What clients are told to connect to.
+pub const ADVERTISED: &str = "broker.example:443";
 /// Far longer than anything takes; so that a test that hangs fails.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -48,13 +50,12 @@ impl Fixture {
             data: directory.path().join("data"),
             limits: limits.clone(),
             formats: Formats::new([]),
-            advertised: Default::default(),
+            advertised: [("http".to_owned(), ADVERTISED.to_owned())].into(),
             threads: Some(2),
         };
         let broker = tokio::task::block_in_place(|| Broker::open(config)).unwrap();
         let listener = Listener::bind("127.0.0.1:0", None).await.unwrap();
         let address = listener.address();
-        broker.advertise("http", address.to_string());
         let connections = Arc::new(AtomicUsize::new(0));
         broker.watch_connections(connections.clone());
         let ids = broker.clone();

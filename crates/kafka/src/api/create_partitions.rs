@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use posthaste_engine::catalog::Action;
+use posthaste_broker::right;
 
 use super::create_topics::Failure;
 use crate::context::Context;
@@ -36,7 +36,7 @@ pub async fn handle(cx: &Context, request: CreatePartitionsRequest) -> CreatePar
 
 async fn add(cx: &Context, wanted: &CreatePartitionsTopic, validate_only: bool) -> Result<(), Failure> {
     let invalid = |why: String| Err((ErrorCode::InvalidPartitions, why));
-    let topic = cx.topic(&wanted.name, Action::Configure).map_err(|error| (error, error.to_string()))?;
+    let topic = cx.topic::<right::Configure>(&wanted.name).map_err(|error| (error, error.to_string()))?;
     let current = topic.partitions.len();
     let max = cx.broker().limits().partitions_per_topic_max;
     let total = match u32::try_from(wanted.count) {

@@ -1,6 +1,9 @@
 //! DeleteRecords (21): moves the start of partitions forward.
 
-use posthaste_engine::catalog::{Action, Topic};
+use std::sync::Arc;
+
+use posthaste_broker::Configurable;
+use posthaste_engine::catalog::Topic;
 
 use crate::context::{Context, partition, signed};
 use crate::reply;
@@ -16,7 +19,7 @@ const ALL: i64 = -1;
 pub async fn handle(cx: &Context, request: DeleteRecordsRequest) -> DeleteRecordsResponse {
     let mut topics = Vec::with_capacity(request.topics.len());
     for wanted in request.topics {
-        let topic = cx.topic(&wanted.name, Action::Configure);
+        let topic = cx.topic(&wanted.name);
         let mut partitions = Vec::with_capacity(wanted.partitions.len());
         for wanted in wanted.partitions {
             let trimmed = match &topic {
@@ -34,9 +37,13 @@ pub async fn handle(cx: &Context, request: DeleteRecordsRequest) -> DeleteRecord
     DeleteRecordsResponse { topics, ..Default::default() }
 }
 
-async fn trim(cx: &Context, topic: &Topic, wanted: &DeleteRecordsPartition) -> Result<i64, ErrorCode> {
+async fn trim(
+    cx: &Context,
+    topic: &Configurable<Arc<Topic>>,
+    wanted: &DeleteRecordsPartition,
+) -> Result<i64, ErrorCode> {
     let partition = partition(topic, wanted.partition_index)?;
-    let end = cx.log(partition)?.end();
+    let end = cx.extent(partition)?.end();
     let before = match wanted.offset {
         ALL => end,
         offset => u64::try_from(offset).map_err(|_| ErrorCode::OffsetOutOfRange)?,
@@ -44,5 +51,5 @@ async fn trim(cx: &Context, topic: &Topic, wanted: &DeleteRecordsPartition) -> R
     if before > end {
         return Err(ErrorCode::OffsetOutOfRange);
     }
-    cx.client.trim(partition.id, before).await.map(signed).map_err(|error| reply::topic(&error))
+    cx.client.trim(partition, before).await.map(signed).map_err(|error| reply::topic(&error))
 }

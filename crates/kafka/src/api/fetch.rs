@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytestring::ByteString;
-use posthaste_broker::{LogEntry, PartitionLog, ReadAhead, ReadError};
-use posthaste_engine::catalog::{Action, Topic};
+use posthaste_broker::{LogEntry, PartitionLog, ReadAhead, ReadError, Readable};
+use posthaste_engine::catalog::Topic;
 use posthaste_model::PartitionId;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
@@ -125,7 +125,7 @@ impl Fetch {
         for wanted in &request.topics {
             let topic = match version >= 13 && wanted.topic_id.is_zero() {
                 true => Err(ErrorCode::UnknownTopicId),
-                false => cx.topic_by(&catalog, &wanted.topic, wanted.topic_id, Action::Read),
+                false => cx.topic_by(&catalog, &wanted.topic, wanted.topic_id),
             };
             let partitions: Vec<_> =
                 wanted.partitions.iter().map(|wanted| PartitionFetch::new(cx, &topic, wanted)).collect();
@@ -297,7 +297,7 @@ impl Fetch {
 }
 
 impl PartitionFetch {
-    fn new(cx: &Context, topic: &Result<Arc<Topic>, ErrorCode>, wanted: &FetchPartition) -> Self {
+    fn new(cx: &Context, topic: &Result<Readable<Arc<Topic>>, ErrorCode>, wanted: &FetchPartition) -> Self {
         let source = || {
             let topic = topic.as_ref().map_err(|error| *error)?;
             let partition = partition(topic, wanted.partition)?;

@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use posthaste_broker::{PartitionLog, ReadError};
-use posthaste_engine::catalog::{Action, Topic};
+use posthaste_broker::{PartitionLog, ReadError, Readable};
+use posthaste_engine::catalog::Topic;
 use posthaste_model::Timestamp;
 
 use crate::context::{Context, check_leader_epoch, partition, signed};
@@ -27,11 +27,10 @@ const LATEST_TIERED: (i64, i16) = (-5, 9);
 const SCANNED_BYTES: usize = 1 << 20;
 
 pub async fn handle(cx: &Context, version: i16, request: ListOffsetsRequest) -> ListOffsetsResponse {
-    let catalog = cx.catalog();
     let mut seen = HashSet::new();
     let mut topics = Vec::with_capacity(request.topics.len());
     for wanted in request.topics {
-        let topic = cx.topic_in(&catalog, &wanted.name, Action::Read);
+        let topic = cx.topic(&wanted.name);
         let mut partitions = Vec::with_capacity(wanted.partitions.len());
         for wanted_partition in &wanted.partitions {
             let twice = !seen.insert((wanted.name.clone(), wanted_partition.partition_index));
@@ -53,7 +52,7 @@ type Found = (i64, i64);
 async fn find(
     cx: &Context,
     version: i16,
-    topic: &Topic,
+    topic: &Readable<Arc<Topic>>,
     wanted: &ListOffsetsPartition,
 ) -> Result<Found, ErrorCode> {
     let partition = partition(topic, wanted.partition_index)?;

@@ -1,6 +1,9 @@
 //! OffsetCommit (8): stores how far a group has read.
 
-use posthaste_engine::catalog::{Action, Topic};
+use std::sync::Arc;
+
+use posthaste_broker::Readable;
+use posthaste_engine::catalog::Topic;
 use posthaste_engine::event::CommittedOffset;
 use posthaste_engine::group::Member;
 
@@ -15,11 +18,10 @@ use crate::wire::messages::offset_commit::{
 };
 
 pub async fn handle(cx: &Context, request: OffsetCommitRequest) -> OffsetCommitResponse {
-    let catalog = cx.catalog();
     let mut offsets = Vec::new();
     let mut topics = Vec::with_capacity(request.topics.len());
     for committed in &request.topics {
-        let topic = cx.topic_in(&catalog, &committed.name, Action::Read);
+        let topic = cx.topic(&committed.name);
         let mut partitions = Vec::with_capacity(committed.partitions.len());
         for wanted in &committed.partitions {
             let checked = topic.as_ref().map_err(|error| *error).and_then(|topic| check(cx, topic, wanted));
@@ -62,7 +64,7 @@ async fn commit(
 
 fn check(
     cx: &Context,
-    topic: &Topic,
+    topic: &Readable<Arc<Topic>>,
     wanted: &OffsetCommitRequestPartition,
 ) -> Result<CommittedOffset, ErrorCode> {
     partition(topic, wanted.partition_index)?;

@@ -1,5 +1,6 @@
 //! OffsetDelete (47): forgets what a group has committed for some partitions (KIP-496).
 
+use posthaste_broker::right;
 use posthaste_engine::group::Phase;
 use posthaste_model::{Name, TopicId};
 
@@ -18,11 +19,10 @@ pub async fn handle(cx: &Context, request: OffsetDeleteRequest) -> OffsetDeleteR
         Ok(group) => group,
         Err(error_code) => return OffsetDeleteResponse { error_code, ..Default::default() },
     };
-    let catalog = cx.catalog();
     let mut forgotten: Vec<(TopicId, u32)> = Vec::new();
     let mut topics = Vec::with_capacity(request.topics.len());
     for wanted in request.topics {
-        let topic = cx.topic_in(&catalog, &wanted.name, posthaste_engine::catalog::Action::Read);
+        let topic = cx.topic::<right::Read>(&wanted.name);
         let mut partitions = Vec::with_capacity(wanted.partitions.len());
         for wanted_partition in wanted.partitions {
             let partition_index = wanted_partition.partition_index;

@@ -1,6 +1,9 @@
 //! OffsetForLeaderEpoch (23): where a leader epoch ended (KIP-320).
 
-use posthaste_engine::catalog::{Action, Topic};
+use std::sync::Arc;
+
+use posthaste_broker::Readable;
+use posthaste_engine::catalog::Topic;
 
 use crate::context::{Context, check_leader_epoch, partition, signed};
 use crate::wire::ErrorCode;
@@ -10,9 +13,8 @@ use crate::wire::messages::offset_for_leader_epoch::{
 };
 
 pub fn handle(cx: &Context, request: OffsetForLeaderEpochRequest) -> OffsetForLeaderEpochResponse {
-    let catalog = cx.catalog();
     let topics = request.topics.into_iter().map(|wanted| {
-        let topic = cx.topic_in(&catalog, &wanted.topic, Action::Read);
+        let topic = cx.topic(&wanted.topic);
         let answer = |wanted: &OffsetForLeaderPartition| {
             let ended = topic.as_ref().map_err(|error| *error).and_then(|topic| end(cx, topic, wanted));
             match ended {
@@ -30,15 +32,19 @@ pub fn handle(cx: &Context, request: OffsetForLeaderEpochRequest) -> OffsetForLe
 
 /// Nothing that was acknowledged is ever cut off, so an epoch that a client knows reaches to the end of the
 /// log, whichever it was. An epoch from the future is not known.
-fn end(cx: &Context, topic: &Topic, wanted: &OffsetForLeaderPartition) -> Result<EpochEndOffset, ErrorCode> {
+fn end(
+    cx: &Context,
+    topic: &Readable<Arc<Topic>>,
+    wanted: &OffsetForLeaderPartition,
+) -> Result<EpochEndOffset, ErrorCode> {
     let found = partition(topic, wanted.partition)?;
     check_leader_epoch(wanted.current_leader_epoch, cx.epoch())?;
-    let log = cx.log(found)?;
+    let extent = cx.extent(found)?;
     let known = (0..=cx.epoch()).contains(&wanted.leader_epoch);
     Ok(EpochEndOffset {
         partition: wanted.partition,
         leader_epoch: if known { wanted.leader_epoch } else { -1 },
-        end_offset: if known { signed(log.end()) } else { -1 },
+        end_offset: if known { signed(extent.end()) } else { -1 },
         ..Default::default()
     })
 }

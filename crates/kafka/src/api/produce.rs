@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use posthaste_broker::{AppendBatch, Batch, Outcome, PartitionLog};
-use posthaste_engine::catalog::{Action, Partition, Topic};
+use posthaste_broker::{AppendBatch, Batch, Extent, Outcome, Writable};
+use posthaste_engine::catalog::{Partition, Topic};
 use posthaste_engine::effect::Refusal;
 use posthaste_engine::event::Sequence;
 use posthaste_model::{Payload, Timestamp};
@@ -63,7 +63,7 @@ struct Expected {
     index: u32,
     topic: usize,
     partition: usize,
-    log: Arc<PartitionLog>,
+    extent: Extent,
     /// The time that the broker gave it; -1 when its own counts.
     log_append_time_ms: i64,
 }
@@ -91,7 +91,7 @@ pub fn dispatch(
             (Acks::Invalid, _) => Err(ErrorCode::InvalidRequiredAcks),
             // Transactions are not offered, and nothing may be taken for part of one.
             (_, Some(_)) => Err(ErrorCode::TransactionalIdAuthorizationFailed),
-            _ => cx.topic_by(&catalog, &data.name, data.topic_id, Action::Write),
+            _ => cx.topic_by(&catalog, &data.name, data.topic_id),
         };
         let mut responses = Vec::with_capacity(data.partition_data.len());
         for partition_data in data.partition_data {
@@ -108,7 +108,7 @@ pub fn dispatch(
                         index: batch.append(accepted.partition, accepted.append),
                         topic: dispatched.response.responses.len(),
                         partition: responses.len(),
-                        log: accepted.log,
+                        extent: accepted.extent,
                         log_append_time_ms: accepted.log_append_time_ms,
                     });
                 }
@@ -131,8 +131,8 @@ pub fn dispatch(
 
 /// A batch that may be appended.
 struct Accepted {
-    partition: Partition,
-    log: Arc<PartitionLog>,
+    partition: Writable<Partition>,
+    extent: Extent,
     append: AppendBatch,
     log_append_time_ms: i64,
 }
@@ -141,12 +141,12 @@ type Rejected = (ErrorCode, Option<String>);
 
 fn accept(
     cx: &Context,
-    topic: &Topic,
+    topic: &Writable<Arc<Topic>>,
     api_version: i16,
     data: PartitionProduceData,
 ) -> Result<Accepted, Rejected> {
     let partition = partition(topic, data.index).map_err(|error| (error, None))?;
-    let log = cx.log(partition).map_err(|error| (error, None))?;
+    let extent = cx.extent(partition).map_err(|error| (error, None))?;
     let rejected =
         |error: crate::wire::records::RecordsError| (reply::records(&error), Some(error.to_string()));
     let broker_max = cx.broker().limits().message_bytes_max;
@@ -167,7 +167,7 @@ fn accept(
         batch = batch.with_log_append_time(now.0);
     }
     let append = append_of(batch)?;
-    Ok(Accepted { partition, log, append, log_append_time_ms })
+    Ok(Accepted { partition, extent, append, log_append_time_ms })
 }
 
 /// Checks what needs a look at every record.
@@ -236,7 +236,7 @@ impl Dispatched {
                 Ok((offset, duplicate)) => {
                     response.base_offset = signed(offset);
                     response.log_append_time_ms = if duplicate { -1 } else { expected.log_append_time_ms };
-                    response.log_start_offset = signed(expected.log.start());
+                    response.log_start_offset = signed(expected.extent.start());
                 }
                 Err(refusal) => response.error_code = reply::append(refusal),
             }

@@ -1,10 +1,9 @@
 //! SaslHandshake (17) and SaslAuthenticate (36): PLAIN (RFC 4616).
 
-use std::net::IpAddr;
+use std::net::SocketAddr;
 
 use posthaste_broker::{AuthenticationError, Broker, Credentials, Principal};
 
-use crate::limits::FAILED_AUTHENTICATION_DELAY;
 use crate::wire::ErrorCode;
 use crate::wire::messages::sasl_authenticate::SaslAuthenticateResponse;
 use crate::wire::messages::sasl_handshake::{SaslHandshakeRequest, SaslHandshakeResponse};
@@ -36,26 +35,23 @@ pub fn handshake(
 }
 
 /// Lets in a client that shows no credentials, if it may.
-pub async fn anonymous(broker: &Broker, peer: IpAddr) -> Result<Principal, AuthenticationError> {
-    broker.authenticate(Credentials::Anonymous, peer).await
+pub async fn anonymous(broker: &Broker, peer: SocketAddr) -> Result<Principal, AuthenticationError> {
+    broker.log_in("kafka", Credentials::Anonymous, peer).await
 }
 
 /// Judges a PLAIN token. The error is a code and a sentence for the client.
 pub async fn authenticate(
     broker: &Broker,
-    peer: IpAddr,
+    peer: SocketAddr,
     token: &[u8],
 ) -> Result<Principal, (ErrorCode, String)> {
     let refused = |why: &str| (ErrorCode::SaslAuthenticationFailed, format!("Authentication failed: {why}"));
-    let (user, password) = credentials(token).map_err(refused)?;
+    let (user, password) = credentials(token).map_err(|why| {
+        broker.log_in_refused("kafka", None, peer, &why);
+        refused(why)
+    })?;
     let credentials = Credentials::Password { user, password };
-    match broker.authenticate(credentials, peer).await {
-        Ok(principal) => Ok(principal),
-        Err(error) => {
-            tokio::time::sleep(FAILED_AUTHENTICATION_DELAY).await;
-            Err(refused(&error.to_string()))
-        }
-    }
+    broker.log_in("kafka", credentials, peer).await.map_err(|error| refused(&error.to_string()))
 }
 
 /// `[authorization id] NUL user NUL password`

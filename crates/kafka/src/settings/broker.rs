@@ -4,10 +4,7 @@
 use posthaste_broker::Broker;
 
 use super::SETTINGS;
-use crate::limits::{
-    FAILED_AUTHENTICATION_DELAY, FETCH_BYTES_MAX, IDLE_CONNECTION_MAX, OFFSET_METADATA_BYTES_MAX,
-    REQUEST_BYTES_MAX,
-};
+use crate::limits::{FETCH_BYTES_MAX, IDLE_CONNECTION_MAX, OFFSET_METADATA_BYTES_MAX, REQUEST_BYTES_MAX};
 use crate::names::NODE_ID;
 
 /// One setting of the broker.
@@ -44,7 +41,7 @@ pub fn settings(broker: &Broker) -> Vec<BrokerSetting> {
     add("advertised.listeners", String, listener.clone(), true);
     add("auto.create.topics.enable", Boolean, "true".into(), false);
     add("broker.id", Int, NODE_ID.to_string(), true);
-    let delay = FAILED_AUTHENTICATION_DELAY.as_millis().to_string();
+    let delay = posthaste_broker::FAILED_LOG_IN_DELAY.as_millis().to_string();
     add("connection.failed.authentication.delay.ms", Int, delay, false);
     add("connections.max.idle.ms", Long, IDLE_CONNECTION_MAX.as_millis().to_string(), false);
     add("default.replication.factor", Int, "1".into(), false);

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use posthaste_broker::{Client, Credentials, Error};
+use posthaste_broker::{Client, Credentials, Error, Holder, Readable, right};
 use posthaste_engine::Position;
 use posthaste_engine::catalog::{Action, Queue, Resource};
 use posthaste_engine::command::Mode;
 use posthaste_engine::effect::HandleState;
-use posthaste_model::{Name, QueueId, Subject};
+use posthaste_model::{Name, Subject};
 use posthaste_net::{Close, Mailbox, Output, Peer};
 
 use super::connection::Event;
@@ -72,8 +72,19 @@ async fn accept(
     }
     let name = names::session(handshake.client_identifier());
     let mut occupancy = sessions.occupy(&name).await;
+    let foreign = sessions.owner_else(&client, &name, &occupancy);
+    if let Some(owner) = foreign.filter(|_| !sessions.settings.shared_client_ids) {
+        let why = format_args!(
+            "queue '{name}' is the session of '{owner}'; delete it, or allow `[mqtt] shared_client_ids`"
+        );
+        sessions.broker.log_in_refused("mqtt", Some(client.principal().name()), peer.address, &why);
+        sessions.counters.foreign_sessions.add(1);
+        sessions.vacate(&name, occupancy);
+        let reason = "this client identifier is another user's";
+        return Err(handshake.refuse(ReasonCode::NotAuthorized, Some(reason)));
+    }
     sessions.take_over(&name, &mut occupancy, handshake.clean_start()).await;
-    let (queue, state) = match begin(&sessions, &system, &name, &handshake, &mut occupancy).await {
+    let (queue, state) = match begin(&sessions, (&client, &system), &name, &handshake, &mut occupancy).await {
         Ok(begun) => begun,
         Err(error) => {
             tracing::debug!(session = %name, %error, "a session could not begin");
@@ -103,7 +114,7 @@ struct Accepted {
     system: Client,
     mailbox: Mailbox<Event>,
     name: Name,
-    queue: Option<Arc<Queue>>,
+    queue: Option<Readable<Arc<Queue>>>,
     now_ms: u64,
 }
 
@@ -140,9 +151,10 @@ async fn converse(
     remember(&mut occupancy.connections, peer.connection);
     let link = Arc::new(Link::new(mailbox.clone()));
     occupancy.link = Some(link.clone());
+    occupancy.owner = Some(client.principal().id());
     let conversation = Conversation {
         broker: sessions.broker.clone(),
-        consumer: sessions.broker.next_consumer(),
+        holder: queue.as_ref().map(|queue| system.holder(queue)),
         sessions,
         client,
         system,
@@ -154,6 +166,7 @@ async fn converse(
         durable: queue.is_some(),
         queue,
         subscriptions,
+        judged: None,
         connections: occupancy.connections.clone(),
         consuming: false,
         window: u32::from(window.get()),
@@ -181,11 +194,12 @@ async fn authenticate(
         },
     };
     let refused = |error| (reply::authentication(error), error.to_string());
-    let principal = sessions.broker.authenticate(credentials, peer.address.ip()).await.map_err(refused)?;
+    let principal = sessions.broker.log_in("mqtt", credentials, peer.address).await.map_err(refused)?;
     let namespace = sessions.settings.namespace.clone();
-    let client = sessions.broker.client(principal, namespace.clone(), peer.connection);
-    let system = sessions.system().await.map_err(refused)?;
-    let system = sessions.broker.client(system.principal().clone(), namespace, peer.connection);
+    let client = sessions.broker.client(principal, namespace, peer.connection);
+    // What was stored is known from here on.
+    sessions.system().await;
+    let system = sessions.system_for(peer.connection);
     if let Some(will) = &connect.will {
         if check_topic_name(&will.topic).is_err() || !is_shallow(&will.topic) {
             return Err((ReasonCode::TopicNameInvalid, "the will's topic is not valid".to_owned()));
@@ -214,18 +228,20 @@ fn response_information(client_identifier: &str) -> Option<ByteString> {
 /// Finds the session, ends it if the client starts anew, makes one if it is to outlive the connection.
 async fn begin(
     sessions: &Sessions,
-    system: &Client,
+    (client, system): (&Client, &Client),
     name: &Name,
     handshake: &Handshake,
     occupancy: &mut Occupancy,
-) -> Result<(Option<Arc<Queue>>, Option<SessionState<Handle>>), Error> {
+) -> Result<(Option<Readable<Arc<Queue>>>, Option<SessionState<Handle>>), Error> {
     let identifier = handshake.client_identifier();
     let expiry = handshake.session_expiry_interval();
+    let owner = client.principal().id();
     match sessions.find(system, name, identifier)? {
         Some(queue) if !handshake.clean_start() => {
-            sessions.resume(system, &queue, occupancy, expiry).await?;
-            let state = resumed_state(system, queue.id, occupancy.state.take()).await?;
-            return Ok((Some(system.queue(name)?), Some(state)));
+            sessions.resume(system, &queue, occupancy, owner, expiry).await?;
+            let queue = system.queue_to::<right::Read>(name)?;
+            let state = resumed_state(system, &queue, occupancy.state.take()).await?;
+            return Ok((Some(queue), Some(state)));
         }
         Some(queue) => sessions.end(system, &queue, occupancy).await,
         None => {}
@@ -235,17 +251,18 @@ async fn begin(
     if expiry == 0 {
         return Ok((None, None));
     }
-    Ok((Some(sessions.create(system, name, identifier, expiry).await?), None))
+    let queue = sessions.create(system, name, identifier, owner, expiry).await?;
+    Ok((Some(system.allow::<right::Read, _>(queue)?), None))
 }
 
 /// What has to be sent again. The engine knows best about QoS 2; of QoS 1 only the last connection knows, and
 /// after a restart the messages come again with new packet identifiers.
 async fn resumed_state(
     system: &Client,
-    queue: QueueId,
+    queue: &Readable<Arc<Queue>>,
     left: Option<SessionState<Handle>>,
 ) -> Result<SessionState<Handle>, Error> {
-    let (handles, received) = system.session_state(queue).await?;
+    let (handles, received) = system.session_state(system.holder(queue)).await?;
     let identifier = |id: u32| u16::try_from(id).ok().and_then(PacketIdentifier::new);
     let mut stored: std::collections::BTreeMap<PacketIdentifier, HandleState> =
         handles.into_iter().filter_map(|state| Some((identifier(state.handle)?, state))).collect();
@@ -282,10 +299,14 @@ fn exactly_once(state: HandleState) -> Option<InFlight<Handle>> {
 impl Conversation {
     /// Goes on with a session that has been there before.
     async fn resume(&mut self) -> Result<(), Error> {
-        let Some(queue) = self.queue.clone() else { return Ok(()) };
-        self.fetch_resumed(&queue).await?;
+        let Some(holder) = self.holder else { return Ok(()) };
+        self.fetch_resumed(holder).await?;
+        self.judge().await;
         let subscriptions: Vec<_> = self.subscriptions.iter().cloned().collect();
         for subscription in subscriptions {
+            if self.subscriptions.is_suspended(subscription.filter.as_str()) {
+                continue;
+            }
             match &subscription.share {
                 Some(share) => self.join(share, &subscription).await?,
                 None if subscription.options.qos == crate::wire::QoS::AtMostOnce => self.listen().await?,
@@ -298,12 +319,12 @@ impl Conversation {
 
     /// Takes messages out of the queue until all those that were sent before are among them, or known to be
     /// gone.
-    async fn fetch_resumed(&mut self, queue: &Queue) -> Result<(), Error> {
+    async fn fetch_resumed(&mut self, holder: Holder) -> Result<(), Error> {
         let mut wanted: std::collections::HashSet<(u8, Position)> =
             self.session.unsent().filter_map(own).collect();
         let Some(last) = wanted.iter().map(|(_, position)| *position).max() else { return Ok(()) };
         loop {
-            let (deliveries, _) = self.system.pull(queue, self.consumer, PULLED, Mode::Lease).await?;
+            let (deliveries, _) = self.system.pull(holder, PULLED, Mode::Lease).await?;
             let beyond = deliveries.last().is_none_or(|delivery| delivery.position > last);
             for delivery in deliveries {
                 let at = (delivery.lane, delivery.position);

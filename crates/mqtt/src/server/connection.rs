@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use posthaste_broker::{Error, Outcome};
+use posthaste_broker::{Error, Holder, Outcome};
 use posthaste_engine::{Delivery, Position};
-use posthaste_model::{ConsumerId, QueueId};
+use posthaste_model::ConsumerId;
 use posthaste_net::{Close, Closed, Mailbox, Output, Peer, Session};
 use tokio::time::Instant;
 
@@ -60,8 +60,7 @@ pub(crate) enum EventKind {
 /// A delivery from the queue of a shared subscription.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ShareDelivery {
-    pub queue: QueueId,
-    pub consumer: ConsumerId,
+    pub holder: Holder,
     pub lane: u8,
     pub position: Position,
 }
@@ -201,10 +200,7 @@ impl Session for Connection {
 
     fn deadline(&self) -> Option<Instant> {
         match &self.state {
-            State::Opening => {
-                let limit = self.sessions.broker.limits().handshake_ms_max;
-                Some(self.started + Duration::from_millis(limit))
-            }
+            State::Opening => None,
             State::Open(conversation) => {
                 let at = conversation.session.deadline_ms()?;
                 Some(self.started + Duration::from_millis(at))
@@ -213,10 +209,14 @@ impl Session for Connection {
         }
     }
 
+    fn is_admitted(&self) -> bool {
+        !matches!(self.state, State::Opening)
+    }
+
     async fn timeout(&mut self, out: &mut Output) -> Result<(), Close> {
         let now_ms = self.now_ms();
         let result = match &mut self.state {
-            State::Opening => Err(Ended::Refused(Close::Error("no CONNECT in time".to_owned()))),
+            State::Opening => Ok(()),
             State::Open(conversation) => {
                 // Who is not read from cannot show that it is alive.
                 let full = out.len() >= self.sessions.broker.limits().connection_output_bytes_max;

@@ -5,10 +5,10 @@ use std::future::{Future, poll_fn};
 use std::sync::Arc;
 use std::task::Poll;
 
-use posthaste_broker::{Broker, Client, Error, LiveSink};
+use posthaste_broker::{Broker, Client, Error, Holder, LiveSink, Readable, Rights};
 use posthaste_engine::catalog::Queue;
 use posthaste_engine::{Delivery, Position, command::Outcome};
-use posthaste_model::{ConnectionId, ConsumerId, Name, QueueId};
+use posthaste_model::{ConnectionId, ConsumerId, Name};
 use posthaste_net::{Mailbox, Output};
 
 use super::connection::{Ended, Event, EventKind};
@@ -21,7 +21,7 @@ use crate::session::{Ending, Received, Session, Settled};
 use crate::wire::{Packet, QoS, ReasonCode};
 
 /// Settlements of one consumer that are on their way to the engine.
-type Settlements = (QueueId, ConsumerId, Vec<(u8, Position)>);
+type Settlements = (Holder, Vec<(u8, Position)>);
 
 /// A conversation.
 pub(crate) struct Conversation {
@@ -39,14 +39,16 @@ pub(crate) struct Conversation {
     pub name: Name,
     /// The session's queue: there from the start in a session that outlives its connection, and from the
     /// first subscription on in others.
-    pub queue: Option<Arc<Queue>>,
+    pub queue: Option<Readable<Arc<Queue>>>,
     /// Whether that queue is durable.
     pub durable: bool,
     pub subscriptions: Subscriptions,
+    /// The rights by which the subscriptions were judged last.
+    pub judged: Option<Rights>,
     /// This and earlier connections of the session.
     pub connections: Vec<ConnectionId>,
-    /// The consumer of the session's queue.
-    pub consumer: ConsumerId,
+    /// Who holds what comes out of the session's queue; there with the queue.
+    pub holder: Option<Holder>,
     pub consuming: bool,
     /// Unacknowledged messages that the client takes.
     pub window: u32,
@@ -61,6 +63,7 @@ pub(crate) struct Conversation {
 /// A shared subscription that the session is a member of.
 pub(crate) struct Share {
     pub queue: Arc<Queue>,
+    pub holder: Holder,
     pub subscription: Subscription,
 }
 
@@ -136,33 +139,33 @@ impl Conversation {
 
     /// A message is done with, on this side.
     pub fn accept(&mut self, handle: Handle) {
-        let (queue, consumer, delivery) = match handle {
-            Handle::Own { lane, position } => match &self.queue {
-                Some(queue) => (queue.id, self.consumer, (lane, position)),
+        let (holder, delivery) = match handle {
+            Handle::Own { lane, position } => match self.holder {
+                Some(holder) => (holder, (lane, position)),
                 None => return,
             },
-            Handle::Share { queue, consumer, lane, position } => (queue, consumer, (lane, position)),
+            Handle::Share { holder, lane, position } => (holder, (lane, position)),
             Handle::Settled => return,
         };
-        match self.settlements.iter_mut().find(|(q, c, _)| (*q, *c) == (queue, consumer)) {
-            Some((_, _, deliveries)) => deliveries.push(delivery),
-            None => self.settlements.push((queue, consumer, vec![delivery])),
+        match self.settlements.iter_mut().find(|(known, _)| *known == holder) {
+            Some((_, deliveries)) => deliveries.push(delivery),
+            None => self.settlements.push((holder, vec![delivery])),
         }
     }
 
     /// Tells the engine what is done with.
     pub fn settle(&mut self) {
-        for (queue, consumer, deliveries) in self.settlements.drain(..) {
-            self.system.settle(queue, consumer, deliveries, Outcome::Accept);
+        for (holder, deliveries) in self.settlements.drain(..) {
+            self.system.settle(holder, deliveries, Outcome::Accept);
         }
     }
 
     /// The client has a message at QoS 2: its handle alone remains.
     async fn pubrec(&mut self, id: std::num::NonZeroU16, handle: Handle) {
-        match (handle, &self.queue) {
-            (Handle::Own { .. }, Some(queue)) if self.durable => {
-                let (client, queue, mailbox) = (self.system.clone(), queue.id, self.mailbox.clone());
-                let request = async move { client.settle_handle(queue, u32::from(id.get())).await };
+        match (handle, self.holder) {
+            (Handle::Own { .. }, Some(holder)) if self.durable => {
+                let (client, mailbox) = (self.system.clone(), self.mailbox.clone());
+                let request = async move { client.settle_handle(holder, u32::from(id.get())).await };
                 begin(request, move |result| {
                     mailbox.send(Event(EventKind::Stored(vec![id], result)));
                 })
@@ -182,16 +185,16 @@ impl Conversation {
             self.delivering.resumed.remove(&(lane, position));
         }
         let refused = reason_code.is_error();
-        match (&self.queue, qos) {
-            (Some(queue), QoS::ExactlyOnce) if self.durable => {
-                let (client, queue) = (self.system.clone(), queue.id);
+        match (self.holder, qos) {
+            (Some(holder), QoS::ExactlyOnce) if self.durable => {
+                let client = self.system.clone();
                 let id = u32::from(packet_identifier.get());
                 // Refused with PUBREC, the message is not settled yet; otherwise this changes nothing.
                 if refused {
                     let client = client.clone();
-                    begin(async move { client.settle_handle(queue, id).await }, drop).await;
+                    begin(async move { client.settle_handle(holder, id).await }, drop).await;
                 }
-                begin(async move { client.free_handle(queue, id).await }, drop).await;
+                begin(async move { client.free_handle(holder, id).await }, drop).await;
             }
             // Settled at PUBREC.
             (_, QoS::ExactlyOnce) if !refused => {}
@@ -199,9 +202,14 @@ impl Conversation {
         }
     }
 
+    /// Whether this is the consumer of the session's own queue.
+    pub fn is_own(&self, consumer: ConsumerId) -> bool {
+        self.holder.is_some_and(|holder| holder.consumer() == consumer)
+    }
+
     /// A queue is gone: the session with it, or a share.
     fn cancelled(&mut self, consumer: ConsumerId) -> Result<(), Ended> {
-        if consumer == self.consumer {
+        if self.is_own(consumer) {
             let text = "the session was deleted".to_owned();
             return Err(Ended::Broker(ReasonCode::AdministrativeAction, text));
         }
@@ -216,25 +224,25 @@ impl Conversation {
         self.settle();
         if let (Some(queue), Some(live)) = (&self.queue, &self.live) {
             let sink: Arc<dyn LiveSink> = live.clone();
-            self.system.detach_live(queue.id, &sink);
+            self.system.detach_live(queue, &sink);
         }
         let mut closed = self.session.close(ending);
         if !self.durable {
             // A message that may have reached its client at QoS 2 must not reach another one
             // [MQTT-4.8.2-5].
             for in_flight in &closed.state.outbound {
-                if let Handle::Share { queue, consumer, lane, position } = in_flight.handle
+                if let Handle::Share { holder, lane, position } = in_flight.handle
                     && in_flight.phase != crate::session::OutboundPhase::AtLeastOnce
                 {
-                    self.system.settle(queue, consumer, vec![(lane, position)], Outcome::Accept);
+                    self.system.settle(holder, vec![(lane, position)], Outcome::Accept);
                 }
             }
         }
         // What was shared goes to other members.
         closed.state.outbound.retain(|in_flight| !matches!(in_flight.handle, Handle::Share { .. }));
         let consumers = std::mem::take(&mut *self.link.consumers.lock());
-        for (queue, consumer) in consumers {
-            self.system.detach(queue, consumer).await;
+        for holder in consumers {
+            self.system.detach(holder).await;
         }
         if let (Some(queue), false) = (&self.queue, self.durable) {
             end_clean_session(&self.sessions, &self.system, queue, &self.subscriptions).await;

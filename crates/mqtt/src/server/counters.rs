@@ -37,6 +37,10 @@ pub struct Counters {
     pub undeliverable: Counter,
     /// Sessions that ended because their expiry interval had passed.
     pub sessions_expired: Counter,
+    /// Connections refused because their client identifier is another user's.
+    pub foreign_sessions: Counter,
+    /// Messages of sessions that were not sent because their user may not read them any more.
+    pub denied: Counter,
     /// Wills published.
     pub wills: Counter,
 }

@@ -2,14 +2,16 @@
 //! resume.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
-use posthaste_broker::{Error, LiveMessage, Resolved};
+use posthaste_broker::{Error, LiveMessage, Resolved, right};
 use posthaste_engine::Delivery;
-use posthaste_model::{ConsumerId, Envelope, Payload};
+use posthaste_engine::catalog::{Action, Resource};
+use posthaste_model::{ConsumerId, Envelope, Payload, Subject};
 use posthaste_net::Output;
 
 use super::connection::{Ended, Event, EventKind, ShareDelivery};
-use super::conversation::{Backlog, Conversation, Resumed, begin};
+use super::conversation::{Backlog, Conversation, Resumed, Share, begin};
 use super::live::LivePart;
 use super::publish::reply_disconnect;
 use super::retained::Sweep;
@@ -51,6 +53,7 @@ impl Conversation {
     /// Sends what there is room for.
     pub async fn deliver(&mut self, out: &mut Output) -> Result<(), Ended> {
         let limit = out.len() + OUTPUT_BYTES;
+        self.judge().await;
         loop {
             self.write(out);
             if out.len() > limit {
@@ -107,6 +110,9 @@ impl Conversation {
         let handle = resend.handle;
         // What was begun is completed, also if the client has unsubscribed since [MQTT-3.10.4-3].
         let publish = found.as_ref().and_then(|Resolved { envelope, payload, .. }| {
+            if self.is_denied(&envelope.subject) {
+                return None;
+            }
             let outgoing = self.convert(envelope, payload)?;
             let grant = self.grant(envelope, &outgoing).unwrap_or_default();
             Some(granted(outgoing, grant))
@@ -140,11 +146,26 @@ impl Conversation {
         self.subscriptions.grant(&envelope.subject, own)
     }
 
+    /// Whether the client has lost the right to a message that was on its way to it; counts it then.
+    fn is_denied(&self, subject: &Subject) -> bool {
+        if self.subscriptions.suspended() == 0
+            || self.subscriptions.grant(subject, false).is_some()
+            || self.client.may(Action::Read, Resource::Subject, &subject.to_dotted()).is_ok()
+        {
+            return false;
+        }
+        self.sessions.counters.denied.add(1);
+        true
+    }
+
     /// The PUBLISH of a message as this session's subscriptions want it.
     fn publish_of(&mut self, envelope: &Envelope, payload: &Payload) -> Option<Publish> {
         let outgoing = self.convert(envelope, payload)?;
         if outgoing.directed.is_some() {
             self.delivering.adopted = self.delivering.adopted.saturating_sub(1);
+        }
+        if self.is_denied(&envelope.subject) {
+            return None;
         }
         let grant = self.grant(envelope, &outgoing)?;
         Some(granted(outgoing, grant))
@@ -187,9 +208,13 @@ impl Conversation {
     fn deliver_one(&mut self, resolved: Resolved) {
         let Resolved { delivery, envelope, payload } = &resolved;
         let (lane, position) = (delivery.lane, delivery.position);
-        let share = (delivery.consumer != self.consumer).then_some(delivery.consumer);
+        let share = (!self.is_own(delivery.consumer)).then_some(delivery.consumer);
         let handle = match share {
-            Some(consumer) => Handle::Share { queue: delivery.queue, consumer, lane, position },
+            Some(consumer) => match self.shares.get(&consumer) {
+                Some(Share { holder, .. }) => Handle::Share { holder: *holder, lane, position },
+                // It has left the share, and what was on its way goes to others.
+                None => return self.give_back(delivery),
+            },
             None => Handle::Own { lane, position },
         };
         if envelope.expires.is_some_and(|at| at <= self.broker.now()) {
@@ -245,10 +270,10 @@ impl Conversation {
             // Credit was checked before. Should it be wrong, the message comes again later.
             Sent::Full(_, handle) => {
                 if let Handle::Own { lane, position } = handle
-                    && let Some(queue) = &self.queue
+                    && let Some(holder) = self.holder
                 {
                     let outcome = posthaste_engine::command::Outcome::Release { attempted: false };
-                    self.system.settle(queue.id, self.consumer, vec![(lane, position)], outcome);
+                    self.system.settle(holder, vec![(lane, position)], outcome);
                 }
             }
         }
@@ -257,14 +282,12 @@ impl Conversation {
     /// Stores the packet identifiers of messages at QoS 2 before they are sent.
     async fn store(&mut self) {
         let storing = std::mem::take(&mut self.delivering.storing);
-        let (Some(queue), false) = (self.queue.as_ref().map(|queue| queue.id), storing.is_empty()) else {
-            return;
-        };
-        let (client, consumer, mailbox) = (self.system.clone(), self.consumer, self.mailbox.clone());
+        let (Some(holder), false) = (self.holder, storing.is_empty()) else { return };
+        let (client, mailbox) = (self.system.clone(), self.mailbox.clone());
         let ids: Vec<_> = storing.iter().map(|(_, _, id)| *id).collect();
         let handles = storing.into_iter().map(|(lane, position, id)| (lane, position, u32::from(id.get())));
         let handles = handles.collect();
-        let request = async move { client.assign_handles(queue, consumer, handles).await };
+        let request = async move { client.assign_handles(holder, handles).await };
         begin(request, move |result| {
             mailbox.send(Event(EventKind::Stored(ids, result)));
         })
@@ -290,18 +313,16 @@ impl Conversation {
         }
         let Some(resolved) = self.delivering.unadopted.pop_front() else { return false };
         let Resolved { delivery, envelope, payload } = resolved;
-        let share = ShareDelivery {
-            queue: delivery.queue,
-            consumer: delivery.consumer,
-            lane: delivery.lane,
-            position: delivery.position,
-        };
         let publish = self.shared_publish_of(delivery.consumer, &envelope, &payload);
-        let (Some(publish), Some(queue)) = (publish, &self.queue) else {
+        let holder = self.shares.get(&delivery.consumer).map(|share| share.holder);
+        let queue =
+            self.queue.as_ref().and_then(|q| self.system.allow::<right::Write, _>(Arc::clone(q)).ok());
+        let (Some(publish), Some(queue), Some(holder)) = (publish, queue, holder) else {
             // Unsubscribed in the meantime: for other members.
-            self.adopted(share, false);
+            self.give_back(&delivery);
             return true;
         };
+        let share = ShareDelivery { holder, lane: delivery.lane, position: delivery.position };
         let head = Head {
             qos: publish.qos,
             retain: publish.retain,
@@ -310,7 +331,7 @@ impl Conversation {
         };
         self.delivering.adopted += 1;
         let mut batch = self.system.batch();
-        batch.enqueue(queue, envelope, Payload { head: head.encode(), ..payload });
+        batch.enqueue(&queue, envelope, Payload { head: head.encode(), ..payload });
         let mailbox = self.mailbox.clone();
         begin(submitted(batch), move |outcome| {
             let safe = outcome.is_some_and(|outcome| outcome.refused.is_empty());
@@ -322,13 +343,21 @@ impl Conversation {
 
     /// A message of a share is in the session's own queue, or stays with the share.
     pub fn adopted(&mut self, share: ShareDelivery, safe: bool) {
-        let ShareDelivery { queue, consumer, lane, position } = share;
+        let ShareDelivery { holder, lane, position } = share;
         if safe {
-            return self.accept(Handle::Share { queue, consumer, lane, position });
+            return self.accept(Handle::Share { holder, lane, position });
         }
         self.delivering.adopted = self.delivering.adopted.saturating_sub(1);
         let outcome = posthaste_engine::command::Outcome::Release { attempted: false };
-        self.system.settle(queue, consumer, vec![(lane, position)], outcome);
+        self.system.settle(holder, vec![(lane, position)], outcome);
+    }
+
+    /// A message of a share that the session is no member of any more goes to other members.
+    fn give_back(&self, delivery: &Delivery) {
+        let known = self.link.consumers.lock();
+        let Some(holder) = known.iter().find(|holder| holder.consumer() == delivery.consumer) else { return };
+        let outcome = posthaste_engine::command::Outcome::Release { attempted: false };
+        self.system.settle(*holder, vec![(delivery.lane, delivery.position)], outcome);
     }
 
     /// Sends what came straight from publishers.

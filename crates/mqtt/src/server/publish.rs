@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use posthaste_broker::{Batch, Error, Outcome};
-use posthaste_engine::catalog::{Action, BUS, Resource};
+use posthaste_engine::catalog::BUS;
 use posthaste_model::{Envelope, Limits, Name, Payload};
 
 use super::connection::{Ended, Event, EventKind};
@@ -62,12 +62,7 @@ impl Conversation {
         };
         let receipt = match receipt {
             Some(receipt) if publish.qos == QoS::ExactlyOnce && self.durable => {
-                let subject = envelope.subject.to_dotted();
-                if let Err(error) = self.client.may(Action::Write, Resource::Subject, &subject) {
-                    return self.refuse(Some(receipt), reply::error(&error), &error.to_string());
-                }
-                self.publish_exactly_once(publish.retain, envelope, payload, receipt).await;
-                return Ok(());
+                return self.publish_exactly_once(publish.retain, envelope, payload, receipt).await;
             }
             other => other,
         };
@@ -78,8 +73,11 @@ impl Conversation {
         match batch.publish(Some(BUS), envelope, payload, &headers) {
             Ok(routed) => {
                 let unmatched = routed.nowhere() && kept.is_none();
-                if let Some((envelope, payload)) = kept {
-                    batch.retain(envelope, payload);
+                if let Some((envelope, payload)) = kept
+                    && let Err(error) = batch.retain(envelope, payload)
+                {
+                    // It was allowed a moment ago, by the same catalog.
+                    tracing::error!(%error, "a message that was published could not be retained");
                 }
                 let publishes = first..batch.len() as u32;
                 self.incoming.answers.push(Answer { receipt, publishes, unmatched });
@@ -143,16 +141,19 @@ impl Conversation {
         envelope: Envelope,
         payload: Payload,
         receipt: Receipt,
-    ) {
-        let Some(session) = self.queue.as_ref().map(|queue| queue.id) else { return };
+    ) -> Result<(), Ended> {
+        let Some(session) = self.holder else { return Ok(()) };
         let (client, mailbox, sessions) = (self.client.clone(), self.mailbox.clone(), self.sessions.clone());
         let (id, bytes) = (receipt.packet_identifier(), payload.body.len());
-        self.incoming.add(1, bytes);
-        let keep = retain.then(|| {
+        let mut keep = None;
+        if retain {
             let mut batch = client.batch();
-            batch.retain(durable(&envelope), payload.clone());
-            submitted(batch)
-        });
+            if let Err(error) = batch.retain(durable(&envelope), payload.clone()) {
+                return self.refuse(Some(receipt), reply::error(&error), &error.to_string());
+            }
+            keep = Some(submitted(batch));
+        }
+        self.incoming.add(1, bytes);
         let request = async move {
             let keep = async {
                 match keep {
@@ -174,6 +175,7 @@ impl Conversation {
             mailbox.send(Event(EventKind::Received { receipt, bytes, result }));
         })
         .await;
+        Ok(())
     }
 
     /// A message at QoS 2 is safe, or refused.
@@ -198,7 +200,7 @@ impl Conversation {
 
     /// PUBREL: the packet identifier is forgotten before it may be used again.
     pub async fn pubrel(&mut self, id: PacketIdentifier) {
-        let Some(session) = self.queue.as_ref().filter(|_| self.durable).map(|queue| queue.id) else {
+        let Some(session) = self.holder.filter(|_| self.durable) else {
             return self.session.complete(id);
         };
         let (client, mailbox) = (self.client.clone(), self.mailbox.clone());

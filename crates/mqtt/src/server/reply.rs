@@ -11,6 +11,7 @@ pub(crate) fn authentication(error: AuthenticationError) -> ReasonCode {
         AuthenticationError::AnonymousFromAfar | AuthenticationError::LoopbackOnly => {
             ReasonCode::NotAuthorized
         }
+        AuthenticationError::Busy => ReasonCode::ServerBusy,
         AuthenticationError::Wrong => ReasonCode::BadUserNameOrPassword,
     }
 }

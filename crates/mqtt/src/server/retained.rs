@@ -1,6 +1,8 @@
 //! Retained messages for a new subscription.
 
-use posthaste_broker::Error;
+use std::sync::Arc;
+
+use posthaste_broker::{Error, right};
 use posthaste_model::{Envelope, Pattern, Payload, Subject};
 
 use super::conversation::Conversation;
@@ -42,7 +44,9 @@ impl Conversation {
             self.delivering.sweeps.push_back(sweep);
             return Ok(());
         }
-        let Some(queue) = self.queue.clone() else { return Ok(()) };
+        let Some(queue) = &self.queue else { return Ok(()) };
+        let queue = self.system.allow::<right::Write, _>(Arc::clone(queue));
+        let queue = queue.map_err(|error| super::reply::error(&error))?;
         loop {
             let page = self.page(&mut sweep, PAGE);
             if page.is_empty() {
@@ -99,7 +103,11 @@ impl Conversation {
     /// The next messages of a sweep; none at its end.
     fn page(&self, sweep: &mut Sweep, count: usize) -> Vec<(Envelope, Payload)> {
         for widened in PAGES {
-            let mut page = self.system.retained(&sweep.pattern, sweep.after.as_ref(), widened.max(count));
+            let (named, after) = (sweep.subscription.named(), sweep.after.as_ref());
+            // Whoever may not read it any more is sent nothing more.
+            let Ok(mut page) = self.client.retained(&named, &sweep.pattern, after, widened.max(count)) else {
+                return Vec::new();
+            };
             page.truncate(count);
             if let Some((envelope, _)) = page.last() {
                 sweep.after = Some(envelope.subject.clone());

@@ -11,9 +11,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use posthaste_broker::{AuthenticationError, Broker, Client, Credentials, Error, QueueDeclaration};
+use posthaste_broker::{Broker, Client, Error, Holder, Principal, QueueDeclaration};
 use posthaste_engine::catalog::{BUS, NoHeaders, Options, Queue, QueueConfig};
-use posthaste_model::{ConnectionId, ConsumerId, Name, QueueId, Timestamp};
+use posthaste_model::{ConnectionId, Name, Timestamp};
 use posthaste_net::Mailbox;
 use tokio::sync::{Notify, OnceCell, OwnedMutexGuard, oneshot};
 
@@ -29,6 +29,8 @@ use crate::wire::{Publish, PublishProperties, Will};
 
 /// Options of a session's queue: the client identifier, which also marks the queue as a session's;
 pub(crate) const CLIENT: &str = "mqtt.client-id";
+/// whose it is: [`posthaste_broker::Principal::id`];
+pub(super) const OWNER: &str = "mqtt.owner";
 /// seconds that the session outlives its connection, decimal;
 pub(super) const EXPIRY: &str = "mqtt.session-expiry";
 /// when it ends, in milliseconds since the epoch, while its client is away;
@@ -52,7 +54,7 @@ pub(crate) enum Handle {
     /// The session's own queue.
     Own { lane: u8, position: posthaste_engine::Position },
     /// The queue of a shared subscription.
-    Share { queue: QueueId, consumer: ConsumerId, lane: u8, position: posthaste_engine::Position },
+    Share { holder: Holder, lane: u8, position: posthaste_engine::Position },
     /// Settled already, or never in a queue.
     Settled,
 }
@@ -76,6 +78,8 @@ type Slot = Arc<tokio::sync::Mutex<Occupancy>>;
 /// Who has a session, and what is kept of it.
 #[derive(Default)]
 pub(crate) struct Occupancy {
+    /// Whose it is, if it is somebody's.
+    pub owner: Option<String>,
     pub link: Option<Arc<Link>>,
     /// The state that the last connection left.
     pub state: Option<SessionState<Handle>>,
@@ -98,7 +102,7 @@ pub(crate) struct Link {
     phase: Mutex<Phase>,
     left: Notify,
     /// Consumers to be detached if the connection does not do it itself.
-    pub consumers: Mutex<Vec<(QueueId, ConsumerId)>>,
+    pub consumers: Mutex<Vec<Holder>>,
 }
 
 enum Phase {
@@ -161,25 +165,24 @@ impl Sessions {
     }
 
     /// The client for what the listener does itself, once what was stored is known.
-    pub async fn system(&self) -> Result<&Client, AuthenticationError> {
+    pub async fn system(&self) -> &Client {
         let start = || async {
-            let local = std::net::Ipv4Addr::LOCALHOST.into();
-            let principal = self.broker.authenticate(Credentials::Anonymous, local).await?;
-            let connection = self.broker.next_connection();
-            let client = self.broker.client(principal, self.settings.namespace.clone(), connection);
+            let client = self.system_for(self.broker.next_connection());
             self.load(&client).await;
-            Ok(client)
+            client
         };
-        self.system.get_or_try_init(start).await
+        self.system.get_or_init(start).await
+    }
+
+    /// The listener's own client on a connection.
+    pub fn system_for(&self, connection: ConnectionId) -> Client {
+        self.broker.system_client("mqtt", self.settings.namespace.clone(), connection)
     }
 
     /// Lets sessions expire and wills be published, until the broker stops.
     pub async fn run(self: Arc<Sessions>) {
         let mut stopping = self.broker.stopping();
-        if let Err(error) = self.system().await {
-            tracing::error!(%error, "MQTT sessions cannot be kept");
-            return;
-        }
+        self.system().await;
         loop {
             let now = self.broker.now();
             let next = self.timers.lock().first().cloned();
@@ -239,13 +242,31 @@ impl Sessions {
                 // Its client takes nothing and it cannot be told. What is durable is known all the same.
                 tracing::debug!(session = %name, "a connection was taken over without its consent");
                 let consumers = std::mem::take(&mut *link.consumers.lock());
-                if let Ok(system) = self.system().await {
-                    for (queue, consumer) in consumers {
-                        system.detach(queue, consumer).await;
-                    }
+                let system = self.system().await;
+                for holder in consumers {
+                    system.detach(holder).await;
                 }
             }
         }
+    }
+
+    /// Whose a session is, if it is not this client's.
+    pub fn owner_else(&self, client: &Client, name: &Name, occupancy: &Occupancy) -> Option<String> {
+        let mine = client.principal().id();
+        let stored = || {
+            let catalog = self.broker.catalog();
+            let options = &catalog.namespace(&self.settings.namespace)?.queues.get(name)?.config.options;
+            // One without an owner is not known to be anybody's.
+            options.contains_key(CLIENT).then(|| options.get(OWNER).cloned().unwrap_or_default())
+        };
+        occupancy.owner.clone().or_else(stored).filter(|owner| *owner != mine)
+    }
+
+    /// The client of a session's owner, with the rights that the owner has now.
+    pub(super) fn client_of_owner(&self, owner: Option<&String>) -> Option<Client> {
+        let principal = Principal::with_id(owner?)?;
+        let connection = self.broker.next_connection();
+        Some(self.broker.client(principal, self.settings.namespace.clone(), connection))
     }
 
     /// The stored session of a client: its queue.
@@ -272,9 +293,10 @@ impl Sessions {
         system: &Client,
         name: &Name,
         client_identifier: &str,
+        owner: String,
         expiry: u32,
     ) -> Result<Arc<Queue>, Error> {
-        let options = [(CLIENT, client_identifier.to_owned()), (EXPIRY, expiry.to_string())];
+        let options = [(CLIENT, client_identifier.to_owned()), (OWNER, owner), (EXPIRY, expiry.to_string())];
         let config = QueueConfig {
             length_max: self.settings.session_messages_max,
             options: options.map(|(name, value)| (name.to_owned(), value)).into(),
@@ -290,6 +312,7 @@ impl Sessions {
         system: &Client,
         queue: &Queue,
         occupancy: &mut Occupancy,
+        owner: String,
         expiry: u32,
     ) -> Result<(), Error> {
         if let Some(pending) = occupancy.will.take()
@@ -300,6 +323,7 @@ impl Sessions {
         let mut options = queue.config.options.clone();
         [EXPIRES_AT, WILL, WILL_AT].iter().for_each(|name| drop(options.remove(*name)));
         options.insert(EXPIRY.to_owned(), expiry.to_string());
+        options.insert(OWNER.to_owned(), owner);
         self.configure(system, queue, options).await
     }
 
@@ -322,6 +346,7 @@ impl Sessions {
             self.publish_will(&pending.client, pending.will);
         }
         let subscriptions = self.subscriptions(queue, occupancy);
+        occupancy.owner = None;
         occupancy.state = None;
         occupancy.connections.clear();
         for share in subscriptions.iter().filter_map(|subscription| subscription.share.as_ref()) {
@@ -341,7 +366,7 @@ impl Sessions {
             return self.vacate(name, occupancy);
         };
         occupancy.link = None;
-        let Ok(system) = self.system().await else { return };
+        let system = self.system().await;
         let Closed { will, session_expiry_interval: expiry, state } = handover.closed;
         let now = self.broker.now();
         match will {
@@ -408,7 +433,7 @@ impl Sessions {
     /// The time of a session's timer has come: publishes its will, or ends it.
     async fn look_after(&self, name: &Name) {
         let mut occupancy = self.occupy(name).await;
-        let Ok(system) = self.system().await else { return };
+        let system = self.system().await;
         let queue = system.queue(name).ok().filter(|queue| queue.config.options.contains_key(CLIENT));
         let (None, Some(queue)) = (&occupancy.link, queue) else { return self.vacate(name, occupancy) };
         let now = self.broker.now();
@@ -451,10 +476,14 @@ impl Sessions {
         };
         let Some((envelope, payload)) = convert::incoming(&publish, self.broker.now()) else { return };
         let mut batch = client.batch();
-        if retain {
-            batch.retain(posthaste_model::Envelope { durable: true, ..envelope.clone() }, payload.clone());
-        }
-        if let Err(error) = batch.publish(Some(BUS), envelope, payload, &NoHeaders) {
+        let kept = retain
+            .then(|| (posthaste_model::Envelope { durable: true, ..envelope.clone() }, payload.clone()));
+        let published = batch.publish(Some(BUS), envelope, payload, &NoHeaders);
+        let kept = published.and_then(|_| match kept {
+            Some((envelope, payload)) => batch.retain(envelope, payload).map(|_| ()),
+            None => Ok(()),
+        });
+        if let Err(error) = kept {
             tracing::warn!(%error, "a will could not be published");
         }
         batch.submit(|outcome| {

@@ -21,6 +21,8 @@ pub struct Settings {
     pub session_messages_max: Option<u64>,
     /// Messages of one shared subscription that one member may hold unacknowledged. Default 100.
     pub share_in_flight_max: u32,
+    /// A client may have the session of another user that has used its client identifier. Default: no.
+    pub shared_client_ids: bool,
 }
 
 impl Settings {
@@ -35,6 +37,7 @@ impl Settings {
             clean_session_messages_max: 100_000,
             session_messages_max: None,
             share_in_flight_max: 100,
+            shared_client_ids: false,
         }
     }
 }

@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use posthaste_broker::{Client, Error, QueueDeclaration};
+use posthaste_broker::{Client, Error, QueueDeclaration, Readable, right};
 use posthaste_engine::catalog::{BUS, Binding, Queue, QueueConfig, Rule, Target};
 use posthaste_model::Name;
 
@@ -45,7 +45,7 @@ impl Shares {
         share: &Name,
         subscription: &Subscription,
         member: &Name,
-    ) -> Result<Arc<Queue>, Error> {
+    ) -> Result<Readable<Arc<Queue>>, Error> {
         // One at a time: the first member's queue must not go with the last one's.
         let mut members = self.members.lock().await;
         let queue = match client.queue(share) {
@@ -56,6 +56,7 @@ impl Shares {
         if !queue.config.options.contains_key(SHARE) {
             return Err(Error::Locked);
         }
+        let queue = client.allow::<right::Read, _>(queue)?;
         members.entry(share.clone()).or_default().insert(member.clone());
         Ok(queue)
     }

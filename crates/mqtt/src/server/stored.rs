@@ -8,7 +8,7 @@ use posthaste_engine::catalog::{BUS, Queue, Target};
 use posthaste_model::{Name, Timestamp};
 
 use super::sessions::{
-    CLIENT, EXPIRES_AT, EXPIRY, NEVER, Occupancy, PendingWill, Sessions, WILL, WILL_AT, timestamp,
+    CLIENT, EXPIRES_AT, EXPIRY, NEVER, OWNER, Occupancy, PendingWill, Sessions, WILL, WILL_AT, timestamp,
 };
 use super::shares::SHARE;
 use super::stored_will;
@@ -22,7 +22,7 @@ impl Sessions {
         let now = self.broker.now();
         let sessions = namespace.queues.values().filter(|queue| queue.config.options.contains_key(CLIENT));
         let mut known: HashMap<Name, Occupancy> =
-            sessions.map(|queue| (queue.name.clone(), self.occupancy_of(client, queue, now))).collect();
+            sessions.map(|queue| (queue.name.clone(), self.occupancy_of(queue, now))).collect();
         let mut members = Vec::new();
         self.each_subscription(|name, subscription| {
             let Some(occupancy) = known.get_mut(name) else { return };
@@ -40,7 +40,7 @@ impl Sessions {
     }
 
     /// A stored session whose client has not come back; its timers run from now on.
-    fn occupancy_of(&self, client: &Client, queue: &Queue, now: Timestamp) -> Occupancy {
+    fn occupancy_of(&self, queue: &Queue, now: Timestamp) -> Occupancy {
         let options = &queue.config.options;
         let expiry = options.get(EXPIRY).and_then(|text| text.parse().ok()).unwrap_or(NEVER);
         // Whose client was connected to the end has all of its time before it.
@@ -53,7 +53,9 @@ impl Sessions {
         let will = options.get(WILL).and_then(|text| stored_will::decode(text));
         if let (Some(will), Some(at)) = (will, timestamp(options, WILL_AT)) {
             self.wake_at(at, &queue.name);
-            occupancy.will = Some(PendingWill { will, at, client: client.clone() });
+            // It is published as its client would, if that still may.
+            let client = self.client_of_owner(options.get(OWNER));
+            occupancy.will = client.map(|client| PendingWill { will, at, client });
         }
         occupancy
     }

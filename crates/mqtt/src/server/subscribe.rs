@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use posthaste_broker::{ConsumeOptions, DeliverySink, Error, LiveSink, QueueDeclaration};
+use posthaste_broker::{ConsumeOptions, DeliverySink, Error, LiveSink, QueueDeclaration, Readable, right};
 use posthaste_engine::catalog::{Action, BUS, Binding, Queue, QueueConfig, Resource, Rule, Target};
 use posthaste_engine::{Delivery, command::Mode};
 use posthaste_model::{ConsumerId, Name, Subject};
@@ -95,13 +95,10 @@ impl Conversation {
     /// Checks a subscription, and has the queue that it needs.
     async fn prepare(&mut self, subscription: Subscription) -> Wanted {
         let filter = &subscription.filter;
-        let subject = Subject::slashed(filter.filter().to_owned()).ok();
-        let Some(subject) = subject.filter(|_| convert::is_shallow(filter.filter())) else {
+        if Subject::slashed(filter.filter().to_owned()).is_err() || !convert::is_shallow(filter.filter()) {
             return Wanted::Answered(ReasonCode::TopicFilterInvalid);
-        };
-        // As permissions name subjects: with dots and their wildcards.
-        let dotted = subject.to_dotted().split('.').map(wildcard).collect::<Vec<_>>().join(".");
-        if self.client.may(Action::Read, Resource::Subject, &dotted).is_err() {
+        }
+        if self.client.may(Action::Read, Resource::Subject, &subscription.named()).is_err() {
             return Wanted::Answered(ReasonCode::NotAuthorized);
         }
         let known = self.subscriptions.get(filter.as_str());
@@ -217,26 +214,67 @@ impl Conversation {
     /// What goes on for a subscription besides its binding ends.
     async fn forget(&mut self, filter: &TopicFilter) {
         self.delivering.sweeps.retain(|sweep| !sweep.is_for(filter));
+        let left = self.stop_share(filter).await;
+        // A suspended one is a member without a consumer.
+        let share = filter.share_name().map(|name| names::share(name, filter.filter()));
+        if let (Some(share), Some(queue)) = (left.or(share), &self.queue) {
+            self.sessions.shares.leave(&self.system, &share, &queue.name).await;
+        }
+    }
+
+    /// Takes nothing more from a share, if it does; the share's queue. The session stays a member.
+    async fn stop_share(&mut self, filter: &TopicFilter) -> Option<Name> {
         let consumer = self.shares.iter().find(|(_, share)| share.subscription.filter == *filter);
-        let Some(consumer) = consumer.map(|(consumer, _)| *consumer) else { return };
-        let Some(share) = self.shares.remove(&consumer) else { return };
+        let consumer = consumer.map(|(consumer, _)| *consumer)?;
+        let share = self.shares.remove(&consumer)?;
         // What is in flight is still acknowledged; what is not goes to others.
         let (ours, others): (Vec<_>, Vec<_>) =
             self.delivering.backlog.drain(..).partition(|delivery| delivery.consumer != consumer);
         self.delivering.backlog.extend(ours);
         let waiting: Vec<_> = others.iter().map(|delivery| (delivery.lane, delivery.position)).collect();
-        self.system.cancel(share.queue.id, consumer).await;
+        self.system.cancel(share.holder).await;
         if !waiting.is_empty() {
             let outcome = posthaste_engine::command::Outcome::Release { attempted: false };
-            self.system.settle(share.queue.id, consumer, waiting, outcome);
+            self.system.settle(share.holder, waiting, outcome);
         }
-        if let Some(queue) = &self.queue {
-            self.sessions.shares.leave(&self.system, &share.queue.name, &queue.name).await;
+        Some(share.queue.name.clone())
+    }
+
+    /// Suspends the subscriptions that the client may not read any more, and goes on with those that it may
+    /// again, if its rights have changed.
+    pub async fn judge(&mut self) {
+        let rights = self.client.rights();
+        if self.judged.as_ref() == Some(&rights) {
+            return;
+        }
+        self.judged = Some(rights);
+        let client = self.client.clone();
+        let before = self.subscriptions.suspended();
+        self.subscriptions
+            .judge(|subscription| client.may(Action::Read, Resource::Subject, &subscription.named()).is_ok());
+        let suspended = self.subscriptions.suspended();
+        if suspended == 0 && before == 0 {
+            return;
+        }
+        let (client, user) = (&self.client_identifier, client.principal().name().to_owned());
+        tracing::warn!(%client, user, suspended, "subscriptions that their user may not read are suspended");
+        let shared: Vec<_> = self.subscriptions.iter().filter(|s| s.share.is_some()).cloned().collect();
+        for subscription in shared {
+            let joined = self.shares.values().any(|share| share.subscription.filter == subscription.filter);
+            match (self.subscriptions.is_suspended(subscription.filter.as_str()), &subscription.share) {
+                (true, _) if joined => drop(self.stop_share(&subscription.filter).await),
+                (false, Some(share)) if !joined => {
+                    if let Err(error) = self.join(share, &subscription).await {
+                        tracing::warn!(client = %self.client_identifier, %error, "a share is not taken from again");
+                    }
+                }
+                _ => {}
+            }
         }
     }
 
     /// The session's queue.
-    async fn queue(&mut self) -> Result<Arc<Queue>, Error> {
+    async fn queue(&mut self) -> Result<Readable<Arc<Queue>>, Error> {
         if let Some(queue) = &self.queue {
             return Ok(queue.clone());
         }
@@ -247,6 +285,8 @@ impl Conversation {
         };
         let declaration = QueueDeclaration { config, ..QueueDeclaration::default() };
         let queue = self.system.create_queue(&name, declaration).await?;
+        let queue = self.system.allow::<right::Read, _>(queue)?;
+        self.holder = Some(self.system.holder(&queue));
         Ok(self.queue.insert(queue).clone())
     }
 
@@ -256,7 +296,7 @@ impl Conversation {
         if self.live.is_none() {
             let reader = Arc::new(LiveReader::new(self.mailbox.clone()));
             let sink: Arc<dyn LiveSink> = reader.clone();
-            self.system.attach_live(queue.id, sink);
+            self.system.attach_live(&queue, sink);
             self.live = Some(reader);
         }
         Ok(())
@@ -264,16 +304,14 @@ impl Conversation {
 
     /// Has messages delivered that come through the session's queue.
     pub async fn consume(&mut self) -> Result<(), Error> {
-        let queue = self.queue().await?;
-        if self.consuming {
-            return Ok(());
-        }
+        self.queue().await?;
+        let Some(holder) = self.holder.filter(|_| !self.consuming) else { return Ok(()) };
         let held = self.delivering.backlog.len() + self.delivering.resumed.len();
         let credit = self.window.saturating_sub(u32::try_from(held).unwrap_or(u32::MAX));
         let options = ConsumeOptions { credit, mode: Mode::Lease, exclusive: false, priority: 0 };
         let sink = Arc::new(Deliveries(self.mailbox.clone()));
-        self.link.consumers.lock().push((queue.id, self.consumer));
-        self.system.consume(&queue, options, self.consumer, sink).await?;
+        self.link.consumers.lock().push(holder);
+        self.system.consume(holder, options, sink).await?;
         self.consuming = true;
         Ok(())
     }
@@ -294,20 +332,16 @@ impl Conversation {
             return Err(Error::TooMany);
         }
         let queue = self.sessions.shares.join(&self.system, name, subscription, &member).await?;
-        let consumer = self.broker.next_consumer();
+        let holder = self.system.holder(&queue);
         let credit = self.window.min(self.sessions.settings.share_in_flight_max);
         let options = ConsumeOptions { credit, mode: Mode::Lease, exclusive: false, priority: 0 };
         let sink = Arc::new(Deliveries(self.mailbox.clone()));
-        self.link.consumers.lock().push((queue.id, consumer));
-        self.system.consume(&queue, options, consumer, sink).await?;
-        self.shares.insert(consumer, Share { queue, subscription: subscription.clone() });
+        self.link.consumers.lock().push(holder);
+        self.system.consume(holder, options, sink).await?;
+        let share = Share { queue: Arc::clone(&queue), holder, subscription: subscription.clone() };
+        self.shares.insert(holder.consumer(), share);
         Ok(())
     }
-}
-
-/// A level of a filter as a word of a dotted pattern.
-fn wildcard(level: &str) -> &str {
-    if level == "+" { "*" } else { level }
 }
 
 fn granted(qos: QoS) -> ReasonCode {

@@ -3,7 +3,7 @@
 //! The broker routes a message to a session once, however many of its subscriptions match. With which QoS,
 //! flags and identifiers it is to be delivered is found out here, when it is delivered.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use posthaste_model::{Name, Pattern, Subject, Syntax, Word};
@@ -50,6 +50,13 @@ impl Subscription {
         self.identifier.is_some() || self.options.no_local
     }
 
+    /// As permissions name what it reads: with dots and their wildcards.
+    pub fn named(&self) -> String {
+        let subject = Subject::slashed(self.filter.filter().to_owned()).unwrap_or_default();
+        let dotted = subject.to_dotted();
+        dotted.split('.').map(|level| if level == "+" { "*" } else { level }).collect::<Vec<_>>().join(".")
+    }
+
     /// What its topic filter matches. `None` for a filter that is no pattern, which the decoder lets not
     /// pass.
     pub fn pattern(&self) -> Option<Pattern> {
@@ -79,6 +86,8 @@ pub(crate) struct Subscriptions {
     retaining: usize,
     /// Whether one was ever removed: what the broker has routed may then match no more.
     removed: bool,
+    /// Filters that the client may not read any more. They are kept, and nothing is delivered for them.
+    suspended: BTreeSet<ByteString>,
 }
 
 /// A level of the tree: what its filters go on with.
@@ -113,6 +122,16 @@ impl Subscriptions {
 
     /// Adds or replaces; returns the one that was there [MQTT-3.8.4-3].
     pub fn insert(&mut self, subscription: Subscription) -> Option<Subscription> {
+        let counted = !self.suspended.remove(subscription.filter.as_byte_string());
+        self.enter(&subscription);
+        let replaced = self.by_filter.insert(subscription.filter.as_byte_string().clone(), subscription);
+        if let Some(replaced) = replaced.as_ref().filter(|_| counted) {
+            self.uncount(replaced);
+        }
+        replaced
+    }
+
+    fn enter(&mut self, subscription: &Subscription) {
         if !subscription.filter.is_shared()
             && let Some(pattern) = subscription.pattern()
         {
@@ -121,15 +140,38 @@ impl Subscriptions {
             self.particular += usize::from(subscription.is_particular());
             self.retaining += usize::from(subscription.options.retain_as_published);
         }
-        let replaced = self.by_filter.insert(subscription.filter.as_byte_string().clone(), subscription);
-        if let Some(replaced) = &replaced {
-            self.uncount(replaced);
+    }
+
+    /// Judges all of them anew: those for which `may` is false are suspended, the others are not.
+    pub fn judge(&mut self, mut may: impl FnMut(&Subscription) -> bool) {
+        (self.tree, self.particular, self.retaining) = Default::default();
+        self.suspended.clear();
+        let all = std::mem::take(&mut self.by_filter);
+        for (filter, subscription) in &all {
+            if may(subscription) {
+                self.enter(subscription);
+            } else {
+                self.suspended.insert(filter.clone());
+                self.removed = true;
+            }
         }
-        replaced
+        self.by_filter = all;
+    }
+
+    pub fn is_suspended(&self, filter: &str) -> bool {
+        self.suspended.contains(filter)
+    }
+
+    /// How many are suspended.
+    pub fn suspended(&self) -> usize {
+        self.suspended.len()
     }
 
     pub fn remove(&mut self, filter: &str) -> Option<Subscription> {
         let removed = self.by_filter.remove(filter)?;
+        if self.suspended.remove(filter) {
+            return Some(removed);
+        }
         if !removed.filter.is_shared()
             && let Some(pattern) = removed.pattern()
         {
@@ -372,6 +414,27 @@ mod tests {
         subscriptions.remove("+/b");
         check(&subscriptions, "a/b", [true, true]);
         check(&subscriptions, "x/b", [false, false]);
+    }
+
+    #[test]
+    fn what_may_not_be_read_any_more_is_kept_and_matches_nothing() {
+        let mut subscriptions = Subscriptions::default();
+        for (id, filter) in (1..).zip(["a/#", "a/b", "c"]) {
+            subscriptions.insert(subscription(filter, 1, id));
+        }
+        subscriptions.judge(|subscription| subscription.filter.as_str() == "a/b");
+        assert_eq!((subscriptions.len(), subscriptions.suspended()), (3, 2));
+        assert_eq!((matching(&subscriptions, "a/b"), matching(&subscriptions, "a/c")), (vec![2], vec![]));
+        let subject = Subject::slashed("c").unwrap();
+        assert!(!subscriptions.grants_as_to_all(false, [&subject].into_iter()));
+        // Subscribed again, or removed, as any other.
+        assert!(subscriptions.insert(subscription("c", 1, 7)).is_some());
+        assert!(subscriptions.remove("a/#").is_some());
+        assert_eq!((subscriptions.suspended(), matching(&subscriptions, "c")), (0, vec![7]));
+        subscriptions.judge(|_| true);
+        subscriptions.remove("a/b");
+        subscriptions.remove("c");
+        assert_eq!((subscriptions.particular, subscriptions.retaining, subscriptions.len()), (0, 0, 0));
     }
 
     #[test]

@@ -10,6 +10,11 @@ use posthaste_mqtt::wire::{Connect, QoS, ReasonCode, Will};
 use crate::support::*;
 
 async fn add_user(server: &Server) {
+    add(server, "device", &[(&[Action::Write, Action::Read], "sensors.*"), (&[Action::Read], "news")]).await;
+}
+
+/// Adds or replaces a user with the password `secret`.
+async fn add(server: &Server, name: &'static str, permissions: &[(&[Action], &str)]) {
     let permission = |actions: &[Action], name: &str| Permission {
         namespace: "default".into(),
         resource: Some(Resource::Subject),
@@ -17,14 +22,11 @@ async fn add_user(server: &Server) {
         actions: actions.to_vec(),
     };
     let user = User {
-        name: Name::constant("device"),
+        name: Name::constant(name),
         password_hash: hash_password(b"secret").unwrap(),
         loopback_only: false,
         administrator: false,
-        permissions: vec![
-            permission(&[Action::Write, Action::Read], "sensors.*"),
-            permission(&[Action::Read], "news"),
-        ],
+        permissions: permissions.iter().map(|(actions, name)| permission(actions, name)).collect(),
         options: Default::default(),
     };
     server.admin.put_user(user).await.unwrap();
@@ -89,7 +91,7 @@ async fn permissions_are_on_subjects() {
     device.silence().await;
     assert_eq!(server.mqtt.counters().dropped.value(), 1);
     let all = Pattern::parse("#", Syntax::SLASHED).unwrap();
-    assert!(server.admin.retained(&all, None, 1).is_empty());
+    assert!(server.admin.retained("#", &all, None, 1).unwrap().is_empty());
     // Version 3 has no way to say no: the connection closes, the message is not acknowledged.
     let mut connect = login(V3, "device", "secret");
     connect.client_identifier = "old".into();
@@ -131,4 +133,100 @@ async fn a_full_queue_is_told_to_its_publisher() {
     old.send(posthaste_mqtt::wire::Packet::Publish(publish)).await;
     assert_eq!(old.next().await, None, "not acknowledged");
     client.silence().await;
+}
+
+fn as_user(version: posthaste_mqtt::wire::ProtocolVersion, user: &str, mut connect: Connect) -> Connect {
+    assert_eq!(connect.version, version);
+    connect.user_name = Some(user.into());
+    connect.password = Some("secret".into());
+    connect
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_is_its_users_alone() {
+    let all: &[(&[Action], &str)] = &[(&[Action::Read, Action::Write], "*")];
+    for version in VERSIONS {
+        let mut server = Server::start().await;
+        add(&server, "ann", all).await;
+        add(&server, "bob", &[(&[Action::Read], "news")]).await;
+        let (mut ann, _) = server.connect_with(as_user(version, "ann", lasting(version, "reader"))).await;
+        ann.subscribe("secret/#", 1).await;
+        // Another user neither gets it nor ends it, and does not disturb its client.
+        let clean = as_user(version, "bob", Connect::new(version, "reader"));
+        let (mut bob, refused) = server.connect_with(clean).await;
+        assert_eq!(refused.reason_code, ReasonCode::NotAuthorized);
+        assert_eq!(bob.end().await, None);
+        let (mut writer, _) = server.connect_with(as_user(version, "ann", Connect::new(version, "w"))).await;
+        writer.publish("secret/a", "while connected", QoS::AtLeastOnce).await;
+        let got = ann.message().await;
+        assert_eq!(&got.payload[..], b"while connected");
+        ann.acknowledge(&got).await;
+        ann.silence().await;
+        ann.disconnect().await;
+        for restart in [false, true] {
+            let (mut writer, _) =
+                server.connect_with(as_user(version, "ann", Connect::new(version, "w"))).await;
+            writer.publish("secret/a", "for ann", QoS::AtLeastOnce).await;
+            let (mut bob, refused) =
+                server.connect_with(as_user(version, "bob", lasting(version, "reader"))).await;
+            assert_eq!((refused.reason_code, refused.session_present), (ReasonCode::NotAuthorized, false));
+            assert_eq!(bob.end().await, None);
+            // Who shows no credentials is yet another one.
+            let (_, refused) = server.connect_with(lasting(version, "reader")).await;
+            assert_eq!(refused.reason_code, ReasonCode::NotAuthorized);
+            assert_eq!(server.mqtt.counters().foreign_sessions.value(), if restart { 2 } else { 3 });
+            let (mut ann, connack) =
+                server.connect_with(as_user(version, "ann", lasting(version, "reader"))).await;
+            assert_eq!((connack.reason_code, connack.session_present), (ReasonCode::Success, true));
+            let got = ann.message().await;
+            assert_eq!(&got.payload[..], b"for ann");
+            ann.acknowledge(&got).await;
+            ann.silence().await;
+            ann.disconnect().await;
+            server = server.restart().await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscription_that_its_user_may_not_read_any_more_delivers_nothing() {
+    let read: &[Action] = &[Action::Read];
+    let server = Server::start().await;
+    let connect = || as_user(V5, "ann", lasting(V5, "reader"));
+    add(&server, "ann", &[(read, "secret.*"), (read, "news.*")]).await;
+    let mut writer = server.clean(V5, "writer").await;
+    let (mut ann, _) = server.connect_with(connect()).await;
+    for (filter, qos) in [("secret/#", 1), ("news/#", 1), ("secret/live/#", 0), ("$share/g/secret/#", 1)] {
+        assert!(!ann.subscribe(filter, qos).await.is_error(), "{filter}");
+    }
+    // While connected, stored before, and live.
+    add(&server, "ann", &[(read, "news.*")]).await;
+    writer.publish("secret/a", "1", QoS::AtLeastOnce).await;
+    writer.publish("secret/live/a", "2", QoS::AtMostOnce).await;
+    writer.publish("news/a", "3", QoS::AtLeastOnce).await;
+    let got = ann.message().await;
+    assert_eq!(&got.payload[..], b"3");
+    ann.acknowledge(&got).await;
+    ann.silence().await;
+    ann.disconnect().await;
+    let before = server.mqtt.counters().denied.value();
+    assert!(before >= 1, "what was not sent is counted");
+    writer.publish("secret/a", "4", QoS::AtLeastOnce).await;
+    writer.publish("news/a", "5", QoS::AtLeastOnce).await;
+    let (mut ann, connack) = server.connect_with(connect()).await;
+    assert!(connack.session_present);
+    let got = ann.message().await;
+    assert_eq!(&got.payload[..], b"5");
+    ann.acknowledge(&got).await;
+    ann.silence().await;
+    assert!(server.mqtt.counters().denied.value() > before);
+    // With the right the subscriptions are back, and what the share kept meanwhile.
+    add(&server, "ann", &[(read, "secret.*"), (read, "news.*")]).await;
+    writer.publish("secret/b", "6", QoS::AtLeastOnce).await;
+    let mut got = Vec::new();
+    while !got.ends_with(&["6".to_owned()]) {
+        let message = ann.message().await;
+        got.push(String::from_utf8_lossy(&message.payload).into_owned());
+        ann.acknowledge(&message).await;
+    }
 }

@@ -38,6 +38,10 @@ impl Session for Beating {
         Ok(())
     }
 
+    fn is_admitted(&self) -> bool {
+        true
+    }
+
     fn deadline(&self) -> Option<Instant> {
         Some(self.0)
     }
@@ -61,4 +65,59 @@ async fn a_deadline_that_passes_while_input_is_worked_on_is_still_met() {
     let mut beats = [0; 6];
     client.read_exact(&mut beats).await.unwrap();
     assert!(started.elapsed() <= 10 * EVERY, "{:?}", started.elapsed());
+}
+
+/// A protocol whose peers talk and talk, and never say who they are.
+struct Talk;
+struct Talking;
+
+impl Protocol for Talk {
+    type Session = Talking;
+    const NAME: &'static str = "talk";
+
+    fn open(&self, _: Peer, _: Mailbox<()>) -> Talking {
+        Talking
+    }
+}
+
+impl Session for Talking {
+    type Event = ();
+
+    async fn input(&mut self, input: &mut BytesMut, out: &mut Output) -> Result<(), Close> {
+        out.bytes().extend_from_slice(&input.split());
+        Ok(())
+    }
+
+    async fn event(&mut self, (): (), _: &mut Output) -> Result<(), Close> {
+        Ok(())
+    }
+
+    fn is_admitted(&self) -> bool {
+        false
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        None
+    }
+
+    async fn timeout(&mut self, _: &mut Output) -> Result<(), Close> {
+        Ok(())
+    }
+
+    async fn closed(self, _: Closed) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_does_not_log_in_is_let_go_however_much_it_says() {
+    let (mut client, server) = duplex(1024);
+    let (_running, peer, shared) = serving_alone();
+    let limit = std::time::Duration::from_millis(shared.limits.handshake_ms_max);
+    tokio::spawn(async move { serve_stream(server, peer, &Talk, shared).await });
+    let started = Instant::now();
+    let mut echo = [0; 4];
+    while client.write_all(b"word").await.is_ok() && client.read_exact(&mut echo).await.is_ok() {
+        assert!(started.elapsed() <= limit, "it may go on for ever");
+        sleep(limit / 50).await;
+    }
+    assert!(started.elapsed() >= limit, "{:?}", started.elapsed());
 }

@@ -138,6 +138,10 @@ impl Session for Line {
         Ok(())
     }
 
+    fn is_admitted(&self) -> bool {
+        true
+    }
+
     fn deadline(&self) -> Option<Instant> {
         self.deadline
     }

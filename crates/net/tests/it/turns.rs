@@ -72,6 +72,10 @@ impl Session for Sink {
         Ok(())
     }
 
+    fn is_admitted(&self) -> bool {
+        true
+    }
+
     fn deadline(&self) -> Option<Instant> {
         None
     }

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 use ureq::{
-    Agent, Body, SendBody,
+    Agent, Body, BodyReader, SendBody,
     http::{Request, Response, header},
     tls::{Certificate, RootCerts, TlsConfig},
 };
@@ -103,9 +103,17 @@ impl Api {
         }
     }
 
-    /// Lines that come until one side ends.
+    /// Lines that come until one side ends, of something that is only read.
     pub fn lines(&self, path: &[&str], query: Query<'_>) -> Result<impl BufRead + use<>, Failure> {
-        let response = self.send("GET", path, query, None)?;
+        self.lines_of(self.send("GET", path, query, None)?)
+    }
+
+    /// As [`Api::lines`], where messages are taken or something is made to listen with.
+    pub fn taken_lines(&self, path: &[&str], options: &Value) -> Result<impl BufRead + use<>, Failure> {
+        self.lines_of(self.send("POST", path, &[], Some(options))?)
+    }
+
+    fn lines_of(&self, response: Response<Body>) -> Result<BufReader<BodyReader<'static>>, Failure> {
         if !response.status().is_success() {
             self.answer(response)?;
             return Err(Failure::new("the broker did not answer with a stream"));

@@ -3,7 +3,7 @@
 use super::{Connection, Done, Failure, api::Api, show};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use clap::Args;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::{
     io::{BufRead, BufWriter, Write},
     process::ExitCode,
@@ -46,21 +46,26 @@ impl Flags {
     }
 
     fn read(&self, api: &Api) -> Done {
-        let numbers = [
-            ("count", self.count.map(|n| n.to_string())),
-            ("partition", self.partition.map(|n| n.to_string())),
-            ("prefetch", self.prefetch.map(|n| n.to_string())),
-            ("from", self.topic.as_ref().map(|_| self.from.clone())),
-            ("pattern", self.subject.clone()),
-        ];
-        let query: Vec<(&str, &str)> =
-            numbers.iter().filter_map(|(name, value)| Some((*name, value.as_deref()?))).collect();
-        let lines = match (&self.topic, &self.queue) {
-            (Some(topic), _) => api.lines(&["topics", topic, "stream"], &query)?,
-            (_, Some(queue)) => api.lines(&["queues", queue, "stream"], &query)?,
-            _ => api.lines(&["subjects", "stream"], &query)?,
-        };
-        self.print(api, lines)
+        match (&self.topic, &self.queue) {
+            (Some(topic), _) => {
+                let numbers = [
+                    ("count", self.count.map(|n| n.to_string())),
+                    ("partition", self.partition.map(|n| n.to_string())),
+                    ("from", Some(self.from.clone())),
+                ];
+                let query: Vec<(&str, &str)> =
+                    numbers.iter().filter_map(|(name, value)| Some((*name, value.as_deref()?))).collect();
+                self.print(api, api.lines(&["topics", topic, "stream"], &query)?)
+            }
+            (_, Some(queue)) => {
+                let options = json!({"count": self.count, "prefetch": self.prefetch});
+                self.print(api, api.taken_lines(&["queues", queue, "stream"], &options)?)
+            }
+            _ => {
+                let options = json!({"count": self.count, "pattern": self.subject});
+                self.print(api, api.taken_lines(&["subjects", "stream"], &options)?)
+            }
+        }
     }
 
     fn print(&self, api: &Api, mut lines: impl BufRead) -> Done {
@@ -182,7 +187,6 @@ fn human(message: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn messages_in_one_line() {

@@ -3,6 +3,7 @@
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
 mod damage;
+mod log;
 mod messages;
 mod objects;
 mod serving;

@@ -81,6 +81,8 @@ fn what_must_not_start() {
     let no_pem = write(folder.path(), "no.pem", "holiday\n");
     let tls =
         write(folder.path(), "tls.toml", &format!("[tls]\ncertificate = '{no_pem}'\nkey = '{no_pem}'\n"));
+    let word = format!("[tls]\ncertificate = '{no_pem}'\nkey = '{no_pem}'\nprotocols = ['kafka', 'ammqp']\n");
+    let word = write(folder.path(), "word.toml", &word);
     let open = ["--listen", "http=0.0.0.0:0"];
     let local = ["--listen", "http=127.0.0.1:0"];
     for (listen, more, code, names) in [
@@ -90,6 +92,12 @@ fn what_must_not_start() {
         (local, &["--config", typo.as_str()], 1, &["typo.toml", "connection_max", "connections_max"]),
         (local, &["--config", nobody.as_str()], 1, &["user ann", "password"]),
         (local, &["--config", tls.as_str()], 1, &["certificate"]),
+        (
+            local,
+            &["--config", word.as_str()],
+            1,
+            &["word.toml", "[tls]", "protocols", "'ammqp'", "kafka, amqp, mqtt, http"],
+        ),
         (local, &["--log", "=="], 1, &["--log"]),
         (local, &["--listen", "telegraph=127.0.0.1:0"], 1, &["telegraph", "kafka, amqp, mqtt, http"]),
         (local, &["--no-such-flag"], 2, &["--no-such-flag"]),

@@ -4,7 +4,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use std::{
     collections::BTreeMap,
     io::{BufRead, BufReader, Read, Write},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     time::{Duration, Instant},
 };
@@ -58,9 +58,23 @@ impl Broker {
         Broker { directory: Some(directory), ..Broker::spawn(command) }
     }
 
+    /// On free ports, with its log in a file.
+    pub fn start_logged(arguments: &[&str]) -> (Broker, PathBuf) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let mut command = program(&["serve"]);
+        command.arg("--data").arg(directory.path().join("data")).args(arguments);
+        let log = std::fs::File::create(&path).unwrap();
+        (Broker { directory: Some(directory), ..Broker::spawn_to(command, log.into()) }, path)
+    }
+
     /// Returns once it is ready.
-    pub fn spawn(mut command: Command) -> Broker {
-        let mut child = command.stderr(Stdio::inherit()).spawn().unwrap();
+    pub fn spawn(command: Command) -> Broker {
+        Broker::spawn_to(command, Stdio::inherit())
+    }
+
+    fn spawn_to(mut command: Command, log: Stdio) -> Broker {
+        let mut child = command.stderr(log).spawn().unwrap();
         let mut addresses = BTreeMap::new();
         for line in BufReader::new(child.stdout.as_mut().unwrap()).lines() {
             let line = line.unwrap();

@@ -1,0 +1,131 @@
+//! What users may do.
+
+use crate::client::{Client, World, plain, publish_octets, refusal, short, to};
+use posthaste_amqp::wire::{BasicProperties, FieldTable, FieldValue, Method, channel, exchange, queue};
+use posthaste_broker::{Credentials, hash_password};
+use posthaste_engine::catalog::{Action, Permission, Resource, User};
+use posthaste_model::Name;
+use std::net::Ipv4Addr;
+
+/// A connection of a user with these permissions.
+async fn clerk(world: &World, permissions: &[(Resource, &str, &[Action])]) -> Client {
+    let permission = |(resource, name, actions): &(Resource, &str, &[Action])| Permission {
+        namespace: "default".into(),
+        resource: Some(*resource),
+        name: (*name).into(),
+        actions: actions.to_vec(),
+    };
+    let user = User {
+        name: Name::constant("clerk"),
+        password_hash: hash_password(b"secret").unwrap(),
+        loopback_only: false,
+        administrator: false,
+        permissions: permissions.iter().map(permission).collect(),
+        options: Default::default(),
+    };
+    let principal = world.broker.authenticate(Credentials::Anonymous, Ipv4Addr::LOCALHOST.into()).await;
+    let connection = world.broker.next_connection();
+    let admin = world.broker.client(principal.unwrap(), Name::constant("default"), connection);
+    admin.put_user(user).await.unwrap();
+    let mut client = world.connect();
+    client.handshake("/", plain("clerk", "secret"), 0).await;
+    client.open_channel(1).await;
+    client
+}
+
+async fn reopen(client: &mut Client) {
+    client.send(1, &channel::CloseOk {}).await;
+    client.open_channel(1).await;
+}
+
+async fn bound(client: &mut Client, name: &'static str, key: &'static str) {
+    client.declare(queue::Declare { queue: short(name), ..Default::default() }).await;
+    let bind = queue::Bind {
+        queue: short(name),
+        exchange: short("amq.topic"),
+        routing_key: short(key),
+        no_wait: false,
+        arguments: FieldTable::new(),
+    };
+    assert_eq!(client.call(1, &bind).await, queue::BindOk {}.into());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn further_routing_keys_need_the_right_that_the_first_one_needs() {
+    let world = World::new();
+    let mut admin = world.open().await;
+    bound(&mut admin, "open", "open.*").await;
+    bound(&mut admin, "secret", "secret.*").await;
+    let mut clerk = clerk(&world, &[(Resource::Subject, "open.*", &[Action::Write])]).await;
+    for header in ["CC", "BCC"] {
+        let keys = |key: &'static str| {
+            let keys: FieldValue = vec![FieldValue::from("open.b"), FieldValue::from(key)].into();
+            let headers: FieldTable = [(short(header), keys)].into_iter().collect();
+            BasicProperties { headers: Some(headers), ..Default::default() }
+        };
+        let publish = |key| publish_octets(1, &to("amq.topic", "open.a"), &keys(key), b"x");
+        clerk.send_octets(&publish("secret.a")).await;
+        let refused = refusal(&clerk.method().await).unwrap();
+        assert_eq!(
+            refused,
+            "403 ACCESS_REFUSED - write access to topic 'secret.a' in exchange 'amq.topic' in vhost '/' \
+             refused for user 'clerk'",
+            "{header}"
+        );
+        reopen(&mut clerk).await;
+        clerk.confirm_select(1).await;
+        clerk.send_octets(&publish("open.c")).await;
+        assert!(matches!(clerk.method().await, Method::BasicAck(_)));
+        assert!(admin.get("open", true).await.is_some(), "once, and nothing of what was refused");
+        assert!(admin.get("open", true).await.is_none());
+        assert!(admin.get("secret", true).await.is_none());
+        assert_eq!(clerk.call(1, &channel::Close::default()).await, channel::CloseOk {}.into());
+        clerk.open_channel(1).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn to_declare_what_is_there_is_to_configure_it() {
+    let world = World::new();
+    let mut admin = world.open().await;
+    for name in ["read", "configured", "strange"] {
+        admin.declare(queue::Declare { queue: short(name), ..Default::default() }).await;
+    }
+    let mut clerk = clerk(
+        &world,
+        &[
+            (Resource::Queue, "read", &[Action::Read]),
+            (Resource::Queue, "configured", &[Action::Configure]),
+            (Resource::Exchange, "*", &[Action::Read, Action::Write]),
+        ],
+    )
+    .await;
+    let refused = |right: &str, what: &str| {
+        format!("403 ACCESS_REFUSED - {right} access to {what} in vhost '/' refused for user 'clerk'")
+    };
+    for (name, passive, expect) in [
+        ("read", false, Some(refused("configure", "queue 'read'"))),
+        ("read", true, None),
+        ("configured", false, None),
+        ("strange", false, Some(refused("configure", "queue 'strange'"))),
+        ("strange", true, Some(refused("read", "queue 'strange'"))),
+        ("new", false, Some(refused("configure", "queue 'new'"))),
+    ] {
+        let declare = queue::Declare { queue: short(name), passive, ..Default::default() };
+        let answer = clerk.call(1, &declare).await;
+        assert_eq!(refusal(&answer), expect, "{name}, passive: {passive}");
+        if expect.is_some() {
+            reopen(&mut clerk).await;
+        }
+    }
+    let declare = exchange::Declare {
+        exchange: short("amq.topic"),
+        r#type: short("topic"),
+        durable: true,
+        ..Default::default()
+    };
+    let answer = clerk.call(1, &exchange::Declare { passive: true, ..declare.clone() }).await;
+    assert_eq!(answer, exchange::DeclareOk {}.into());
+    let answer = clerk.call(1, &declare).await;
+    assert_eq!(refusal(&answer), Some(refused("configure", "exchange 'amq.topic'")));
+}

@@ -1,0 +1,211 @@
+//! What a user may do, asked of the broker itself, as every protocol does.
+
+use crate::support::*;
+use posthaste_broker::{
+    AuthenticationError, Client, Credentials, Error, QueueDeclaration, hash_password, right,
+};
+use posthaste_engine::catalog::{
+    Action, Binding, DeadLetter, ExchangeKind, ExchangeSpec, NoHeaders, Permission, QueueConfig, Resource,
+    Rule, Target, TopicConfig, User,
+};
+use posthaste_model::{Pattern, Subject, pattern::Syntax};
+use std::net::IpAddr;
+
+type Allowed = (Resource, &'static str, Action);
+
+/// Adds or replaces the user `clerk`.
+async fn allow(f: &Fixture, permissions: &[Allowed]) {
+    let permission = |(resource, name, action): &Allowed| Permission {
+        namespace: "*".into(),
+        resource: Some(*resource),
+        name: (*name).into(),
+        actions: vec![*action],
+    };
+    let user = User {
+        name: name("clerk"),
+        password_hash: hash_password(b"secret").unwrap(),
+        loopback_only: false,
+        administrator: false,
+        permissions: permissions.iter().map(permission).collect(),
+        options: Default::default(),
+    };
+    f.client.put_user(user).await.unwrap();
+}
+
+async fn clerk(f: &Fixture) -> Client {
+    let credentials = Credentials::Password { user: "clerk", password: b"secret" };
+    let principal = f.broker.authenticate(credentials, IpAddr::from([192, 0, 2, 1])).await.unwrap();
+    f.broker.client(principal, name("default"), f.broker.next_connection())
+}
+
+fn refused<T>(result: Result<T, Error>) -> (Action, Resource, String) {
+    match result {
+        Err(Error::Denied { action, resource, name, .. }) => (action, resource, name),
+        Err(other) => panic!("{other}"),
+        Ok(_) => panic!("it was allowed"),
+    }
+}
+
+fn subjects(texts: &[&'static str]) -> Vec<Subject> {
+    texts.iter().map(|text| Subject::dotted(*text).unwrap()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_is_published_under_all_its_subjects_or_not_at_all() {
+    let f = Fixture::new().await;
+    allow(&f, &[(Resource::Subject, "open.*", Action::Write)]).await;
+    let clerk = clerk(&f).await;
+    f.client.create_topic(&name("open.b"), 1, TopicConfig::default()).await.unwrap();
+    for queue in ["open", "secret"] {
+        f.client.create_queue(&name(queue), QueueDeclaration::default()).await.unwrap();
+        let key = format!("{queue}.*");
+        let binding = Binding {
+            target: Target::Queue(name(queue)),
+            rule: Rule::Pattern(Pattern::parse(&key, Syntax::DOTTED).unwrap()),
+            key: key.into(),
+            arguments: Default::default(),
+            durable: false,
+            transient: false,
+        };
+        f.client.bind(&name("amq.topic"), binding).await.unwrap();
+    }
+    let mut batch = clerk.batch();
+    let (envelope, payload) = message("open.a", b"x");
+    let further = subjects(&["open.b", "secret.a"]);
+    let denied =
+        batch.publish_under(Some("amq.topic"), envelope.clone(), payload.clone(), &NoHeaders, &further);
+    assert_eq!(refused(denied), (Action::Write, Resource::Subject, "secret.a".into()));
+    let further = subjects(&["open.b", "open.c"]);
+    let routed = batch.publish_under(Some("amq.topic"), envelope, payload, &NoHeaders, &further).unwrap();
+    assert_eq!((routed.queues, routed.topics), (1, 1), "each place once");
+    // The right to one subject is not that to the next one in the same batch.
+    let (envelope, payload) = message("secret.b", b"x");
+    let denied = batch.retain(envelope.clone(), payload.clone());
+    assert_eq!(refused(denied), (Action::Write, Resource::Subject, "secret.b".into()));
+    assert!(batch.publish(Some("amq.topic"), envelope, payload, &NoHeaders).is_err());
+    assert!(submit(batch).await.refused.is_empty());
+    assert_eq!((ready(&f.client, "open").await, ready(&f.client, "secret").await), (1, 0));
+    assert_eq!(log_of(&f.client, &f.client.topic("open.b").unwrap(), 0).end(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_proof_needs_its_own_right_and_its_own_namespace() {
+    let f = Fixture::new().await;
+    f.client.create_namespace(&name("other")).await.unwrap();
+    let there = f.client.in_namespace(name("other"));
+    for client in [&f.client, &there] {
+        client.create_queue(&name("q"), QueueDeclaration::default()).await.unwrap();
+        client.create_topic(&name("t"), 1, TopicConfig::default()).await.unwrap();
+    }
+    allow(&f, &[(Resource::Queue, "q", Action::Read), (Resource::Topic, "t", Action::Write)]).await;
+    let clerk = clerk(&f).await;
+    let (queue, topic) = (f.client.queue("q").unwrap(), f.client.topic("t").unwrap());
+    assert!(clerk.allow::<right::Read, _>(queue.clone()).is_ok());
+    assert!(clerk.allow::<right::Write, _>(topic.clone()).is_ok());
+    assert!(clerk.allow::<right::See, _>(topic.clone()).is_ok());
+    let of_queue = |action| (action, Resource::Queue, "q".to_owned());
+    assert_eq!(refused(clerk.allow::<right::Write, _>(queue.clone())), of_queue(Action::Write));
+    assert_eq!(refused(clerk.allow::<right::Configure, _>(queue)), of_queue(Action::Configure));
+    assert_eq!(
+        refused(clerk.allow::<right::Read, _>(topic)),
+        (Action::Read, Resource::Topic, "t".to_owned())
+    );
+    assert_eq!(clerk.queue_state("q").await.unwrap().ready, 0);
+    // What is not there and what may not be known look alike, and the right that helps most is named.
+    for unknown in ["x", "amq.gen"] {
+        assert_eq!(
+            refused(clerk.queue_state(unknown).await),
+            (Action::Read, Resource::Queue, unknown.into())
+        );
+    }
+    let elsewhere = there.queue("q").unwrap();
+    assert!(matches!(clerk.allow::<right::Read, _>(elsewhere), Err(Error::NotFound(..))));
+    let exclusive = QueueDeclaration { exclusive: true, ..QueueDeclaration::default() };
+    let exclusive = f.client.create_queue(&name("mine"), exclusive).await.unwrap();
+    let another = client_of(&f.broker).await;
+    assert!(matches!(another.allow::<right::Read, _>(exclusive), Err(Error::Locked)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_moves_messages_by_itself_needs_the_right_to_both_ends() {
+    let f = Fixture::new().await;
+    allow(
+        &f,
+        &[
+            (Resource::Queue, "*", Action::Configure),
+            (Resource::Topic, "*", Action::Configure),
+            (Resource::Exchange, "*", Action::Configure),
+            (Resource::Exchange, "own", Action::Read),
+            (Resource::Subject, "mine.#", Action::Read),
+        ],
+    )
+    .await;
+    let clerk = clerk(&f).await;
+    let pattern = |text: &str| Pattern::parse(text, Syntax::DOTTED).unwrap();
+    let capturing = |text| TopicConfig { captures: vec![pattern(text)], ..TopicConfig::default() };
+    clerk.create_topic(&name("t"), 1, capturing("mine.#")).await.unwrap();
+    let denied = clerk.create_topic(&name("u"), 1, capturing("#")).await;
+    assert_eq!(refused(denied), (Action::Read, Resource::Subject, "#".into()));
+    assert!(clerk.configure_topic(&name("t"), capturing("secret.*")).await.is_err());
+    let dead = DeadLetter { exchange: Some(name("amq.fanout")), subject: None };
+    let config = QueueConfig { dead_letter: Some(dead), ..QueueConfig::default() };
+    let declaration = QueueDeclaration { config: config.clone(), ..QueueDeclaration::default() };
+    let denied = clerk.create_queue(&name("q"), declaration).await;
+    assert_eq!(refused(denied), (Action::Read, Resource::Queue, "q".into()));
+    clerk.create_queue(&name("q"), QueueDeclaration::default()).await.unwrap();
+    assert!(clerk.configure_queue(&name("q"), config).await.is_err());
+    let spec = ExchangeSpec {
+        namespace: name("default"),
+        name: name("own"),
+        kind: ExchangeKind::Fanout,
+        durable: false,
+        auto_delete: false,
+        internal: false,
+        alternate: Some(name("amq.fanout")),
+        options: Default::default(),
+    };
+    let denied = clerk.create_exchange(spec).await;
+    assert_eq!(refused(denied), (Action::Write, Resource::Exchange, "amq.fanout".into()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rights_count_as_they_are_now() {
+    let f = Fixture::new().await;
+    let write = (Resource::Subject, "a", Action::Write);
+    allow(&f, &[write]).await;
+    let clerk = clerk(&f).await;
+    let publish = || {
+        let (envelope, payload) = message("a", b"x");
+        clerk.batch().publish(Some("amq.topic"), envelope, payload, &NoHeaders).map(|_| ())
+    };
+    let before = clerk.rights();
+    assert!(publish().is_ok() && clerk.rights() == before);
+    allow(&f, &[]).await;
+    assert!(publish().is_err() && clerk.rights() != before);
+    allow(&f, &[write]).await;
+    assert!(publish().is_ok());
+    f.client.delete_user(&name("clerk")).await.unwrap();
+    assert!(publish().is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_log_ins_at_once_take_turns_and_none_is_lost() {
+    let f = Fixture::new().await;
+    allow(&f, &[]).await;
+    let log_in = |password: &'static [u8]| {
+        let broker = f.broker.clone();
+        async move {
+            let credentials = Credentials::Password { user: "clerk", password };
+            broker.authenticate(credentials, IpAddr::from([192, 0, 2, 1])).await.map(|_| ())
+        }
+    };
+    let many: Vec<_> = (0..100).map(|_| tokio::spawn(log_in(b"secret"))).collect();
+    for one in many {
+        assert_eq!(one.await.unwrap(), Ok(()));
+    }
+    // A failure is answered late, and keeps nobody else waiting whose password is known.
+    let wrong = tokio::spawn(log_in(b"wrong"));
+    assert_eq!(log_in(b"secret").await, Ok(()));
+    assert_eq!(wrong.await.unwrap(), Err(AuthenticationError::Wrong));
+    assert_eq!(f.broker.metrics().authentication_failures.value(), 1);
+}

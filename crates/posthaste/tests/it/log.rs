@@ -1,0 +1,112 @@
+//! What the log says of who came and who changed what; and what it never says.
+
+use crate::support::Broker;
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+    time::Duration,
+};
+
+const PASSWORD: &str = "planted-secret-1";
+const WRONG: &str = "planted-secret-2";
+
+fn text(text: &str) -> Vec<u8> {
+    [&u16::try_from(text.len()).unwrap().to_be_bytes()[..], text.as_bytes()].concat()
+}
+
+/// Sends each request, and reads until something comes or the peer has closed.
+fn talk(address: &str, requests: &[Vec<u8>]) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    for request in requests {
+        stream.write_all(request).unwrap();
+        let _ = stream.read(&mut [0; 4096]).unwrap();
+    }
+}
+
+fn kafka(address: &str, user: &str, password: &str) {
+    let request = |key: u16, body: Vec<u8>| {
+        let head = [&key.to_be_bytes()[..], &1u16.to_be_bytes(), &[0; 4], &text("test")].concat();
+        let all = [head, body].concat();
+        [&u32::try_from(all.len()).unwrap().to_be_bytes()[..], &all].concat()
+    };
+    let token = format!("\0{user}\0{password}");
+    let token = [&u32::try_from(token.len()).unwrap().to_be_bytes()[..], token.as_bytes()].concat();
+    talk(address, &[request(17, text("PLAIN")), request(36, token)]);
+}
+
+fn mqtt(address: &str, user: &str, password: &str) {
+    let connect =
+        [&text("MQTT")[..], &[4, 0b1100_0010, 0, 0], &text("client"), &text(user), &text(password)].concat();
+    talk(address, &[[&[0x10, u8::try_from(connect.len()).unwrap()][..], &connect].concat()]);
+}
+
+fn amqp(address: &str, user: &str, password: &str) {
+    let response = format!("\0{user}\0{password}");
+    let start_ok = [
+        &[0, 10, 0, 11, 0, 0, 0, 0, 5][..],
+        b"PLAIN",
+        &u32::try_from(response.len()).unwrap().to_be_bytes(),
+        response.as_bytes(),
+        b"\x05en_US",
+    ]
+    .concat();
+    let size = u32::try_from(start_ok.len()).unwrap().to_be_bytes();
+    let frame = [&[1, 0, 0][..], &size, &start_ok, &[0xce]].concat();
+    talk(address, &[b"AMQP\0\0\x09\x01".to_vec(), frame]);
+}
+
+#[test]
+fn refused_log_ins_and_changes_with_who_did_it_and_never_a_secret() {
+    let all = ["kafka=127.0.0.1:0", "amqp=127.0.0.1:0", "mqtt=127.0.0.1:0", "http=127.0.0.1:0"];
+    let (broker, path) = Broker::start_logged(&all.map(|listen| ["--listen", listen]).concat());
+    broker.run(&["user", "create", "ann", "--administrator", "--new-password", PASSWORD]);
+    let as_ann = ["--user", "ann", "--password", PASSWORD];
+    for arguments in [
+        &["topic", "create", "t"][..],
+        &["topic", "alter", "t", "--retention-ms", "5"],
+        &["topic", "delete", "t"],
+        &["queue", "create", "q"],
+        &["queue", "purge", "q"],
+        &["queue", "delete", "q"],
+        &["exchange", "create", "e"],
+        &["exchange", "delete", "e"],
+        &["namespace", "create", "n"],
+        &["user", "create", "bob", "--new-password", WRONG],
+        &["user", "alter", "bob", "--administrator"],
+        &["user", "delete", "bob"],
+    ] {
+        broker.run(&[arguments, &as_ann].concat());
+    }
+    broker.refused(&["status", "--user", "ann", "--password", WRONG]);
+    kafka(&broker.addresses["kafka"], "ann", WRONG);
+    amqp(&broker.addresses["amqp"], "ann", WRONG);
+    mqtt(&broker.addresses["mqtt"], "ann", WRONG);
+    let log = std::fs::read_to_string(path).unwrap();
+    let has = |parts: &[&str]| {
+        let line = log.lines().any(|line| parts.iter().all(|part| line.contains(part)));
+        assert!(line, "{parts:?} in\n{log}");
+    };
+    for protocol in ["http", "kafka", "amqp", "mqtt"] {
+        let protocol = format!("protocol=\"{protocol}\"");
+        has(&["WARN", "log-in refused", &protocol, "user=\"ann\"", "peer=127.0.0.1", "password is wrong"]);
+    }
+    has(&["created", "by=\"anonymous\"", "kind=\"user\"", "name=\"ann\""]);
+    for (done, kind, name) in [
+        ("created", "topic", "t"),
+        ("changed", "topic", "t"),
+        ("deleted", "topic", "t"),
+        ("created", "queue", "q"),
+        ("purged", "queue", "q"),
+        ("deleted", "queue", "q"),
+        ("created", "exchange", "e"),
+        ("deleted", "exchange", "e"),
+        ("created", "namespace", "n"),
+        ("created", "user", "bob"),
+        ("changed", "user", "bob"),
+        ("deleted", "user", "bob"),
+    ] {
+        has(&[done, "by=\"ann\"", &format!("kind=\"{kind}\""), &format!("name=\"{name}\"")]);
+    }
+    assert!(!log.contains("planted-secret") && !log.contains("argon2"), "{log}");
+}
