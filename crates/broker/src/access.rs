@@ -1,8 +1,8 @@
-//! Rights as types: what reads, appends, routes or settles takes a proof that its caller may, and only the check
-//! makes one.
+//! Rights as types: what reads, appends, routes or settles takes a proof that its caller may, and only the
+//! check makes one.
 //!
-//! A proof says what was allowed when it was made. Whoever holds one for long asks again ([`Client::allow`]) when
-//! the users have changed.
+//! A proof says what was allowed when it was made. Whoever holds one for long asks again ([`Client::allow`])
+//! when the users have changed.
 
 use crate::{client::Client, error::Error, log::PartitionLog};
 use posthaste_engine::catalog::{Action, Partition, Queue, Resource, Topic, User};
@@ -65,16 +65,18 @@ use right::Right;
 /// ```compile_fail
 /// # use posthaste_broker::{Batch, Readable, model::{Envelope, Payload}, engine::catalog::Queue};
 /// # use std::sync::Arc;
-/// fn for_something_else(batch: &mut Batch, queue: &Readable<Arc<Queue>>, envelope: Envelope, payload: Payload) {
-///     batch.enqueue(queue, envelope, payload);
+/// # type Message = (Envelope, Payload);
+/// fn for_something_else(batch: &mut Batch, queue: &Readable<Arc<Queue>>, message: Message) {
+///     batch.enqueue(queue, message.0, message.1);
 /// }
 /// ```
 ///
 /// ```
 /// # use posthaste_broker::{Batch, Client, Error, right, model::{Envelope, Payload}};
-/// fn checked(client: &Client, batch: &mut Batch, envelope: Envelope, payload: Payload) -> Result<(), Error> {
+/// # type Message = (Envelope, Payload);
+/// fn checked(client: &Client, batch: &mut Batch, message: Message) -> Result<(), Error> {
 ///     let queue = client.queue_to::<right::Write>("orders")?;
-///     batch.enqueue(&queue, envelope, payload);
+///     batch.enqueue(&queue, message.0, message.1);
 ///     Ok(())
 /// }
 /// ```
@@ -245,7 +247,8 @@ impl Client {
         Ok(Allowed::new(self.topic(name)?))
     }
 
-    /// What the rights of this moment rest on: whoever has judged something by equal ones need not judge again.
+    /// What the rights of this moment rest on: whoever has judged something by equal ones need not judge it
+    /// again.
     pub fn rights(&self) -> Rights {
         Rights(self.principal().user(&self.broker().shared.catalog_now()).cloned())
     }

@@ -127,8 +127,8 @@ impl Batch {
         Ok(self.take_along(envelope, payload))
     }
 
-    /// As [`Batch::publish`], for a message with further subjects: it goes once to each target that any of them
-    /// leads to, if it may be published under all of them.
+    /// As [`Batch::publish`], for a message with further subjects: it goes once to each target that any of
+    /// them leads to, if it may be published under all of them.
     pub fn publish_under(
         &mut self,
         exchange: Option<&str>,
@@ -242,8 +242,8 @@ impl Batch {
         index
     }
 
-    /// Keeps a message as the last one on its subject, if the client may publish on it; an empty body clears what
-    /// was kept.
+    /// Keeps a message as the last one on its subject, if the client may publish on it; an empty body clears
+    /// what was kept.
     pub fn retain(&mut self, mut envelope: Envelope, payload: Payload) -> Result<u32, Error> {
         if !self.routed.as_ref().is_some_and(|last| last.is(Some(BUS), &envelope.subject)) {
             self.check_right(Some(BUS), &envelope.subject)?;

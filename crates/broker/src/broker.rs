@@ -362,8 +362,8 @@ impl Broker {
         Client::new(self.clone(), principal, namespace, connection)
     }
 
-    /// A handle for what an adapter does of its own: keep sessions, say. `what` names it in the log. Nothing that
-    /// a client wishes is done with it before the client's own right to it was checked.
+    /// A handle for what an adapter does of its own: keep sessions, say. `what` names it in the log. Nothing
+    /// that a client wishes is done with it before the client's own right to it was checked.
     pub fn system_client(&self, what: &'static str, namespace: Name, connection: ConnectionId) -> Client {
         Client::new(self.clone(), Principal::system(what), namespace, connection)
     }

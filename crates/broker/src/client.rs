@@ -1,24 +1,25 @@
 //! What one connection can ask of the broker. Every method checks what its principal may do.
 
+mod consuming;
+mod groups;
+mod sessions;
+
 use crate::{
-    access::{Configurable, Holder, Readable, right},
+    access::{Configurable, right},
     authentication::Principal,
     batch::Batch,
     broker::{Broker, Shared},
     error::{self, Error},
-    thread::{DeliverySink, Input},
 };
 use bytes::Bytes;
 use posthaste_engine::{
-    Catalog, Command, Delivery, Position, Reply,
+    Catalog, Command, Reply,
     catalog::{
         Action, BUS, Binding, CatalogCommand, Exchange, ExchangeSpec, Partition, Queue, QueueConfig,
         Resource, Target, Topic, TopicConfig, User,
     },
-    command::{Consume, Mode, Outcome, Relay, Settle},
-    effect::{HandleState, QueueState, Refusal},
-    event::CommittedOffset,
-    group::{Assignment, GroupState, Join, Joined, Member},
+    command::Mode,
+    effect::QueueState,
 };
 use posthaste_model::{ConnectionId, Envelope, Name, Pattern, Payload, QueueId, ShardId, Subject, TopicId};
 use std::sync::Arc;
@@ -51,9 +52,6 @@ pub struct ConsumeOptions {
     pub exclusive: bool,
     pub priority: i32,
 }
-
-/// An event in the journal has at most this much of a group's offsets.
-const OFFSETS_PER_EVENT: usize = 1_000;
 
 impl Client {
     pub(crate) fn new(
@@ -116,8 +114,8 @@ impl Client {
         self.principal.is_administrator(&self.shared().catalog_now())
     }
 
-    /// Writes down a change that somebody will ask about one day. What goes with a connection, or is the broker's
-    /// own, is written down in detail only.
+    /// Writes down a change that somebody will ask about one day. What goes with a connection, or is the
+    /// broker's own, is written down in detail only.
     fn note(&self, done: &'static str, what: Resource, name: &str, lasting: bool) {
         let (by, namespace, kind) = (self.principal.name(), &self.namespace, error::lower(&what));
         if lasting && !self.principal.is_system() {
@@ -176,7 +174,8 @@ impl Client {
         Ok(())
     }
 
-    /// Who has a topic capture what is published on the bus reads it there: as with a binding, or a subscription.
+    /// Who has a topic capture what is published on the bus reads it there, as with a binding or a
+    /// subscription.
     fn may_capture(&self, config: &TopicConfig, known: &[Pattern]) -> Result<(), Error> {
         let new = || config.captures.iter().filter(|pattern| !known.contains(pattern));
         if new().next().is_none() || self.may(Action::Read, Resource::Exchange, BUS).is_ok() {
@@ -448,225 +447,17 @@ impl Client {
         }
     }
 
-    // ---- publishing and consuming
+    // ---- publishing
 
     /// Begins a batch of publishes.
     pub fn batch(&self) -> Batch {
         Batch::new(self.clone())
     }
 
-    /// Has messages delivered to `sink`, as far as there is credit.
-    pub async fn consume(
-        &self,
-        holder: Holder,
-        options: ConsumeOptions,
-        sink: Arc<dyn DeliverySink>,
-    ) -> Result<(), Error> {
-        let ConsumeOptions { credit, mode, exclusive, priority } = options;
-        let (queue, consumer) = (holder.queue(), holder.consumer());
-        let command = Command::Consume(Consume { queue, consumer, credit, mode, exclusive, priority });
-        let (reply, answer) = tokio::sync::oneshot::channel();
-        let shard = self.shard_of(queue);
-        let input = Input::Consume { shard, command, sink, reply };
-        if !self.shared().input(self.shared().thread_of(shard), input) {
-            return Err(Error::Stopping);
-        }
-        match answer.await {
-            Ok(Reply::Refused(refusal)) => Err(refusal.into()),
-            Ok(_) => Ok(()),
-            Err(_) => Err(Error::Stopping),
-        }
-    }
-
-    fn send(&self, holder: Holder, command: Command) {
-        self.shared().send(self.shard_of(holder.queue()), command);
-    }
-
-    async fn ask(&self, holder: Holder, command: Command) -> Result<Reply, Error> {
-        self.shared().ask(self.shard_of(holder.queue()), command).await
-    }
-
-    fn shard_of(&self, queue: QueueId) -> ShardId {
-        // As the catalog places it; also right for a queue that was deleted meanwhile.
-        self.shared().catalog_now().place(queue.0)
-    }
-
-    /// Lets the holder be handed `add` more.
-    pub fn credit(&self, holder: Holder, add: u32) {
-        let (queue, consumer) = (holder.queue(), holder.consumer());
-        self.send(holder, Command::Credit { queue, consumer, add });
-    }
-
-    pub fn settle(&self, holder: Holder, deliveries: Vec<(u8, Position)>, outcome: Outcome) {
-        self.send(holder, settle(holder, deliveries, outcome, false));
-    }
-
-    /// As [`Client::settle`], which a power cut before the next sync undoes, but returns once it lasts.
-    pub async fn settle_durably(
-        &self,
-        holder: Holder,
-        deliveries: Vec<(u8, Position)>,
-        outcome: Outcome,
-    ) -> Result<(), Error> {
-        self.ask(holder, settle(holder, deliveries, outcome, true)).await.map(|_| ())
-    }
-
-    /// Nothing more is handed out; what the holder has stays leased to it.
-    pub async fn cancel(&self, holder: Holder) {
-        // A queue that is gone has no consumers.
-        let (queue, consumer) = (holder.queue(), holder.consumer());
-        let _ = self.ask(holder, Command::Cancel { queue, consumer }).await;
-    }
-
-    /// Nothing more is handed out, and what the holder has goes back.
-    pub async fn detach(&self, holder: Holder) {
-        let (queue, consumer) = (holder.queue(), holder.consumer());
-        let _ = self.ask(holder, Command::Detach { queue, consumer }).await;
-    }
-
-    /// Gives back what the holder has; it goes on.
-    pub fn recover(&self, holder: Holder) {
-        let (queue, consumer) = (holder.queue(), holder.consumer());
-        self.send(holder, Command::Recover { queue, consumer });
-    }
-
-    /// Takes what is ready at once, up to `count`; also says how many messages are ready beyond that.
-    pub async fn pull(&self, holder: Holder, count: u32, mode: Mode) -> Result<(Vec<Delivery>, u64), Error> {
-        let (queue, consumer) = (holder.queue(), holder.consumer());
-        match self.ask(holder, Command::Pull { queue, consumer, count, mode }).await? {
-            Reply::Deliveries { deliveries, ready } => Ok((deliveries, ready)),
-            _ => Err(Error::Gone),
-        }
-    }
-
-    // ---- groups
-
-    async fn ask_group(&self, group: &Name, action: Action, command: Command) -> Result<Reply, Error> {
-        self.may(action, Resource::Group, group)?;
-        self.shared().ask(self.shard_of_group(group), command).await
-    }
-
-    fn shard_of_group(&self, group: &Name) -> ShardId {
-        self.broker.catalog().shard_of(group)
-    }
-
-    /// Waits until the group's round is complete, which may take as long as its members' rebalance timeouts.
-    pub async fn join_group(&self, join: Join) -> Result<Joined, Error> {
-        let group = join.group.clone();
-        match self.ask_group(&group, Action::Read, Command::Join(Box::new(join))).await? {
-            Reply::Joined(joined) => Ok(*joined),
-            _ => Err(Error::Gone),
-        }
-    }
-
-    /// Waits until the group's leader has divided the work.
-    pub async fn sync_group(
-        &self,
-        group: &Name,
-        member: Member,
-        assignments: Vec<(String, Bytes)>,
-    ) -> Result<Assignment, Error> {
-        let (namespace, name) = (self.namespace.clone(), group.clone());
-        let command = Command::Sync { namespace, group: name, member, assignments };
-        match self.ask_group(group, Action::Read, command).await? {
-            Reply::Assignment(assignment) => Ok(*assignment),
-            _ => Err(Error::Gone),
-        }
-    }
-
-    pub async fn heartbeat(&self, group: &Name, member: Member) -> Result<(), Error> {
-        let (namespace, name) = (self.namespace.clone(), group.clone());
-        self.ask_group(group, Action::Read, Command::Heartbeat { namespace, group: name, member })
-            .await
-            .map(|_| ())
-    }
-
-    /// Each member by id, or by instance name alone; one result for each.
-    pub async fn leave_group(
-        &self,
-        group: &Name,
-        members: Vec<(String, Option<String>)>,
-    ) -> Result<Vec<Result<(), Refusal>>, Error> {
-        let (namespace, name) = (self.namespace.clone(), group.clone());
-        match self.ask_group(group, Action::Read, Command::Leave { namespace, group: name, members }).await? {
-            Reply::Left(results) => Ok(results),
-            _ => Err(Error::Gone),
-        }
-    }
-
-    /// Durable when it returns.
-    pub async fn commit_offsets(
-        &self,
-        group: &Name,
-        member: Option<Member>,
-        offsets: Vec<CommittedOffset>,
-    ) -> Result<(), Error> {
-        for part in offsets.chunks(OFFSETS_PER_EVENT) {
-            let command = Command::CommitOffsets {
-                namespace: self.namespace.clone(),
-                group: group.clone(),
-                member: member.clone(),
-                offsets: part.to_vec(),
-            };
-            self.ask_group(group, Action::Read, command).await?;
-        }
-        Ok(())
-    }
-
-    /// `None` for all that the group has.
-    pub async fn fetch_offsets(
-        &self,
-        group: &Name,
-        partitions: Option<Vec<(TopicId, u32)>>,
-    ) -> Result<Vec<CommittedOffset>, Error> {
-        let (namespace, name) = (self.namespace.clone(), group.clone());
-        let command = Command::FetchOffsets { namespace, group: name, partitions };
-        match self.ask_group(group, Action::Read, command).await? {
-            Reply::Offsets(offsets) => Ok(offsets),
-            _ => Err(Error::Gone),
-        }
-    }
-
-    pub async fn describe_group(&self, group: &Name) -> Result<Option<GroupState>, Error> {
-        let (namespace, name) = (self.namespace.clone(), group.clone());
-        let command = Command::DescribeGroup { namespace, group: name };
-        match self.ask_group(group, Action::Read, command).await? {
-            Reply::Group(state) => Ok(state.map(|state| *state)),
-            _ => Err(Error::Gone),
-        }
-    }
-
-    /// The groups of the namespace that the principal may see.
-    pub async fn list_groups(&self) -> Result<Vec<GroupState>, Error> {
-        let mut all = Vec::new();
-        for shard in 0..self.broker.catalog().shards() {
-            let command = Command::ListGroups { namespace: self.namespace.clone() };
-            if let Reply::Groups(groups) = self.shared().ask(ShardId(shard), command).await? {
-                all.extend(
-                    groups.into_iter().filter(|g| self.may(Action::Read, Resource::Group, &g.group).is_ok()),
-                );
-            }
-        }
-        all.sort_by(|a, b| a.group.cmp(&b.group));
-        Ok(all)
-    }
-
-    pub async fn delete_group(&self, group: &Name) -> Result<(), Error> {
-        let (namespace, name) = (self.namespace.clone(), group.clone());
-        let command = Command::DeleteGroup { namespace, group: name };
-        self.ask_group(group, Action::Configure, command).await.map(|_| ())
-    }
-
-    pub async fn forget_offsets(&self, group: &Name, partitions: Vec<(TopicId, u32)>) -> Result<(), Error> {
-        let (namespace, name) = (self.namespace.clone(), group.clone());
-        let command = Command::ForgetOffsets { namespace, group: name, partitions };
-        self.ask_group(group, Action::Configure, command).await.map(|_| ())
-    }
-
     // ---- retained messages
 
-    /// Up to `max` retained messages that match, in order of subjects, behind `after`. As with subscriptions, the
-    /// right is that to read the pattern: `named`, as permissions name subjects.
+    /// Up to `max` retained messages that match, in order of subjects, behind `after`. As with subscriptions,
+    /// the right is that to read the pattern: `named`, as permissions name subjects.
     pub fn retained(
         &self,
         named: &str,
@@ -680,95 +471,6 @@ impl Client {
         found.retain(|(envelope, _)| envelope.expires.is_none_or(|at| at > now));
         Ok(found)
     }
-
-    // ---- durable sessions
-
-    /// Takes a message with an id of the publisher's choice exactly once; false when it had been taken
-    /// before. The broker publishes it itself. Durable when it returns.
-    pub async fn receive(
-        &self,
-        session: Holder,
-        id: u32,
-        exchange: Option<Name>,
-        mut envelope: Envelope,
-        payload: Payload,
-    ) -> Result<bool, Error> {
-        let named = if exchange.as_deref() == Some(BUS) {
-            self.may(Action::Write, Resource::Subject, &envelope.subject.to_dotted())
-        } else {
-            self.may(Action::Write, Resource::Exchange, exchange.as_deref().unwrap_or_default())
-        };
-        named?;
-        envelope.origin = self.connection;
-        let (to, live) = crate::outbox::destinations(
-            &self.broker,
-            &self.namespace,
-            exchange.as_deref(),
-            &envelope,
-            &payload,
-        );
-        let relay = Box::new(Relay { to, live, envelope, payload });
-        let reply = self.ask(session, Command::Receive { queue: session.queue(), id, relay }).await?;
-        Ok(!matches!(reply, Reply::Duplicate { .. }))
-    }
-
-    pub async fn forget(&self, session: Holder, id: u32) -> Result<(), Error> {
-        self.ask(session, Command::Forget { queue: session.queue(), id }).await.map(|_| ())
-    }
-
-    /// Gives deliveries handles that outlive the connection. Durable when it returns.
-    pub async fn assign_handles(
-        &self,
-        session: Holder,
-        handles: Vec<(u8, Position, u32)>,
-    ) -> Result<(), Error> {
-        let (queue, consumer) = (session.queue(), session.consumer());
-        self.ask(session, Command::AssignHandles { queue, consumer, handles }).await.map(|_| ())
-    }
-
-    /// The reader has the message; the handle is still taken. Durable when it returns.
-    pub async fn settle_handle(&self, session: Holder, handle: u32) -> Result<(), Error> {
-        self.ask(session, Command::SettleHandle { queue: session.queue(), handle }).await.map(|_| ())
-    }
-
-    pub async fn free_handle(&self, session: Holder, handle: u32) -> Result<(), Error> {
-        self.ask(session, Command::FreeHandle { queue: session.queue(), handle }).await.map(|_| ())
-    }
-
-    /// The handles in use and the ids received.
-    pub async fn session_state(&self, session: Holder) -> Result<(Vec<HandleState>, Vec<u32>), Error> {
-        match self.ask(session, Command::SessionState { queue: session.queue() }).await? {
-            Reply::Session { handles, received } => Ok((handles, received)),
-            _ => Err(Error::Gone),
-        }
-    }
-
-    // ---- live readers
-
-    /// Has messages that reach `queue` through transient bindings handed to `sink`.
-    pub fn attach_live(&self, queue: &Readable<Arc<Queue>>, sink: Arc<dyn crate::LiveSink>) {
-        let shared = self.shared();
-        let _one_at_a_time = shared.live_change.lock();
-        let mut live = (**shared.live.load()).clone();
-        live.insert(queue.id, sink);
-        shared.live.store(Arc::new(live));
-    }
-
-    /// Ends that, unless another sink has taken its place.
-    pub fn detach_live(&self, queue: &Readable<Arc<Queue>>, sink: &Arc<dyn crate::LiveSink>) {
-        let shared = self.shared();
-        let _one_at_a_time = shared.live_change.lock();
-        let mut live = (**shared.live.load()).clone();
-        if live.get(&queue.id).is_some_and(|known| Arc::ptr_eq(known, sink)) {
-            live.remove(&queue.id);
-            shared.live.store(Arc::new(live));
-        }
-    }
-}
-
-fn settle(holder: Holder, deliveries: Vec<(u8, Position)>, outcome: Outcome, lasting: bool) -> Command {
-    let (queue, consumer) = (holder.queue(), holder.consumer());
-    Command::Settle(Settle { queue, consumer, deliveries, outcome, lasting })
 }
 
 fn missing(target: &Target) -> Error {

@@ -1,10 +1,10 @@
 //! Who is let in, and how much of the broker a stranger may use up meanwhile. The one place where log-ins are
 //! checked, slowed down after failures, and written to the log when they are refused.
 //!
-//! A password that was right before costs no more than a digest. Anything else takes its turn: so many at a time
-//! from one place, so many on threads that do nothing but hash passwords. A failure is answered late, the later the
-//! more of them there were from that place or for that user; a success never waits for the failures of others, but
-//! for its turn. So nobody can lock a user out, and guessing costs time.
+//! A password that was right before costs no more than a digest. Anything else takes its turn: so many at a
+//! time from one place, so many on threads that do nothing but hash passwords. A failure is answered late,
+//! the later the more of them there were from that place or for that user; a success waits for its turn only.
+//! So nobody can lock a user out, and guessing costs time.
 
 use crate::{
     Broker, Error,
@@ -82,8 +82,8 @@ struct Lines {
     since: Timestamp,
 }
 
-/// Threads that hash passwords, at most as many as there are cores, so that strangers keep neither the disk's nor
-/// the connections' threads busy.
+/// Threads that hash passwords, as many as there are cores, so that strangers keep neither the disk's nor the
+/// connections' threads busy.
 #[derive(Default)]
 struct Hashing {
     jobs: OnceLock<Mutex<mpsc::Sender<Job>>>,
@@ -315,7 +315,7 @@ impl Broker {
         error
     }
 
-    /// Writes down that somebody was not let in, also where the protocol itself saw why; `reason` holds no secret.
+    /// Writes down that somebody was not let in, also where the protocol saw why; `reason` is no secret.
     pub fn log_in_refused(
         &self,
         protocol: &'static str,

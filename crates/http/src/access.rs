@@ -9,8 +9,8 @@ use hyper::{
 use posthaste_broker::{AuthenticationError, Broker, Credentials, Principal};
 use std::net::{IpAddr, SocketAddr};
 
-/// Refuses what a web page in somebody's browser asks for, whatever it is: a page of another origin, and one that
-/// its own name server has moved to this machine (DNS rebinding). Programs that are no browsers send none of this.
+/// Refuses what a web page in somebody's browser asks for, whatever it is: a page of another origin, and one
+/// that its own name server has moved to this machine (DNS rebinding). Other programs send none of this.
 ///
 /// # Errors
 /// 403.

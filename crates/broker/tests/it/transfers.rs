@@ -53,7 +53,7 @@ fn narrow(config: &mut QueueConfig) {
 
 async fn fill(client: &Client, of: &str, messages: usize) {
     let mut batch = client.batch();
-    let queue = client.queue(of).unwrap();
+    let queue = client.queue_to(of).unwrap();
     for n in 0..messages {
         let (envelope, payload) = message(of, n.to_string().as_bytes());
         batch.enqueue(&queue, envelope, payload);
@@ -63,19 +63,11 @@ async fn fill(client: &Client, of: &str, messages: usize) {
 
 /// Rejects all that is ready; the answer is there when it lasts.
 async fn reject_all(client: &Client, of: &str) {
-    let queue = client.queue(of).unwrap();
-    let consumer = client.broker().next_consumer();
-    let (deliveries, left) = client.pull(&queue, consumer, u32::MAX, Mode::Lease).await.unwrap();
+    let holder = hold(client, &client.queue(of).unwrap());
+    let (deliveries, left) = client.pull(holder, u32::MAX, Mode::Lease).await.unwrap();
     assert_eq!(left, 0);
     let deliveries = deliveries.iter().map(|d| (d.lane, d.position)).collect();
-    client
-        .settle_durably(queue.id, consumer, deliveries, Outcome::Reject(DeathReason::Rejected))
-        .await
-        .unwrap();
-}
-
-async fn ready(client: &Client, of: &str) -> u64 {
-    client.queue_state(of).await.unwrap().ready
+    client.settle_durably(holder, deliveries, Outcome::Reject(DeathReason::Rejected)).await.unwrap();
 }
 
 async fn until_ready(client: &Client, of: &str, count: u64) {
@@ -92,14 +84,14 @@ async fn until_ready(client: &Client, of: &str, count: u64) {
 /// Takes the next message off a queue for good.
 async fn take(client: &Client, of: &str) -> String {
     until_ready(client, of, 1).await;
-    let (queue, consumer) = (client.queue(of).unwrap(), client.broker().next_consumer());
-    let (deliveries, _) = client.pull(&queue, consumer, 1, Mode::Settled).await.unwrap();
+    let holder = hold(client, &client.queue(of).unwrap());
+    let (deliveries, _) = client.pull(holder, 1, Mode::Settled).await.unwrap();
     bodies(&client.broker().resolve(deliveries).await).remove(0)
 }
 
 /// Takes a message with an id, for the bus.
 async fn relay(client: &Client, session: &str, id: u32, subject: &str, body: &str) {
-    let session = client.queue(session).unwrap().id;
+    let session = hold(client, &client.queue(session).unwrap());
     let (envelope, payload) = message(subject, body.as_bytes());
     assert!(client.receive(session, id, Some(name(BUS)), envelope, payload).await.unwrap());
 }
@@ -172,7 +164,7 @@ async fn a_full_queue_holds_up_a_topic_for_itself_only() {
             let mut batch = client.batch();
             let (_, payload) = message("orders", n.to_string().as_bytes());
             let append = AppendBatch { span: 1, timestamp: Timestamp(1), sequence: None, payload };
-            batch.append(topic.partitions[0], append);
+            batch.append(part(client, &topic, 0), append);
             submit(batch).await;
         }
     };
@@ -214,8 +206,9 @@ async fn what_is_sent_again_goes_where_it_went() {
         take(&f.client, "dead").await;
     }
     let mut in_topic = 0;
-    for partition in &f.client.topic("log").unwrap().partitions {
-        in_topic += f.client.log(partition.id).unwrap().end();
+    let topic = f.client.topic("log").unwrap();
+    for partition in 0..topic.partitions.len() {
+        in_topic += log_of(&f.client, &topic, partition).end();
     }
     assert_eq!((in_topic, ready(&f.client, "late").await), (20, 0));
 }
@@ -266,12 +259,12 @@ async fn a_delete_is_whole_or_did_not_happen_wherever_the_power_goes() {
         queue(&client, "work", |_| {}).await;
         fill(&client, "work", 10).await;
         client.create_topic(&name("log"), 2, TopicConfig::default()).await.unwrap();
-        let partitions = client.topic("log").unwrap().partitions.clone();
-        for partition in &partitions {
+        let topic = client.topic("log").unwrap();
+        for partition in 0..topic.partitions.len() {
             let (_, payload) = message("log", b"kept");
             let mut batch = client.batch();
             let append = AppendBatch { span: 10, timestamp: Timestamp(1), sequence: None, payload };
-            batch.append(*partition, append);
+            batch.append(part(&client, &topic, partition), append);
             submit(batch).await;
         }
         disk.cut_power_after(operations);
@@ -289,8 +282,8 @@ async fn a_delete_is_whole_or_did_not_happen_wherever_the_power_goes() {
         }
         let topic_left = client.topic("log").is_ok();
         if topic_left {
-            for partition in &partitions {
-                assert_eq!(client.log(partition.id).unwrap().end(), 10, "after {operations} operations");
+            for partition in 0..topic.partitions.len() {
+                assert_eq!(log_of(&client, &topic, partition).end(), 10, "after {operations} operations");
             }
         }
         outcomes.insert((queue_left, topic_left));

@@ -128,7 +128,7 @@ async fn no_get_changes_anything_and_no_page_of_another_origin_is_answered() {
             let response = f.connect().await.request(method, &path, None, &headers).await;
             assert_eq!(response.status, 403, "{method} {path} {headers}");
         }
-        // Also where the path has no GET: an image tag asks everywhere. A stream goes on, so only its head is read.
+        // Also where the path has no GET: an image tag asks everywhere. Of a stream only the head is read.
         let mut connection = f.connect().await;
         connection.start("GET", &path, None, "").await;
         let head = connection.read_head().await;
