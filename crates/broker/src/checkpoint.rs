@@ -376,7 +376,7 @@ impl<'a> Mover<'a> {
             };
             let Some(last) = entries.last() else { break };
             from = last.offset + u64::from(last.span.max(1));
-            for entry in entries {
+            for entry in entries.into_iter().take_while(|entry| entry.offset < run.end) {
                 self.room()?;
                 let id = SegmentId(self.next_segment);
                 let writer = self.writer.get_or_insert_with(|| self.storage.segments.writer(id));

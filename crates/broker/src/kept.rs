@@ -6,8 +6,9 @@ use crate::{
     log::Chunk,
     open::Recovered,
 };
+use posthaste_engine::Event;
 use posthaste_storage::journal::{FileExtent, Journal, Lsn};
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, ops::Range};
 
 /// Entries in kept files, over all. Each takes up to 8 bytes in checkpoints, and less of memory.
 const ENTRIES_MAX: u64 = 1 << 20;
@@ -103,6 +104,15 @@ impl Kept {
     }
 }
 
+/// The streams that an event closes.
+pub(crate) fn closed_by(event: &Event) -> Range<u64> {
+    match event {
+        Event::PartitionClosed { partition } => partition.0..partition.0 + 1,
+        Event::QueueClosed { queue, lanes } => queue.0..queue.0 + u64::from(*lanes),
+        _ => 0..0,
+    }
+}
+
 impl Recovered {
     /// Readers find what the checkpoint knows the places of.
     pub fn index_places(&mut self) {
@@ -116,6 +126,15 @@ impl Recovered {
             let log = self.logs.find_or_add(stream);
             log.extend(covered);
             log.restore(runs, kept);
+        }
+    }
+
+    /// The places of messages go with their stream: one that is opened again under its number begins anew.
+    pub fn forget_places(&mut self, streams: Range<u64>) {
+        for stream in streams {
+            self.logs.remove(stream);
+            self.covered.remove(&stream);
+            self.kept.remove(&stream);
         }
     }
 
@@ -149,6 +168,50 @@ impl Recovered {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{environment::Work, record};
+    use posthaste_engine::event::PartitionSpec;
+    use posthaste_model::{Format, PartitionId, Payload, Timestamp, TopicId};
+    use posthaste_storage::{
+        journal::RecordRef,
+        segment::{Run, SegmentId},
+    };
+
+    /// As the journal tells of it.
+    fn replay(recovered: &mut Recovered, lsn: u64, event: Event) {
+        let mut head = vec![0];
+        event.encode(&mut head);
+        assert!(record::decode(&head).is_ok());
+        let record = RecordRef { shard: 0, joined: false, head: &head, body: &[] };
+        recovered.replay(Lsn(lsn), record);
+    }
+
+    #[test]
+    fn a_partition_that_is_opened_again_has_no_place_of_before() {
+        let partition = PartitionId(7);
+        let mut recovered = Recovered::new(1, Work::Here);
+        let (stream, segment) = (partition.0, SegmentId(4));
+        let (entries, bytes, position, max_timestamp) = (4, 400, 0, 5);
+        let run = Run { segment, stream, first: 2, end: 6, entries, bytes, position, max_timestamp };
+        recovered.runs.insert(stream, vec![run]);
+        recovered.kept.insert(stream, vec![Chunk::new(1, 5, Lsn(800), 100)]);
+        recovered.index_places();
+        replay(&mut recovered, 9_000, Event::PartitionClosed { partition });
+        let spec = PartitionSpec { topic: TopicId(7), index: 0, sync: true };
+        replay(&mut recovered, 9_100, Event::PartitionOpened { partition, spec });
+        for offset in 0..3 {
+            let payload = Payload { format: Format(3), head: Default::default(), body: Default::default() };
+            let (span, timestamp, producer, envelope) = (1, Timestamp(0), None, None);
+            let appended =
+                Event::Appended { partition, offset, span, timestamp, producer, envelope, payload };
+            replay(&mut recovered, 9_200 + 80 * offset, appended);
+        }
+        let log = recovered.logs.find(stream).expect("the new partition's log");
+        assert_eq!(log.runs(), []);
+        let places: Vec<_> = log.in_journal(Lsn(u64::MAX)).map(|place| (place.offset, place.lsn.0)).collect();
+        assert_eq!(places, [(0, 9_200), (1, 9_280), (2, 9_360)]);
+        assert_eq!(log.end(), 3);
+        assert!(recovered.kept.is_empty());
+    }
 
     const FILE: u64 = 1_000;
 

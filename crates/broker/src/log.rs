@@ -394,7 +394,7 @@ impl PartitionLog {
         Ok(Some(entries))
     }
 
-    /// Records where entries are. They come in order.
+    /// Records where entries are, in order. Offsets that are given out again are those of what comes last.
     pub(crate) fn add(&self, entries: impl IntoIterator<Item = JournalEntry>) {
         let mut index = self.index.write();
         entries.into_iter().for_each(|entry| index.add(&entry));
@@ -443,9 +443,7 @@ impl PartitionLog {
 
     /// Begins with what a checkpoint tells.
     pub(crate) fn restore(&self, runs: &[Run], chunks: &[Chunk]) {
-        let mut index = self.index.write();
-        index.runs.extend(runs);
-        index.chunks.extend(chunks.iter().cloned());
+        self.index.write().restore(runs, chunks);
     }
 
     /// The entries of some runs are in others now.
@@ -454,7 +452,7 @@ impl PartitionLog {
     }
 
     pub(crate) fn runs(&self) -> Vec<Run> {
-        self.index.read().runs.iter().copied().collect()
+        self.index.read().runs().copied().collect()
     }
 
     /// The start offset at which retention by age and size would have it begin.

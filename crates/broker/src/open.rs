@@ -9,6 +9,7 @@ use crate::{
     environment::{Clock, Work, default_threads},
     home::{Home, Place},
     inbox::{self, Inbox, inbox},
+    kept::closed_by,
     log::{Chunk, JournalEntry, Logs, Storage},
     outbox,
     record::{self, StoredAt, stored_at},
@@ -476,6 +477,7 @@ impl Recovered {
             event.set_body(bytes::Bytes::copy_from_slice(record.body));
         }
         let index = usize::from(record.shard);
+        self.forget_places(closed_by(&event));
         if self.meta.shards.get(index).is_some_and(|from| lsn >= *from) {
             self.follow(index, &event);
             if let Some(shard) = self.shards.get_mut(index) {

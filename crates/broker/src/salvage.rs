@@ -5,6 +5,7 @@ use crate::{
     change::queue_spec,
     checkpoint::{key, stream_key},
     damage::{Damage, DamageKind, object_of},
+    kept::closed_by,
     log::Chunk,
     open::{OpenError, Recovered},
     record::{self, StoredAt, stored_at, stream_of},
@@ -25,6 +26,7 @@ use posthaste_storage::{
 };
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    ops::Range,
     sync::Arc,
 };
 
@@ -87,16 +89,9 @@ impl Recovered {
             Event::PartitionOpened { partition, .. } => {
                 self.followed.next.entry(partition.0).or_insert(0);
             }
-            Event::PartitionClosed { partition } => {
-                self.followed.next.remove(&partition.0);
-            }
             Event::QueueOpened { queue, spec } if spec.over.is_none() => self.opened(*queue, spec),
-            Event::QueueClosed { queue, .. } => {
-                for lane in 0..=u8::MAX {
-                    if self.followed.next.remove(&stream_of(*queue, lane)).is_none() {
-                        break;
-                    }
-                }
+            Event::PartitionClosed { .. } | Event::QueueClosed { .. } => {
+                self.followed.closed(closed_by(event));
             }
             Event::Appended { partition, offset, span, .. } => {
                 self.reopen_partition(shard, *partition);
@@ -306,7 +301,9 @@ impl Recovered {
     /// Puts together again what a damaged checkpoint lacks: places of messages from the segments' own
     /// footers, objects from the catalog, and what they hold from the messages themselves.
     fn rebuild(&mut self, lost: &[LostKeys], segments: &Segments, in_journal: &[InJournal]) {
-        for (id, _) in segments.list() {
+        // What a later checkpoint wrote that was not finished, the journal's replay tells of, all of it.
+        let written = segments.list().into_iter().filter(|(id, _)| id.0 < self.meta.next_segment);
+        for (id, _) in written.collect::<Vec<_>>() {
             for run in segments.runs(id).unwrap_or_default() {
                 if lost.iter().any(|lost| lost.covers(&stream_key(run.stream))) {
                     let known = self.runs.entry(run.stream).or_default();
@@ -521,6 +518,15 @@ impl Recovered {
 }
 
 impl Followed {
+    /// What was in them is not missed.
+    fn closed(&mut self, streams: Range<u64>) {
+        for stream in streams.clone() {
+            self.next.remove(&stream);
+        }
+        self.gaps.retain(|(stream, ..)| !streams.contains(stream));
+        self.missing.retain(|run| !streams.contains(&run.stream));
+    }
+
     /// Offsets from `from` to `to` are there, or were.
     fn came(&mut self, stream: u64, from: u64, to: u64) {
         let Some(next) = self.next.get_mut(&stream) else { return };
@@ -563,4 +569,35 @@ fn partition_spec(topic: &Topic, index: usize) -> PartitionSpec {
 
 fn recovered_name(kind: &str, id: u64) -> Name {
     Name::new(&format!("recovered.{kind}.{id}")).unwrap_or(Name::constant("recovered"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::environment::Work;
+
+    #[test]
+    fn the_end_of_a_queue_is_none_of_what_has_the_numbers_behind_it() {
+        let mut recovered = Recovered::new(1, Work::Here);
+        let (queue, partition) = (QueueId(1), PartitionId(2));
+        let spec = QueueSpec {
+            namespace: Name::constant("default"),
+            name: Name::constant("q"),
+            streams: vec![1],
+            config: QueueConfig::default(),
+            durable: true,
+            auto_delete: false,
+            over: None,
+        };
+        let partition_spec = PartitionSpec { topic: TopicId(2), index: 0, sync: true };
+        for event in [
+            Event::QueueOpened { queue, spec },
+            Event::PartitionOpened { partition, spec: partition_spec },
+            Event::QueueClosed { queue, lanes: 1 },
+        ] {
+            recovered.follow(0, &event);
+            recovered.apply(0, &event);
+        }
+        assert_eq!(recovered.followed.next, HashMap::from([(2, 0)]));
+    }
 }

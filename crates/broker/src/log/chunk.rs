@@ -98,8 +98,18 @@ impl Chunk {
         if self.last().1 < below {
             return self.clone();
         }
+        self.first(|(_, lsn)| *lsn < below)
+    }
+
+    /// What lies before the offset `before`; the first entry does.
+    pub fn part_before(&self, before: u64) -> Chunk {
+        self.first(|(offset, _)| *offset < before)
+    }
+
+    /// The first entry, and those behind it for as long as they are `wanted`.
+    fn first(&self, wanted: impl Fn(&(u64, Lsn)) -> bool) -> Chunk {
         let mut part = Chunk::new(self.offset, self.timestamp, self.lsn, 0);
-        for (offset, lsn) in self.places().skip(1).take_while(|(_, lsn)| *lsn < below) {
+        for (offset, lsn) in self.places().skip(1).take_while(wanted) {
             part.append(offset, lsn);
         }
         part.bytes = self.mean_bytes().saturating_mul(u64::from(part.count));

@@ -6,11 +6,12 @@ use posthaste_model::Timestamp;
 use posthaste_storage::{journal::Lsn, segment::Run};
 use std::collections::VecDeque;
 
-/// Both parts in order of offsets. No chunk begins before a run and ends behind it.
+/// Both parts in order of offsets. No chunk begins before a run and ends behind it, and no offset has two
+/// places: what comes in goes behind all that is there.
 #[derive(Default)]
 pub(super) struct Index {
-    pub runs: VecDeque<Run>,
-    pub chunks: VecDeque<Chunk>,
+    runs: VecDeque<Run>,
+    chunks: VecDeque<Chunk>,
 }
 
 /// Entries looked up at a time.
@@ -62,13 +63,67 @@ impl Index {
         (found, each)
     }
 
-    /// Records where an entry is. Entries come in order.
+    /// Begins with what a checkpoint tells. What overlaps with what comes before it is left out, and of what
+    /// has two places the one in a segment counts: a damaged checkpoint may tell of both.
+    pub fn restore(&mut self, runs: &[Run], chunks: &[Chunk]) {
+        let mut runs: Vec<Run> = runs.to_vec();
+        runs.sort_by_key(|run| run.first);
+        for run in runs {
+            if run.first < run.end && self.runs.back().is_none_or(|last| last.end <= run.first) {
+                self.runs.push_back(run);
+            }
+        }
+        for chunk in chunks {
+            let next = self.chunks.back().map_or(0, |last| last.last().0.saturating_add(1));
+            let run = self.runs.get(self.runs.partition_point(|run| run.end <= chunk.offset));
+            if chunk.offset >= next && run.is_none_or(|run| run.first > chunk.last().0) {
+                self.chunks.push_back(chunk.clone());
+                continue;
+            }
+            for (offset, lsn) in chunk.places().skip_while(|(offset, _)| *offset < next) {
+                self.push_between(offset, chunk.timestamp, lsn, chunk.mean_bytes());
+            }
+        }
+    }
+
+    /// Notes an entry behind the last one in the journal, unless it is in a run.
+    fn push_between(&mut self, offset: u64, timestamp: i64, lsn: Lsn, bytes: u64) {
+        let run = self.runs.partition_point(|run| run.end <= offset);
+        if self.runs.get(run).is_some_and(|run| run.first <= offset) {
+            return;
+        }
+        let before = run.checked_sub(1).and_then(|at| self.runs.get(at)).map_or(0, |run| run.end);
+        let last = self.chunks.back_mut().filter(|chunk| chunk.offset >= before && chunk.last().0 < offset);
+        if !last.is_some_and(|chunk| chunk.push(offset, timestamp, lsn, bytes)) {
+            self.chunks.push_back(Chunk::new(offset, timestamp, lsn, bytes));
+        }
+    }
+
+    /// Records where an entry is. Entries come in order; one that does not follows from offsets that are
+    /// given out again, and what had them is not this log's any more.
     pub fn add(&mut self, entry: &JournalEntry) {
         let JournalEntry { offset, timestamp, lsn, bytes } = *entry;
         let last_run = self.runs.back().map_or(0, |run| run.end);
+        if offset < last_run || self.chunks.back().is_some_and(|chunk| offset <= chunk.last().0) {
+            self.cut(offset);
+            return self.add(entry);
+        }
         let last = self.chunks.back_mut().filter(|chunk| chunk.offset >= last_run);
         if !last.is_some_and(|chunk| chunk.push(offset, timestamp, lsn, bytes)) {
             self.chunks.push_back(Chunk::new(offset, timestamp, lsn, bytes));
+        }
+    }
+
+    /// Forgets what is at `from` and behind.
+    fn cut(&mut self, from: u64) {
+        while self.runs.pop_back_if(|run| run.first >= from).is_some() {}
+        if let Some(run) = self.runs.back_mut() {
+            // Its bytes still have more; readers stop at its end.
+            run.end = run.end.min(from);
+        }
+        while self.chunks.pop_back_if(|chunk| chunk.offset >= from).is_some() {}
+        if let Some(chunk) = self.chunks.back_mut().filter(|chunk| chunk.last().0 >= from) {
+            *chunk = chunk.part_before(from);
         }
     }
 
@@ -160,6 +215,10 @@ impl Index {
         places.windows(2).all(|pair| matches!(pair, [(_, end), (next, _)] if end <= next))
     }
 
+    pub fn runs(&self) -> impl Iterator<Item = &Run> {
+        self.runs.iter()
+    }
+
     /// The entries of some runs are in others now.
     pub fn replaced(&mut self, old: &[Run], new: Vec<Run>) {
         self.runs.retain(|run| !old.contains(run));
@@ -209,6 +268,53 @@ impl Index {
 mod tests {
     use super::*;
     use posthaste_storage::segment::SegmentId;
+
+    fn run(first: u64, end: u64) -> Run {
+        let (segment, stream, entries, bytes) = (SegmentId(1), 1, end - first, 100 * (end - first));
+        Run { segment, stream, first, end, entries, bytes, position: 0, max_timestamp: 0 }
+    }
+
+    fn chunk(offsets: std::ops::Range<u64>) -> Chunk {
+        let mut chunk = Chunk::new(offsets.start, 0, Lsn(800 + 8 * offsets.start), 8);
+        assert!(offsets.skip(1).all(|offset| chunk.push(offset, 0, Lsn(800 + 8 * offset), 8)));
+        chunk
+    }
+
+    /// Offsets and ends of runs, and the offsets that lie in the journal.
+    fn places(index: &Index) -> (Vec<(u64, u64)>, Vec<u64>) {
+        let in_journal = index.chunks.iter().flat_map(Chunk::places).map(|(offset, _)| offset);
+        (index.runs.iter().map(|run| (run.first, run.end)).collect(), in_journal.collect())
+    }
+
+    #[test]
+    fn an_offset_that_is_given_out_again_has_its_last_place_only() {
+        for offset in 0..14 {
+            let mut index = Index::default();
+            index.restore(&[run(0, 2), run(5, 9)], &[chunk(2..5), chunk(9..12)]);
+            index.add(&JournalEntry { offset, timestamp: 0, lsn: Lsn(9_000), bytes: 8 });
+            assert!(index.is_in_order(), "{offset}");
+            let (runs, in_journal) = places(&index);
+            let expected: Vec<_> =
+                [(0, 2), (5, 9)].iter().filter(|r| r.0 < offset).map(|r| (r.0, r.1.min(offset))).collect();
+            assert_eq!(runs, expected, "{offset}");
+            let expected: Vec<_> = (2..5).chain(9..12).filter(|at| *at < offset).chain([offset]).collect();
+            assert_eq!(in_journal, expected, "{offset}");
+            match index.place(offset, u64::MAX, offset + 1) {
+                Place::Journal { entries, .. } => assert_eq!(entries.last(), Some(&(offset, Lsn(9_000)))),
+                _ => panic!("{offset} is not where it was put last"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_checkpoint_that_tells_of_two_places_for_an_offset_is_put_in_order() {
+        let mut index = Index::default();
+        index.restore(&[run(4, 8), run(0, 2), run(7, 9)], &[chunk(1..6), chunk(5..7), chunk(7..11)]);
+        assert!(index.is_in_order());
+        assert_eq!(places(&index), (vec![(0, 2), (4, 8)], vec![2, 3, 8, 9, 10]));
+        // No chunk reaches over a run.
+        assert_eq!(index.chunks.iter().map(|chunk| chunk.offset).collect::<Vec<_>>(), [2, 8]);
+    }
 
     #[test]
     fn checkpoints_are_told_of_everything_below_part_by_part() {

@@ -17,8 +17,7 @@ impl PartitionLog {
         let (from, entries_max) = self.extent(range);
         let read = storage.segments.read_now(run, from, max_bytes, entries_max)?;
         // What has nothing here, whoever reads the disk finds out.
-        Some(read.into_iter().filter_map(|e| entry_of(&e.head, e.body)).collect::<Vec<_>>())
-            .filter(|entries| !entries.is_empty())
+        Some(entries_of(run, read)).filter(|entries| !entries.is_empty())
     }
 
     /// Where in a segment to begin, and how many entries to read.
@@ -38,7 +37,7 @@ impl PartitionLog {
     ) -> Result<Vec<LogEntry>, Fault> {
         let (from, entries_max) = self.extent(range);
         match storage.segments.read(run, from, max_bytes, entries_max) {
-            Ok(read) => Ok(read.into_iter().filter_map(|e| entry_of(&e.head, e.body)).collect()),
+            Ok(read) => Ok(entries_of(run, read)),
             Err(segment::ReadError::Damaged { segment, from, resume, .. }) => {
                 if let Some(logs) = self.logs.upgrade() {
                     let damage = Damage::of_segment(segment, "damaged segment");
@@ -49,4 +48,10 @@ impl PartitionLog {
             Err(error) => Err(Fault::Io(error.to_string())),
         }
     }
+}
+
+/// A run may have been cut short: what lies behind its end was given up.
+fn entries_of(run: &Run, read: Vec<segment::Entry>) -> Vec<LogEntry> {
+    let own = read.into_iter().take_while(|entry| entry.offset < run.end);
+    own.filter_map(|entry| entry_of(&entry.head, entry.body)).collect()
 }
