@@ -4,7 +4,8 @@
 //! been read. What each rule allows is what the protocol promises: an acknowledged message may be delivered twice by
 //! AMQP or with QoS 1, but the second delivery says so; it is never gone, changed, or before its predecessor.
 
-use crate::message::Id;
+use crate::{clients::undertaker::Buried, message::Id, topology};
+use posthaste_broker::{Damage, DamageKind};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::{self, Write},
@@ -29,13 +30,23 @@ pub enum Repeats {
     Never,
 }
 
+/// What becomes of a message when it was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It stays in all its places until it is taken there.
+    Stays,
+    /// It may move on or be gone: a consumer may reject it, or it asked for no durability.
+    Dies,
+    /// Whoever sent it knows; what is to be found in the end comes in a [`Buried`].
+    Apart,
+}
+
 struct Published {
     places: Vec<Place>,
     repeats: Repeats,
     attempts: u32,
     acknowledged: bool,
-    /// It may move on or be gone: a consumer may reject it, or it asked for no durability.
-    dies: bool,
+    fate: Fate,
 }
 
 #[derive(Default)]
@@ -50,6 +61,44 @@ struct InQueue {
 /// A consumer's or reader's place in the order of each publisher.
 pub type Order = BTreeMap<u32, u32>;
 
+/// What the broker said of damage, over all starts.
+#[derive(Default)]
+struct ToldDamage {
+    told: BTreeSet<String>,
+    /// Missing messages.
+    messages: u64,
+    /// Messages that may be in records of which nobody knows what they were.
+    records: u64,
+    /// What was settled or committed may be lost, or a message's number.
+    state: bool,
+    /// Queues and topics may have lost their names.
+    names: bool,
+}
+
+/// Octets that a message takes in the journal, at least.
+const MESSAGE_OCTETS_MIN: u64 = 64;
+/// Of small messages so many lie in the 32 KiB of a segment that a damaged length may cost.
+const MESSAGES_PER_FLIP: u64 = 300;
+
+impl ToldDamage {
+    fn add(&mut self, damage: &Damage) {
+        self.messages += damage.messages.unwrap_or(0);
+        match damage.kind {
+            DamageKind::Journal => {
+                self.state = true;
+                self.records += 1 + damage.bytes.unwrap_or(0) / MESSAGE_OCTETS_MIN;
+            }
+            DamageKind::Checkpoint => {
+                let lost = damage.what.contains("state lost");
+                self.state |= lost;
+                self.names |= lost;
+            }
+            DamageKind::Name => (self.state, self.names) = (true, true),
+            DamageKind::Messages | DamageKind::Segment => {}
+        }
+    }
+}
+
 /// All that was seen in a run.
 pub struct History {
     published: BTreeMap<Id, Published>,
@@ -63,9 +112,18 @@ pub struct History {
     told: BTreeMap<(&'static str, i32, i64), Id>,
     /// By group: what was committed and acknowledged, and what was asked for without an answer.
     commits: BTreeMap<(&'static str, i32), (i64, BTreeSet<i64>)>,
+    /// Queues that were deleted while their messages died.
+    buried: Vec<Buried>,
     pub incarnation: u32,
-    /// Stored bits have changed: messages may be missing or come again, but none may be wrong.
-    pub forgives_loss: bool,
+    /// Bits of what is stored change. What follows from it is forgiven as far as the broker tells of it.
+    pub rots: bool,
+    /// How many bits have changed.
+    pub flips: u64,
+    told_damage: ToldDamage,
+    /// What is missing, if bits change.
+    missing: Vec<String>,
+    /// What else would be wrong had no bits changed.
+    strange: Vec<String>,
     now_ms: i64,
     pub violations: Vec<String>,
     pub counts: Counts,
@@ -106,8 +164,13 @@ impl History {
             offsets: BTreeMap::new(),
             told: BTreeMap::new(),
             commits: BTreeMap::new(),
+            buried: Vec::new(),
             incarnation: 0,
-            forgives_loss: false,
+            rots: false,
+            flips: 0,
+            told_damage: ToldDamage::default(),
+            missing: Vec::new(),
+            strange: Vec::new(),
             now_ms: 0,
             violations: Vec::new(),
             counts: Counts::default(),
@@ -139,23 +202,77 @@ impl History {
 
     /// Something that not even changed bits excuse.
     pub fn wrong(&mut self, text: String) {
-        let forgives_loss = std::mem::replace(&mut self.forgives_loss, false);
-        self.violation(text);
-        self.forgives_loss = forgives_loss;
-    }
-
-    fn violation(&mut self, text: String) {
-        if self.forgives_loss {
-            return self.note(format_args!("forgiven: {text}"));
-        }
         self.note(format_args!("VIOLATION {text}"));
         if self.violations.len() < 20 {
             self.violations.push(format!("at {} ms, start {}: {text}", self.now_ms, self.incarnation));
         }
     }
 
+    /// Something that no broker may do, but for one whose state is damaged and who says so.
+    fn violation(&mut self, text: String) {
+        if !self.rots {
+            return self.wrong(text);
+        }
+        self.note(format_args!("strange: {text}"));
+        self.strange.push(text);
+    }
+
+    /// A message is missing; with changed bits, the broker has to say that some are.
+    fn is_missing(&mut self, text: String) {
+        if !self.rots {
+            return self.wrong(text);
+        }
+        self.note(format_args!("missing: {text}"));
+        self.missing.push(text);
+    }
+
+    /// The broker says that something is damaged.
+    pub fn damage(&mut self, damage: &Damage) {
+        let text = damage.to_string();
+        if !self.told_damage.told.insert(text.clone()) {
+            return;
+        }
+        self.note(format_args!("damage: {text}"));
+        if self.flips == 0 {
+            return self.wrong(format!("damage is told and there is none: {text}"));
+        }
+        self.told_damage.add(damage);
+    }
+
+    /// The broker refuses to start, as it may with both generations of its names and positions damaged.
+    pub fn refused(&mut self, text: String) {
+        match self.flips {
+            0 => self.wrong(text),
+            _ => self.note(format_args!("refused: {text}")),
+        }
+        (self.told_damage.state, self.told_damage.names) = (true, true);
+    }
+
+    /// With changed bits: as much as is missing must have been told, and no more may be than they can hurt.
+    fn judge_damage(&mut self) {
+        let (missing, strange) = (std::mem::take(&mut self.missing), std::mem::take(&mut self.strange));
+        let told = &self.told_damage;
+        let most = (told.messages + told.records).min(self.flips * MESSAGES_PER_FLIP);
+        if !told.names && missing.len() as u64 > most {
+            let count = missing.len();
+            let told = format!("{} messages and {} records", told.messages, told.records);
+            let first = missing.iter().take(3).cloned().collect::<Vec<_>>().join("; ");
+            self.wrong(format!(
+                "{count} messages are missing, told were {told}, {} bits changed: {first}",
+                self.flips
+            ));
+        }
+        if let Some(first) = strange.first().filter(|_| !self.told_damage.state) {
+            let first = first.clone();
+            self.wrong(format!(
+                "no damaged state was told, and {} things are strange: {first}",
+                strange.len()
+            ));
+        }
+    }
+
     /// A client is about to send a message, perhaps not for the first time.
-    pub fn publishing(&mut self, id: Id, places: &[Place], repeats: Repeats, dies: bool) {
+    pub fn publishing(&mut self, id: Id, places: &[Place], repeats: Repeats, fate: Fate) {
         self.note(format_args!("publish {id}"));
         self.counts.published += 1;
         let published = self.published.entry(id).or_insert_with(|| Published {
@@ -163,7 +280,7 @@ impl History {
             repeats,
             attempts: 0,
             acknowledged: false,
-            dies,
+            fate,
         });
         published.attempts += 1;
     }
@@ -221,8 +338,8 @@ impl History {
         self.counts.delivered += 1;
         self.check_known(id, &Place::Queue(queue));
         let (most, attempts, died) = match self.published.get(&id) {
-            Some(p) if p.repeats == Repeats::Never => (1, p.attempts, p.dies),
-            Some(p) => (p.attempts, p.attempts, p.dies),
+            Some(p) if p.repeats == Repeats::Never => (1, p.attempts, p.fate != Fate::Stays),
+            Some(p) => (p.attempts, p.attempts, p.fate != Fate::Stays),
             None => return Some(id),
         };
         let incarnation = self.incarnation;
@@ -285,6 +402,27 @@ impl History {
         }
     }
 
+    /// A message was found in a queue that nobody else looks into.
+    pub fn seen(&mut self, queue: &str, body: &[u8]) -> Option<Id> {
+        let id = Id::of(body);
+        self.counts.delivered += 1;
+        match id {
+            Some(id) => self.note(format_args!("seen {queue} {id}")),
+            None => self.wrong(format!("queue {queue} delivered what nobody sent: {body:?}")),
+        }
+        id
+    }
+
+    /// A queue was deleted.
+    pub fn buried(&mut self, buried: Buried) {
+        let Buried { name, target, dead, acknowledged, accepted, told } = &buried;
+        let (dead, acknowledged, accepted) = (dead.len(), acknowledged.len(), accepted.len());
+        self.note(format_args!(
+            "buried {name} -> {target}: {acknowledged} acknowledged, {accepted} accepted, {dead} dead, told {told:?}"
+        ));
+        self.buried.push(buried);
+    }
+
     pub fn committing(&mut self, group: &'static str, partition: i32, offset: i64) {
         self.note(format_args!("committing {group}/{partition} {offset}"));
         self.commits.entry((group, partition)).or_insert((-1, BTreeSet::new())).1.insert(offset);
@@ -325,6 +463,8 @@ impl History {
     fn check_known(&mut self, id: Id, place: &Place) {
         match self.published.get(&id) {
             None => self.wrong(format!("{id} was found in {place:?} and never sent")),
+            // It is bound at some time, and what was on its way then may come there.
+            Some(_) if *place == topology::COMER => {}
             Some(published) if !published.places.contains(place) => {
                 self.wrong(format!("{id} was found in {place:?} and not sent there"));
             }
@@ -347,10 +487,12 @@ impl History {
         for (topic, partition, end) in ends {
             self.check_partition(topic, *partition, *end);
         }
+        self.check_buried();
         let told = std::mem::take(&mut self.told);
         for ((topic, partition, offset), id) in &told {
             let found = self.offsets.get(&(*topic, *partition, *offset)).copied();
-            if found != Some(*id) {
+            // What is lacking there is counted already.
+            if found != Some(*id) && !(self.rots && found.is_none()) {
                 self.violation(format!("{topic}/{partition}@{offset} was told to be {id} and is {found:?}"));
             }
         }
@@ -358,10 +500,10 @@ impl History {
         for ((topic, _, _), id) in &self.offsets {
             *stored.entry((*topic, *id)).or_default() += 1;
         }
-        let mut missing = Vec::new();
+        let (mut missing, mut too_often) = (Vec::new(), Vec::new());
         // Nobody is shown what a crash can take back: what was delivered once stays until somebody settles it.
         for ((queue, id), seen) in &self.queues {
-            if !seen.settled && self.published.get(id).is_some_and(|p| !p.dies) {
+            if !seen.settled && self.published.get(id).is_some_and(|p| p.fate == Fate::Stays) {
                 missing
                     .push(format!("{id} was delivered from {queue} and is gone without having been settled"));
             }
@@ -380,20 +522,22 @@ impl History {
                             .get(&(*queue, *id))
                             .map_or(0, |q| q.fresh.max(u32::from(q.settled)).max(1));
                         // It may have moved on; the place that it moved to is checked as one of its places.
-                        (if published.dies { 1 } else { seen }, u32::MAX)
+                        (if published.fate == Fate::Stays { seen } else { 1 }, u32::MAX)
                     }
                     Place::Session(session) => {
                         (u32::from(self.sessions.contains_key(&(*session, *id))), u32::MAX)
                     }
                 };
-                if found == 0 && published.acknowledged {
+                // What a partition lacks is counted by offset.
+                let is_counted = self.rots && matches!(place, Place::Topic(_));
+                if found == 0 && published.acknowledged && !is_counted {
                     missing.push(format!("{id} was acknowledged and is missing in {place:?}"));
                 } else if found > most {
-                    missing.push(format!("{id} is in {place:?} {found} times"));
+                    too_often.push(format!("{id} is in {place:?} {found} times"));
                 }
             }
             // What dies in one queue is found in the other one, if it was not taken before.
-            if published.dies && published.acknowledged {
+            if published.fate == Fate::Dies && published.acknowledged {
                 let seen = published.places.iter().any(|place| match place {
                     Place::Queue(queue) => self.queues.get(&(*queue, *id)).is_some_and(|q| q.settled),
                     _ => false,
@@ -406,7 +550,33 @@ impl History {
                 }
             }
         }
-        missing.into_iter().for_each(|text| self.violation(text));
+        missing.into_iter().for_each(|text| self.is_missing(text));
+        too_often.into_iter().for_each(|text| self.violation(text));
+        self.judge_damage();
+    }
+
+    /// What died before its queue was deleted has arrived; what did not was counted as deleted.
+    fn check_buried(&mut self) {
+        for buried in std::mem::take(&mut self.buried) {
+            let Buried { name, target, dead, acknowledged, accepted, told } = buried;
+            if !topology::is_queue(target) {
+                continue;
+            }
+            let arrived = |id: &Id| self.queues.contains_key(&(target, *id));
+            let missing: Vec<Id> = dead.iter().copied().filter(|id| !arrived(id)).collect();
+            let untold =
+                acknowledged.iter().filter(|id| !arrived(id) && !accepted.contains(id)).count() as u64;
+            for id in missing {
+                self.is_missing(format!(
+                    "{id} was rejected in {name}, which was then deleted, and never came to {target}"
+                ));
+            }
+            if let Some(told) = told.filter(|told| *told < untold) {
+                for _ in told..untold {
+                    self.is_missing(format!("{name} was deleted with {told} messages, {untold} are missing"));
+                }
+            }
+        }
     }
 
     fn check_partition(&mut self, topic: &'static str, partition: i32, end: i64) {
@@ -416,17 +586,20 @@ impl History {
             .map(|((_, _, offset), id)| (*offset, *id))
             .collect();
         let mut order = Order::new();
-        for (expect, (offset, id)) in (0..).zip(&all) {
-            if *offset != expect {
-                return self.violation(format!("{topic}/{partition} lacks offset {expect}"));
+        let mut expect = 0;
+        for (offset, id) in all.iter().copied().chain([(end, Id(0))]) {
+            if offset > end {
+                return self.wrong(format!("{topic}/{partition} ends at {end} and {offset} was read"));
             }
-            let once = self.published.get(id).is_some_and(|p| p.attempts == 1 || p.repeats == Repeats::Never);
+            for lacking in expect..offset {
+                self.is_missing(format!("{topic}/{partition} lacks offset {lacking}"));
+            }
+            expect = offset + 1;
+            let once =
+                self.published.get(&id).is_some_and(|p| p.attempts == 1 || p.repeats == Repeats::Never);
             if once {
-                self.check_order(&format!("{topic}/{partition}"), *id, &mut order);
+                self.check_order(&format!("{topic}/{partition}"), id, &mut order);
             }
-        }
-        if all.len() as i64 != end {
-            self.violation(format!("{topic}/{partition} ends at {end} and {} records were read", all.len()));
         }
     }
 }

@@ -22,4 +22,4 @@ mod topology;
 pub use bug::Bug;
 pub use ground::On;
 pub use history::Counts;
-pub use run::{Report, Settings, run};
+pub use run::{Report, Settings, Without, run};

@@ -1,7 +1,7 @@
 //! `cargo xtask sim`
 
-use clap::Parser;
-use posthaste_sim::{Bug, On, Report, Settings, run};
+use clap::{Parser, ValueEnum};
+use posthaste_sim::{Bug, On, Report, Settings, Without, run};
 use std::{
     process::ExitCode,
     sync::{
@@ -29,14 +29,35 @@ struct Options {
     /// What the data lies on; by default each seed chooses, a bucket one time in four
     #[arg(long)]
     on: Option<On>,
+    /// A part of the workload to leave out; may be given several times
+    #[arg(long)]
+    without: Vec<Part>,
+    /// Whether stored bits change; by default each seed chooses, one time in ten
+    #[arg(long)]
+    rots: Option<bool>,
     /// Runs at the same time; by default one per processor
     #[arg(long)]
     jobs: Option<usize>,
 }
 
+/// See [`Without`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    FullTargets,
+    Surveyor,
+    Undertakers,
+}
+
 fn main() -> ExitCode {
     let options = Options::parse();
-    let settings = |seed, verbose| Settings { seed, bug: options.bug, on: options.on, verbose };
+    let lacks = |part| options.without.contains(&part);
+    let without = Without {
+        full_targets: lacks(Part::FullTargets),
+        surveyor: lacks(Part::Surveyor),
+        undertakers: lacks(Part::Undertakers),
+    };
+    let (bug, on, rots) = (options.bug, options.on, options.rots);
+    let settings = |seed, verbose| Settings { seed, bug, on, without, rots, verbose };
     if let Some(seed) = options.seed {
         let report = run(settings(seed, true));
         report.log.iter().for_each(|line| println!("{line}"));

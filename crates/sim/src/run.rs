@@ -3,7 +3,7 @@
 
 use crate::{
     bug::Bug,
-    clients::{Doors, Shore, amqp, gardener, group, kafka, mqtt},
+    clients::{Doors, Shore, amqp, gardener, group, kafka, mqtt, surveyor, undertaker},
     ground::{Ground, On},
     history::{Counts, History},
     network::Weather,
@@ -44,8 +44,23 @@ pub struct Settings {
     pub bug: Option<Bug>,
     /// What the data lies on, instead of what the seed chooses.
     pub on: Option<On>,
+    /// Parts of the workload that are left out.
+    pub without: Without,
+    /// Whether bits change, instead of what the seed chooses.
+    pub rots: Option<bool>,
     /// Keep every event as text.
     pub verbose: bool,
+}
+
+/// Parts of the workload that a run can do without, to see what the others find.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Without {
+    /// Full queues at the end of taps, relays and dead letters.
+    pub full_targets: bool,
+    /// Partitions and a binding that are added, topics and namespaces that come and go.
+    pub surveyor: bool,
+    /// Queues whose messages die, and that are deleted meanwhile.
+    pub undertakers: bool,
 }
 
 /// What came of it.
@@ -78,7 +93,7 @@ pub fn run(settings: Settings) -> Report {
         // With both generations of its names and positions damaged, the broker refuses to start and says so.
         let refused =
             matches!(error.downcast_ref(), Some(OpenError::Checkpoint(CheckpointError::Damaged(_))));
-        if refused { history.broken(format!("{error:#}")) } else { history.wrong(format!("{error:#}")) }
+        if refused { history.refused(format!("{error:#}")) } else { history.wrong(format!("{error:#}")) }
     }
     for panic in panics {
         run.shore.history.borrow_mut().wrong(format!("a panic: {panic}"));
@@ -102,6 +117,7 @@ struct Run {
     cast: Cast,
     /// Bits flip while nobody looks.
     rots: bool,
+    without: Without,
     /// The journal is never released, so that the end of the run can be compared with all of it.
     keeps_journal: bool,
 }
@@ -113,6 +129,8 @@ struct Cast {
     devices: Vec<Rc<mqtt::Device>>,
     subscribers: Vec<Rc<mqtt::Subscriber>>,
     gardener: Rc<gardener::Gardener>,
+    surveyor: Rc<surveyor::Surveyor>,
+    undertakers: Vec<Rc<undertaker::Undertaker>>,
     /// Messages that each publisher sends in all.
     most: u32,
 }
@@ -120,6 +138,7 @@ struct Cast {
 const AMQP_PUBLISHERS: u32 = 2;
 const PRODUCERS: u32 = 3;
 const DEVICES: u32 = 2;
+const UNDERTAKERS: u32 = 2;
 
 impl Run {
     fn new(settings: Settings) -> Run {
@@ -133,6 +152,8 @@ impl Run {
             random: RefCell::new(Random::new(random.next_u64())),
             weather: Cell::new(Weather::CALM),
             draining: Cell::new(false),
+            sensor_partitions: Cell::new(2),
+            comer_is_bound: Cell::new(false),
             doors: RefCell::new(None),
         };
         let cast = Cast {
@@ -144,13 +165,19 @@ impl Run {
                 Rc::new(mqtt::Subscriber::new("reader-2", QoS::ExactlyOnce, ProtocolVersion::V5)),
             ],
             gardener: Rc::new(gardener::Gardener::new(topology::GARDENER)),
+            surveyor: Rc::default(),
+            undertakers: (0..UNDERTAKERS)
+                .map(|n| Rc::new(undertaker::Undertaker::new(topology::UNDERTAKER + n)))
+                .collect(),
             most: 20 + random.below(150) as u32,
         };
-        let rots = random.chance(1, 10);
-        shore.history.borrow_mut().forgives_loss = rots;
+        let chosen = random.chance(1, 10);
+        let rots = settings.rots.unwrap_or(chosen);
+        shore.history.borrow_mut().rots = rots;
         let keeps_journal = random.chance(1, 2);
         Run {
             rots,
+            without: settings.without,
             keeps_journal,
             random,
             ground,
@@ -167,7 +194,9 @@ impl Run {
             self.start(number == 0, Some(faults))?;
             if self.rots {
                 for flipped in self.ground.flip_bits(&mut self.random) {
-                    self.shore.history.borrow_mut().note(format_args!("{flipped}"));
+                    let mut history = self.shore.history.borrow_mut();
+                    history.flips += 1;
+                    history.note(format_args!("{flipped}"));
                 }
             }
         }
@@ -216,15 +245,22 @@ impl Run {
         let failed = Arc::new(AtomicBool::new(false));
         let (broker, mut scheduler) = self.open(&failed)?;
         scheduler.until_ready().await?;
+        self.listen(&broker);
         let stopping = watch::Sender::new(false);
         self.shore.doors.replace(Some(doors(&broker, &stopping)));
         if first {
-            scheduler.alongside(topology::create(&broker)).await.context("the topology")??;
+            scheduler.alongside(topology::create(&broker, self.without)).await.context("the topology")??;
             for subscriber in &self.cast.subscribers {
                 tokio::task::spawn_local(mqtt::subscriber(self.shore.clone(), subscriber.clone()));
             }
             let subscribers = self.cast.subscribers.clone();
             scheduler.until(|| subscribers.iter().all(|s| s.subscribed.get())).await?;
+        }
+        if !first {
+            match scheduler.alongside(topology::sensor_partitions(broker.clone())).await? {
+                Ok(partitions) => self.shore.sensor_partitions.set(partitions),
+                Err(error) => self.shore.history.borrow_mut().broken(format!("{error:#}")),
+            }
         }
         self.bring_on(first);
         match faults {
@@ -238,11 +274,18 @@ impl Run {
                         scheduler.until_fault_in(&store, faults, rival).await?
                     }
                 };
+                self.listen(&broker);
                 self.shore.history.borrow_mut().note(format_args!("{ended:?}"));
                 Ok(Some(ended))
             }
             None => self.finish(&broker, &mut scheduler).await.map(|()| None),
         }
+    }
+
+    /// What the broker tells of damage.
+    fn listen(&self, broker: &Broker) {
+        let mut history = self.shore.history.borrow_mut();
+        broker.damage().iter().for_each(|damage| history.damage(damage));
     }
 
     fn open(&mut self, failed: &Arc<AtomicBool>) -> Result<(Broker, Scheduler)> {
@@ -327,9 +370,14 @@ impl Run {
             spawn_local(group::member(shore.clone(), "log", 3, "pair"));
         }
         spawn_local(gardener::gardener(shore.clone(), cast.gardener.clone(), cast.most));
-        let places = Rc::new(topology::device_places());
+        for undertaker in cast.undertakers.iter().filter(|_| !self.without.undertakers) {
+            spawn_local(undertaker::undertaker(shore.clone(), undertaker.clone(), cast.most));
+        }
+        if !self.without.surveyor {
+            spawn_local(surveyor::surveyor(shore.clone(), cast.surveyor.clone(), cast.most));
+        }
         for (number, device) in (topology::DEVICE..).zip(&cast.devices) {
-            spawn_local(mqtt::device(shore.clone(), number, device.clone(), cast.most, places.clone()));
+            spawn_local(mqtt::device(shore.clone(), number, device.clone(), cast.most));
         }
         for subscriber in cast.subscribers.iter().filter(|_| !subscribers_are_there) {
             spawn_local(mqtt::subscriber(shore.clone(), subscriber.clone()));
@@ -359,6 +407,7 @@ impl Run {
                 bail!("the broker still delivers after {} s", DRAINING.as_secs());
             }
         }
+        self.listen(broker);
         match scheduler.alongside(topology::ends(broker.clone())).await? {
             Ok(ends) => self.shore.history.borrow_mut().finish(&ends),
             Err(error) => self.shore.history.borrow_mut().broken(format!("{error:#}")),
@@ -378,9 +427,12 @@ impl Run {
                     .map(|(a, _)| a.0.0)
                     .collect();
                 let catalog = live.catalog != rebuilt.catalog;
-                self.shore.history.borrow_mut().broken(format!(
+                let text = format!(
                     "what is rebuilt from {from} differs from what was live: shards {differing:?}, catalog: {catalog}"
-                ));
+                );
+                let mut history = self.shore.history.borrow_mut();
+                // What was damaged in all of the journal is in no checkpoint any more.
+                if ignores_checkpoints { history.broken(text) } else { history.wrong(text) }
             }
         }
         Ok(())
@@ -407,6 +459,7 @@ pub fn doors(broker: &Broker, stopping: &watch::Sender<bool>) -> Doors {
         next_connection: Arc::new(move || ids.next_connection()),
     };
     Doors {
+        broker: broker.clone(),
         kafka: door(posthaste_kafka::protocol(broker.clone()), &shared),
         amqp: door(posthaste_amqp::protocol(broker.clone()), &shared),
         mqtt: door(posthaste_mqtt::protocol(broker.clone()), &shared),

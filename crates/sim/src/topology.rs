@@ -2,13 +2,14 @@
 
 use crate::{
     clients::{amqp, kafka},
-    history::Place,
+    history::{Fate, Place},
+    run::Without,
 };
 use anyhow::{Context, Result};
 use bytes::Bytes;
 use posthaste_broker::{Broker, Client, Credentials, QueueDeclaration, right};
 use posthaste_engine::catalog::{
-    Binding, DeadLetter, ExchangeKind, ExchangeSpec, QueueConfig, Rule, Target, TopicConfig,
+    Binding, DeadLetter, ExchangeKind, ExchangeSpec, Overflow, QueueConfig, Rule, Target, TopicConfig,
 };
 use posthaste_model::{Name, Pattern, Subject, pattern::Syntax};
 use std::net::IpAddr;
@@ -18,9 +19,11 @@ pub const AMQP_PUBLISHER: u32 = 100;
 pub const PRODUCER: u32 = 201;
 pub const DEVICE: u32 = 300;
 pub const GARDENER: u32 = 400;
+pub const UNDERTAKER: u32 = 500;
+pub const SURVEYOR: u32 = 600;
 
 /// Queues, and whether their consumers may reject.
-pub const QUEUES: [(&str, bool); 8] = [
+pub const QUEUES: [(&str, bool); 11] = [
     ("work", false),
     ("picky", true),
     ("dead", false),
@@ -29,18 +32,30 @@ pub const QUEUES: [(&str, bool); 8] = [
     ("late", false),
     ("sensors", false),
     ("orders-copy", false),
+    ("graves", false),
+    ("narrow", false),
+    ("comer", false),
 ];
+/// Bound to what devices publish while they do.
+pub const COMER: Place = Place::Queue("comer");
+/// Where undertakers send the dead: a queue, one that is often full, one that does not exist, and one that is
+/// full, deleted and made again.
+pub const GRAVES: [&str; 7] = ["graves", "graves", "graves", "narrow", "narrow", "nowhere", "vault"];
+
+pub fn is_queue(name: &str) -> bool {
+    QUEUES.iter().any(|(queue, _)| *queue == name)
+}
 /// Topics, their partitions, and the group that reads each.
 pub const TOPICS: [(&str, i32, &str); 3] =
     [("log", 3, "log-readers"), ("orders", 2, "orders-readers"), ("sensors-log", 2, "sensors-readers")];
 
 /// What AMQP publishers choose from.
 pub fn amqp_targets() -> Vec<amqp::Target> {
-    let target = |exchange, key, places: &[&'static str], dies| amqp::Target {
+    let target = |exchange, key, places: &[&'static str], dies: bool| amqp::Target {
         exchange,
         key,
         places: places.iter().map(|queue| Place::Queue(queue)).collect(),
-        dies,
+        fate: if dies { Fate::Dies } else { Fate::Stays },
     };
     vec![
         target("", "work", &["work"], false),
@@ -74,13 +89,18 @@ pub fn device_places() -> Vec<Place> {
 }
 
 /// Makes all of it.
-pub fn create(broker: &Broker) -> impl Future<Output = Result<()>> + 'static {
+pub fn create(broker: &Broker, without: Without) -> impl Future<Output = Result<()>> + 'static {
     let broker = broker.clone();
     async move {
         let client = client(&broker).await?;
         for (queue, rejects) in QUEUES {
             let dead_letter = rejects.then(|| to_queue("dead")).transpose()?;
-            create_queue(&client, queue, QueueConfig { dead_letter, ..QueueConfig::default() }).await?;
+            let mut config = QueueConfig { dead_letter, ..QueueConfig::default() };
+            // Often full: what comes from elsewhere has to wait, publishers are told.
+            if !without.full_targets && matches!(queue, "narrow" | "orders-copy" | "sensors") {
+                (config.length_max, config.overflow) = (Some(4), Overflow::Reject);
+            }
+            create_queue(&client, queue, config).await?;
         }
         let waiting =
             QueueConfig { ttl_ms: Some(120), dead_letter: Some(to_queue("late")?), ..QueueConfig::default() };
@@ -103,16 +123,7 @@ pub fn create(broker: &Broker) -> impl Future<Output = Result<()>> + 'static {
             ("amq.topic", "sensors", "sensors.#"),
             ("amq.topic", "orders-copy", "orders"),
         ] {
-            let rule = if key.is_empty() { Rule::All } else { Rule::Pattern(pattern(key)?) };
-            let binding = Binding {
-                target: Target::Queue(name(queue)?),
-                key: Bytes::from_static(key.as_bytes()),
-                rule,
-                arguments: Bytes::new(),
-                durable: true,
-                transient: false,
-            };
-            client.bind(&name(exchange)?, binding).await?;
+            client.bind(&name(exchange)?, binding(queue, key)?).await?;
         }
         for (topic, partitions, _) in TOPICS {
             let captures = if topic == "sensors-log" { vec![pattern("sensors.#")?] } else { Vec::new() };
@@ -121,6 +132,38 @@ pub fn create(broker: &Broker) -> impl Future<Output = Result<()>> + 'static {
         }
         Ok(())
     }
+}
+
+fn binding(queue: &str, key: &'static str) -> Result<Binding> {
+    Ok(Binding {
+        target: Target::Queue(name(queue)?),
+        key: Bytes::from_static(key.as_bytes()),
+        rule: if key.is_empty() { Rule::All } else { Rule::Pattern(pattern(key)?) },
+        arguments: Bytes::new(),
+        durable: true,
+        transient: false,
+    })
+}
+
+/// Has one more queue get what devices publish, unless it does.
+pub async fn bind_comer(client: &Client) -> Result<()> {
+    client.bind(&name("amq.topic")?, binding("comer", "sensors.#")?).await?;
+    Ok(())
+}
+
+/// Makes the queue that nobody takes anything from, or deletes it.
+pub async fn tend_vault(client: &Client) -> Result<()> {
+    if client.queue("vault").is_ok() {
+        client.delete_queue("vault", false, false).await?;
+        return Ok(());
+    }
+    let config = QueueConfig { length_max: Some(2), overflow: Overflow::Reject, ..QueueConfig::default() };
+    create_queue(client, "vault", config).await
+}
+
+/// Partitions of the topic that captures what devices publish.
+pub async fn sensor_partitions(broker: Broker) -> Result<i32> {
+    Ok(i32::try_from(client(&broker).await?.topic("sensors-log")?.partitions.len())?)
 }
 
 /// Where each partition ends.
@@ -137,7 +180,7 @@ pub async fn ends(broker: Broker) -> Result<Vec<(&'static str, i32, i64)>> {
     Ok(ends)
 }
 
-async fn client(broker: &Broker) -> Result<Client> {
+pub async fn client(broker: &Broker) -> Result<Client> {
     let principal = broker.authenticate(Credentials::Anonymous, IpAddr::from([127, 0, 0, 1])).await?;
     Ok(broker.client(principal, name("default")?, broker.next_connection()))
 }

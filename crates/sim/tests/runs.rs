@@ -1,9 +1,9 @@
 //! What the simulation is worth: it repeats, it passes, and it finds mistakes.
 
-use posthaste_sim::{Bug, On, Settings, run};
+use posthaste_sim::{Bug, On, Settings, Without, run};
 
 fn settings(seed: u64) -> Settings {
-    Settings { seed, bug: None, on: None, verbose: false }
+    Settings { seed, bug: None, on: None, without: Without::default(), rots: None, verbose: false }
 }
 
 #[test]

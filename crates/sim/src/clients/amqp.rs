@@ -2,14 +2,14 @@
 
 use super::{Door, Shore, Stream, persist, wrong};
 use crate::{
-    history::{Order, Place, Repeats},
+    history::{Fate, Order, Place, Repeats},
     message::Id,
 };
 use bytes::{Bytes, BytesMut};
 use posthaste_amqp::wire::{
     Assembler, BasicProperties, Command, Content, ContentMethod, EncodeMethod, FieldTable, FrameMax,
-    FrameReader, Method, PROTOCOL_HEADER, PropertyList, PublishRef, ShortStr, ShortString, basic, channel,
-    confirm, connection, encode_content, encode_method,
+    FrameReader, Method, PROTOCOL_HEADER, PropertyList, PublishRef, ReplyCode, ShortStr, ShortString, basic,
+    channel, confirm, connection, encode_content, encode_method,
 };
 use std::{cell::Cell, collections::BTreeMap, io, rc::Rc, time::Duration};
 use tokio::time::timeout;
@@ -22,11 +22,13 @@ pub struct Target {
     pub exchange: &'static str,
     pub key: &'static str,
     pub places: Vec<Place>,
-    pub dies: bool,
+    pub fate: Fate,
 }
 
 pub(super) struct Connection {
     pub stream: Stream,
+    /// With these a channel may be closed: whoever called is told.
+    pub tolerates: &'static [ReplyCode],
     reader: FrameReader,
     assembler: Assembler,
 }
@@ -39,8 +41,12 @@ pub(super) enum Received {
 impl Connection {
     pub async fn open(shore: &Shore) -> io::Result<Connection> {
         let stream = shore.connect(Door::Amqp)?;
-        let mut connection =
-            Connection { stream, reader: FrameReader::default(), assembler: Assembler::new(16 << 20) };
+        let mut connection = Connection {
+            stream,
+            tolerates: &[],
+            reader: FrameReader::default(),
+            assembler: Assembler::new(16 << 20),
+        };
         connection.stream.write(&PROTOCOL_HEADER).await?;
         let Method::ConnectionStart(_) = connection.method().await? else {
             return Err(wrong("no connection.start"));
@@ -106,7 +112,9 @@ impl Connection {
                     {
                         return Err(io::ErrorKind::StorageFull.into());
                     }
-                    Some(Command::Method(Method::ChannelClose(close))) => {
+                    Some(Command::Method(Method::ChannelClose(close)))
+                        if !self.tolerates.iter().any(|code| *code as u16 == close.reply_code) =>
+                    {
                         return Err(wrong(format!("channel.close {close:?}")));
                     }
                     Some(Command::Method(method)) => return Ok(Received::Method(method)),
@@ -159,7 +167,7 @@ async fn publish(
             };
             let id = Id::new(number, sent.get());
             sent.set(sent.get() + 1);
-            shore.history.borrow_mut().publishing(id, &target.places, Repeats::PerAttempt, target.dies);
+            shore.history.borrow_mut().publishing(id, &target.places, Repeats::PerAttempt, target.fate);
             encode_publish(&mut octets, target, id)?;
             tag += 1;
             waiting.insert(tag, id);

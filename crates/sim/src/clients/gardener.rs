@@ -6,7 +6,7 @@ use super::{
     persist, wrong,
 };
 use crate::{
-    history::{Place, Repeats},
+    history::{Fate, Place, Repeats},
     message::Id,
 };
 use bytes::BytesMut;
@@ -133,7 +133,7 @@ async fn publish(
 ) -> io::Result<bool> {
     let id = gardener.next_id();
     // Nobody but the gardener looks for them.
-    shore.history.borrow_mut().publishing(id, &[] as &[Place], Repeats::PerAttempt, false);
+    shore.history.borrow_mut().publishing(id, &[] as &[Place], Repeats::PerAttempt, Fate::Stays);
     let mut octets = BytesMut::new();
     encode_message(&mut octets, exchange, key, mode, id)?;
     connection.stream.write(&octets).await?;

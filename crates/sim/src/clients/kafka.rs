@@ -2,7 +2,7 @@
 
 use super::{Door, Shore, Stream, persist, wrong};
 use crate::{
-    history::{Place, Repeats},
+    history::{Fate, Place, Repeats},
     message::Id,
     network::Weather,
 };
@@ -27,7 +27,7 @@ use std::{
     rc::Rc,
 };
 
-const PRODUCE_VERSION: i16 = 9;
+pub(super) const PRODUCE_VERSION: i16 = 9;
 const FETCH_VERSION: i16 = 12;
 pub(super) const OFFSET_VERSION: i16 = 7;
 const FRAME_BYTES_MAX: usize = 16 << 20;
@@ -114,7 +114,7 @@ async fn produce(
         let Some((partition, sequence, ids)) = producer.pending.borrow().clone() else { return Ok(false) };
         let repeats = if idempotent { Repeats::Never } else { Repeats::PerAttempt };
         for id in &ids {
-            shore.history.borrow_mut().publishing(*id, &target.places, repeats, false);
+            shore.history.borrow_mut().publishing(*id, &target.places, repeats, Fate::Stays);
         }
         if !idempotent {
             // It is not sent again, whatever becomes of it.
@@ -164,7 +164,7 @@ fn next_batch(shore: &Shore, number: u32, producer: &Producer, target: &Target) 
     producer.pending.replace(Some((partition, sequence, ids)));
 }
 
-fn batch(ids: &[Id], producer: Option<(i64, i16)>, sequence: i32) -> Bytes {
+pub(super) fn batch(ids: &[Id], producer: Option<(i64, i16)>, sequence: i32) -> Bytes {
     let mut builder = BatchBuilder::new(0, -1);
     for (at, id) in (0..).zip(ids) {
         // A few records always fit.
@@ -182,7 +182,7 @@ fn batch(ids: &[Id], producer: Option<(i64, i16)>, sequence: i32) -> Bytes {
     batch.freeze()
 }
 
-fn request(topic: &'static str, partition: i32, batch: Bytes) -> ProduceRequest {
+pub(super) fn request(topic: &'static str, partition: i32, batch: Bytes) -> ProduceRequest {
     ProduceRequest {
         acks: -1,
         timeout_ms: 30_000,
@@ -202,6 +202,7 @@ pub async fn reader(shore: Rc<Shore>, topic: &'static str, partitions: i32, grou
 
 async fn read(shore: &Shore, topic: &'static str, partitions: i32, group: &'static str) -> io::Result<bool> {
     let mut connection = Connection::open(shore)?;
+    let partitions = if topic == "sensors-log" { shore.sensor_partitions.get() } else { partitions };
     let all: Vec<i32> = (0..partitions).collect();
     let mut positions = stands(shore, &mut connection, topic, &all, group).await?;
     // In the end, all of it is read once more.
@@ -299,6 +300,45 @@ pub fn chunk_bytes(chunk: &RecordChunk) -> Bytes {
     match chunk {
         RecordChunk::Verbatim(bytes) | RecordChunk::Rebased { batch: bytes, .. } => bytes.clone(),
     }
+}
+
+/// The records of a partition from an offset on: some of them, if there are any.
+pub(super) async fn records_of(
+    connection: &mut Connection,
+    topic: &'static str,
+    partition: i32,
+    from: i64,
+) -> io::Result<Vec<(i64, Bytes)>> {
+    let request = FetchRequest {
+        max_wait_ms: 0,
+        min_bytes: 1,
+        max_bytes: 1 << 20,
+        topics: vec![FetchTopic {
+            topic: ByteString::from_static(topic),
+            partitions: vec![fetch_partition(partition, from)],
+            ..FetchTopic::default()
+        }],
+        ..FetchRequest::default()
+    };
+    let answer = connection.call(FETCH_VERSION, &request).await?;
+    let mut found = Vec::new();
+    for partition in answer.responses.into_iter().flat_map(|topic| topic.partitions) {
+        if partition.error_code != ErrorCode::None {
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
+        for chunk in partition.records.chunks() {
+            for batch in batches(chunk_bytes(chunk)) {
+                let batch = batch.map_err(|e| wrong(format!("Fetch: {e}")))?;
+                for record in batch.records(1 << 20).map_err(|e| wrong(format!("Fetch: {e}")))? {
+                    let record = record.map_err(|e| wrong(format!("Fetch: {e}")))?;
+                    if record.offset >= from {
+                        found.push((record.offset, record.value.unwrap_or_default()));
+                    }
+                }
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// Where the group stands; at the beginning where it has committed nothing.

@@ -6,11 +6,16 @@ pub mod gardener;
 pub mod group;
 pub mod kafka;
 pub mod mqtt;
+pub mod surveyor;
+pub mod undertaker;
 
 use crate::{
-    history::History,
+    history::{History, Place},
     network::{self, Weather},
+    topology,
 };
+use anyhow::Context;
+use posthaste_broker::{Broker, Client};
 use posthaste_storage::Random;
 use std::{
     cell::{Cell, RefCell},
@@ -36,12 +41,17 @@ pub struct Shore {
     pub weather: Cell<Weather>,
     /// No more is published; everything that is held is to be taken.
     pub draining: Cell<bool>,
+    /// Partitions are added to the topic that captures what devices publish.
+    pub sensor_partitions: Cell<i32>,
+    /// One more queue gets what devices publish.
+    pub comer_is_bound: Cell<bool>,
     /// By protocol, while a broker runs.
     pub doors: RefCell<Option<Doors>>,
 }
 
 /// Where a running broker is connected to.
 pub struct Doors {
+    pub broker: Broker,
     pub kafka: Accept,
     pub amqp: Accept,
     pub mqtt: Accept,
@@ -67,6 +77,23 @@ impl Shore {
     pub async fn pause(&self, ms_max: u64) {
         let ms = self.below(ms_max + 1);
         sleep(Duration::from_millis(ms)).await;
+    }
+
+    /// Where what a device publishes from now on is to arrive.
+    pub fn device_places(&self) -> Vec<Place> {
+        let mut places = topology::device_places();
+        places.extend(self.comer_is_bound.get().then_some(topology::COMER));
+        places
+    }
+
+    /// The broker of this moment, without a protocol between.
+    pub async fn client(&self) -> anyhow::Result<Client> {
+        let broker = self.doors.borrow().as_ref().map(|doors| doors.broker.clone());
+        topology::client(&broker.context("no broker")?).await
+    }
+
+    pub fn broken(&self, text: &str) {
+        self.history.borrow_mut().broken(text.to_owned());
     }
 
     /// A connection to the broker of this moment.
@@ -125,7 +152,7 @@ pub async fn persist<F: Future<Output = io::Result<bool>>>(
                 return;
             }
             // With changed bits the client's user may be gone, and what it needs.
-            Err(_) if failures > FAILURES_MAX && shore.history.borrow().forgives_loss => return,
+            Err(_) if failures > FAILURES_MAX && shore.history.borrow().rots => return,
             Err(_) => failures += 1,
         }
         shore.pause(20).await;

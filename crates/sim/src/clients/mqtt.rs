@@ -2,7 +2,7 @@
 
 use super::{Door, Shore, Stream, persist, wrong};
 use crate::{
-    history::{Order, Place, Repeats},
+    history::{Fate, Order, Repeats},
     message::Id,
 };
 use bytes::BytesMut;
@@ -114,17 +114,11 @@ impl Device {
 }
 
 /// Publishes until it has sent `most` messages, and finishes what it has begun.
-pub async fn device(shore: Rc<Shore>, number: u32, device: Rc<Device>, most: u32, places: Rc<Vec<Place>>) {
-    persist(&shore, "MQTT device", || publish(&shore, number, &device, most, &places)).await;
+pub async fn device(shore: Rc<Shore>, number: u32, device: Rc<Device>, most: u32) {
+    persist(&shore, "MQTT device", || publish(&shore, number, &device, most)).await;
 }
 
-async fn publish(
-    shore: &Shore,
-    number: u32,
-    device: &Device,
-    most: u32,
-    places: &[Place],
-) -> io::Result<bool> {
+async fn publish(shore: &Shore, number: u32, device: &Device, most: u32) -> io::Result<bool> {
     let mut connection = Connection::open(shore, &device.client, device.version).await?;
     if device.had_session.replace(true) && !connection.session_present {
         return Err(wrong(format!("the session of {} is gone", device.client)));
@@ -136,7 +130,7 @@ async fn publish(
         match stage {
             Stage::Sent(qos) => {
                 let repeats = if qos == QoS::ExactlyOnce { Repeats::Never } else { Repeats::PerAttempt };
-                shore.history.borrow_mut().publishing(id, places, repeats, false);
+                shore.history.borrow_mut().publishing(id, &shore.device_places(), repeats, Fate::Stays);
                 send(&mut connection, device, number, id, qos, Some(identifier), true).await?;
             }
             Stage::Received => connection.send(&Packet::Pubrel(ack(identifier)?)).await?,
@@ -149,7 +143,7 @@ async fn publish(
         }
         let waiting = device.in_flight.borrow().len() as u64;
         if !ended && shore.below(6) >= waiting {
-            publish_next(shore, &mut connection, device, number, places).await?;
+            publish_next(shore, &mut connection, device, number).await?;
             continue;
         }
         let Ok(packet) = timeout(Duration::from_millis(5 + shore.below(20)), connection.next()).await else {
@@ -181,17 +175,17 @@ async fn publish_next(
     connection: &mut Connection,
     device: &Device,
     number: u32,
-    places: &[Place],
 ) -> io::Result<()> {
     let (qos, repeats) = match shore.below(8) {
         0 => (QoS::AtMostOnce, Repeats::PerAttempt),
         1..=3 => (QoS::AtLeastOnce, Repeats::PerAttempt),
         _ => (QoS::ExactlyOnce, Repeats::Never),
     };
+    let fate = if qos == QoS::AtMostOnce { Fate::Dies } else { Fate::Stays };
     // Order is promised within a quality of service [MQTT-4.6.0-5], so each counts as a publisher of its own.
     let id = Id::new(number * 10 + u32::from(qos.value()), device.sent.get());
     device.sent.set(device.sent.get() + 1);
-    shore.history.borrow_mut().publishing(id, places, repeats, qos == QoS::AtMostOnce);
+    shore.history.borrow_mut().publishing(id, &shore.device_places(), repeats, fate);
     let identifier = (qos != QoS::AtMostOnce).then(|| {
         let mut identifier = device.last_identifier.get();
         loop {
