@@ -26,7 +26,7 @@ use tokio::time::sleep;
 
 const MEADOW: &str = "meadow";
 const FIELD: &str = "field";
-const SENSOR_PARTITIONS_MAX: u32 = 5;
+const SENSOR_PARTITIONS_MAX: u32 = 12;
 
 /// Whether an object is there, as far as the broker has said.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,8 +56,8 @@ pub async fn surveyor(shore: Rc<Shore>, surveyor: Rc<Surveyor>, most: u32) {
     let Ok(client) = shore.client().await else { return };
     // A start without faults is the last one: what it holds is to be counted.
     while !shore.draining.get() && shore.weather.get() != Weather::CALM && surveyor.sent.get() < most {
-        match shore.below(8) {
-            0 => add_partition(&shore, &client).await,
+        match shore.below(9) {
+            0 | 4 => add_partition(&shore, &client).await,
             1 => {
                 if topology::bind_comer(&client).await.is_ok() {
                     shore.comer_is_bound.set(true);
