@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use posthaste_engine::{
     Catalog, Event,
     catalog::{CatalogEvent, Resource},
+    planted::{self, Bug},
 };
 use posthaste_model::{Name, QueueId};
 use posthaste_storage::{
@@ -280,6 +281,9 @@ impl Damages {
 
     /// Notes a stretch, unless it is known.
     pub fn report(&self, damage: Damage) {
+        if planted::strikes_always(Bug::UntoldDamage) {
+            return;
+        }
         let mut found = self.found.lock();
         if !found.told.insert(crc32c::crc32c(damage.to_string().as_bytes())) {
             return;

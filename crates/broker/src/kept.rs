@@ -6,7 +6,10 @@ use crate::{
     log::Chunk,
     open::Recovered,
 };
-use posthaste_engine::Event;
+use posthaste_engine::{
+    Event,
+    planted::{self, Bug},
+};
 use posthaste_storage::journal::{FileExtent, Journal, Lsn};
 use std::{collections::BTreeSet, ops::Range};
 
@@ -119,7 +122,8 @@ impl Recovered {
         let streams: BTreeSet<u64> = self.runs.keys().chain(self.kept.keys()).copied().collect();
         for stream in streams {
             let runs = self.runs.get(&stream).map_or(&[][..], Vec::as_slice);
-            let kept = self.kept.get(&stream).map_or(&[][..], Vec::as_slice);
+            let kept = self.kept.get(&stream).filter(|_| !planted::strikes(Bug::ForgetKept));
+            let kept = kept.map_or(&[][..], Vec::as_slice);
             let covered = kept.last().map_or(0, |chunk| chunk.last().0.saturating_add(1));
             let covered = covered.max(runs.last().map_or(0, |run| run.end));
             self.covered.insert(stream, covered);

@@ -15,6 +15,7 @@ use posthaste_engine::{
     catalog::{Headers, Queue, Routes},
     command::{Append, Arrival, Destination, Enqueue},
     effect::{DeadLetterFrom, NotTaken, OutboxEntry, OutboxItem, Refusal},
+    planted::{self, Bug},
 };
 use posthaste_model::{Death, DeathReason, Envelope, Message, Name, Payload, QueueId, ShardId, Value};
 use std::{
@@ -125,7 +126,13 @@ impl Pump {
                 continue;
             };
             let to = match entry.to.take() {
-                Some(to) => {
+                Some(mut to) => {
+                    if planted::strikes(Bug::RouteAnew) && matches!(entry.item, OutboxItem::Relay { .. }) {
+                        let (envelope, payload) = &content;
+                        let namespace = Name::constant("default");
+                        (to, _) =
+                            destinations(&self.broker, &namespace, Some("amq.topic"), envelope, payload);
+                    }
                     live::offer_to(&self.broker, &entry.live, &content.0, &content.1);
                     to
                 }

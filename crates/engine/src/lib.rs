@@ -14,10 +14,8 @@ pub mod event;
 pub mod group;
 mod group_commands;
 mod partition;
-#[cfg(feature = "planted-bugs")]
+#[doc(hidden)]
 pub mod planted;
-#[cfg(not(feature = "planted-bugs"))]
-mod planted;
 mod queue;
 mod range_set;
 mod retained;

@@ -14,6 +14,24 @@ pub enum Bug {
     BeforeDurable,
     /// A message that its destination refuses counts as arrived.
     LoseRefusedArrival,
+    /// What a destination has is taken again when it is sent again.
+    RepeatArrivals,
+    /// Numbers of outbox entries begin after a start behind those that are still on their way.
+    ReuseNumbers,
+    /// What was on its way when the broker ended is not sent again.
+    ForgetOutbox,
+    /// A message that is sent again goes where it would be routed to now.
+    RouteAnew,
+    /// A queue's end drops its messages that are on their way to a dead-letter target.
+    LoseDying,
+    /// The end of a queue is answered with a message too few.
+    Miscount,
+    /// The shards follow a delete before it is durable.
+    CloseEarly,
+    /// A start does not know what stayed in the journal's files.
+    ForgetKept,
+    /// Nobody is told of damage.
+    UntoldDamage,
 }
 
 #[cfg(feature = "planted-bugs")]
@@ -30,8 +48,13 @@ mod planting {
         PLANTED.set((bug, 0));
     }
 
+    /// True at every opportunity for the planted mistake, where there are few.
+    pub fn strikes_always(bug: Bug) -> bool {
+        PLANTED.get().0 == Some(bug)
+    }
+
     /// True at every fourth opportunity for the planted mistake.
-    pub(crate) fn strikes(bug: Bug) -> bool {
+    pub fn strikes(bug: Bug) -> bool {
         let (planted, opportunities) = PLANTED.get();
         if planted != Some(bug) {
             return false;
@@ -42,11 +65,14 @@ mod planting {
 }
 
 #[cfg(feature = "planted-bugs")]
-pub use planting::plant;
-#[cfg(feature = "planted-bugs")]
-pub(crate) use planting::strikes;
+pub use planting::{plant, strikes, strikes_always};
 
 #[cfg(not(feature = "planted-bugs"))]
-pub(crate) const fn strikes(_: Bug) -> bool {
+pub const fn strikes(_: Bug) -> bool {
+    false
+}
+
+#[cfg(not(feature = "planted-bugs"))]
+pub const fn strikes_always(_: Bug) -> bool {
     false
 }

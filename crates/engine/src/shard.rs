@@ -108,6 +108,9 @@ impl Shard {
         }
         self.volatile.common.relayed_bytes = self.durable.outbox.relayed_bytes;
         for entry in transfer::unfinished(&self.durable) {
+            if planted::strikes(Bug::ForgetOutbox) {
+                continue;
+            }
             out.effects.push(Gated { gate: Gate::Open, effect: Effect::Outbox(Box::new(entry)) });
         }
     }
@@ -405,6 +408,9 @@ impl Shard {
     }
 
     fn last_arrived(&self, at: Destination, source: u64) -> Option<u64> {
+        if planted::strikes(Bug::RepeatArrivals) {
+            return None;
+        }
         let arrived = match at {
             Destination::Queue(id) => &self.durable.queues.get(&id)?.arrived,
             Destination::Partition(id) => &self.durable.partitions.get(&id)?.arrived,

@@ -5,6 +5,7 @@ use crate::{
     durable::{Durable, DurableQueue},
     effect::Gate,
     group::LiveGroup,
+    planted::{self, Bug},
     queue::LiveQueue,
     settlement::{LiveLane, Position},
 };
@@ -64,7 +65,10 @@ impl Volatile {
     /// journal cannot have a number be given out twice.
     pub fn recovered(durable: &Durable, clean: bool, epoch: u32) -> Volatile {
         let mut volatile = Volatile::default();
-        volatile.common.outbox_last = durable.outbox.last.max(u64::from(epoch) << 32);
+        volatile.common.outbox_last = match planted::strikes(Bug::ReuseNumbers) {
+            true => durable.outbox.entries.last_key_value().map_or(0, |(number, _)| *number),
+            false => durable.outbox.last.max(u64::from(epoch) << 32),
+        };
         for (id, queue) in durable.queues.iter().filter(|(_, queue)| !queue.draining) {
             volatile.add_queue(*id, queue, clean);
         }

@@ -16,6 +16,26 @@ pub enum Bug {
     ForgetHole,
     /// Replies and deliveries do not wait for the journal.
     BeforeDurable,
+    /// A message that its destination refuses counts as arrived.
+    LoseRefusedArrival,
+    /// What a destination has is taken again when it is sent again.
+    RepeatArrivals,
+    /// Numbers of outbox entries are given out again after a start.
+    ReuseNumbers,
+    /// What was on its way when the broker ended is not sent again.
+    ForgetOutbox,
+    /// A message that is sent again goes where it would be routed to now.
+    RouteAnew,
+    /// A queue's end drops its messages that are on their way to a dead-letter target.
+    LoseDying,
+    /// The end of a queue is answered with a message too few.
+    Miscount,
+    /// The shards follow a delete before it is durable.
+    CloseEarly,
+    /// A start does not know what stayed in the journal's files.
+    ForgetKept,
+    /// Nobody is told of damage.
+    UntoldDamage,
 }
 
 impl Bug {
@@ -27,6 +47,16 @@ impl Bug {
             Bug::Reorder => Some(planted::Bug::Reorder),
             Bug::ForgetHole => Some(planted::Bug::ForgetHole),
             Bug::BeforeDurable => Some(planted::Bug::BeforeDurable),
+            Bug::LoseRefusedArrival => Some(planted::Bug::LoseRefusedArrival),
+            Bug::RepeatArrivals => Some(planted::Bug::RepeatArrivals),
+            Bug::ReuseNumbers => Some(planted::Bug::ReuseNumbers),
+            Bug::ForgetOutbox => Some(planted::Bug::ForgetOutbox),
+            Bug::RouteAnew => Some(planted::Bug::RouteAnew),
+            Bug::LoseDying => Some(planted::Bug::LoseDying),
+            Bug::Miscount => Some(planted::Bug::Miscount),
+            Bug::CloseEarly => Some(planted::Bug::CloseEarly),
+            Bug::ForgetKept => Some(planted::Bug::ForgetKept),
+            Bug::UntoldDamage => Some(planted::Bug::UntoldDamage),
         }
     }
 }
