@@ -21,7 +21,7 @@ use posthaste_engine::{
     command::Mode,
     effect::QueueState,
 };
-use posthaste_model::{ConnectionId, Envelope, Name, Pattern, Payload, QueueId, ShardId, Subject, TopicId};
+use posthaste_model::{ConnectionId, Envelope, Name, Pattern, Payload, QueueId, ShardId, Subject};
 use std::sync::Arc;
 
 /// The handle that an adapter holds for a connection. Cheap to clone.

@@ -146,8 +146,8 @@ fn new_disk(random: &mut Random) -> SimDisk {
     disk
 }
 
-/// None for a single bit. Sectors that cannot be read are left out: a start that needs one stops and names the
-/// file, which ends a run. Torn ones are left out, too: docs/durability.md assumes that there are none.
+/// None for a single bit. Sectors that cannot be read are left out: a start that needs one stops and names
+/// the file, which ends a run. Torn ones are left out, too: docs/durability.md assumes that there are none.
 fn sector_damage(random: &mut Random) -> Option<Damage> {
     match random.below(SECTOR_DAMAGE_ONE_IN) {
         0 => Some(Damage::Bits(2 + random.below(6) as u32)),

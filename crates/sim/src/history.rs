@@ -1,8 +1,9 @@
 //! What the clients saw, and whether a broker that keeps its promises could have shown it to them.
 //!
-//! Most rules are checked when something is seen, the rest in [`History::finish`], when everything that is held has
-//! been read. What each rule allows is what the protocol promises: an acknowledged message may be delivered twice by
-//! AMQP or with QoS 1, but the second delivery says so; it is never gone, changed, or before its predecessor.
+//! Most rules are checked when something is seen, the rest in [`History::finish`], when everything that is
+//! held has been read. What each rule allows is what the protocol promises: an acknowledged message may be
+//! delivered twice by AMQP or with QoS 1, but the second delivery says so; it is never gone, changed, or
+//! before its predecessor.
 
 use crate::{clients::undertaker::Buried, message::Id, topology};
 use posthaste_broker::{Damage, DamageKind};
@@ -103,8 +104,8 @@ impl ToldDamage {
 pub struct History {
     published: BTreeMap<Id, Published>,
     queues: BTreeMap<(&'static str, Id), InQueue>,
-    /// Sessions: how often each message was shown, as far as its reader could tell for the first time. It is there as
-    /// soon as it was shown at all: what a crash makes doubtful comes marked as a repetition.
+    /// Sessions: how often each message was shown, as far as its reader could tell for the first time. It is
+    /// there as soon as it was shown at all: what a crash makes doubtful comes marked as a repetition.
     sessions: BTreeMap<(&'static str, Id), u32>,
     /// What each offset of a partition holds. No second message is ever seen there.
     offsets: BTreeMap<(&'static str, i32, i64), Id>,
@@ -481,8 +482,8 @@ impl History {
         }
     }
 
-    /// Everything that is held has been read: nothing acknowledged may be missing. `ends` says where each partition
-    /// ends.
+    /// Everything that is held has been read: nothing acknowledged may be missing. `ends` says where each
+    /// partition ends.
     pub fn finish(&mut self, ends: &[(&'static str, i32, i64)]) {
         for (topic, partition, end) in ends {
             self.check_partition(topic, *partition, *end);
@@ -501,7 +502,8 @@ impl History {
             *stored.entry((*topic, *id)).or_default() += 1;
         }
         let (mut missing, mut too_often) = (Vec::new(), Vec::new());
-        // Nobody is shown what a crash can take back: what was delivered once stays until somebody settles it.
+        // Nobody is shown what a crash can take back: what was delivered once stays until somebody settles
+        // it.
         for ((queue, id), seen) in &self.queues {
             if !seen.settled && self.published.get(id).is_some_and(|p| p.fate == Fate::Stays) {
                 missing

@@ -1,4 +1,5 @@
-//! What the simulated clients send: a number that is found again in every copy, and bytes that follow from it.
+//! What the simulated clients send: a number that is found again in every copy, and bytes that follow from
+//! it.
 
 use bytes::{BufMut, Bytes, BytesMut};
 

@@ -1,5 +1,5 @@
-//! One run: a broker on simulated disk, network and time, clients of three protocols, faults, and a verdict. Everything
-//! follows from the seed.
+//! One run: a broker on simulated disk, network and time, clients of three protocols, faults, and a verdict.
+//! Everything follows from the seed.
 
 use crate::{
     bug::Bug,

@@ -43,10 +43,9 @@ pub struct Faults {
     fails_reads: u64,
 }
 
-/// Of four processes that end after a sync has failed, so many find in the page cache what is not on the disk when
-/// they start again; for the others the power goes as well. To be 2 as soon as a start writes again what it replays
-/// and cannot know to be on the disk: until then seed 165 on a disk fails.
-const RESTARTED_AFTER_FAILED_SYNC_OF_FOUR: u64 = 0;
+/// Of four processes that end after a sync has failed, so many find in the page cache what is not on the disk
+/// when they start again; for the others the power goes as well.
+const RESTARTED_AFTER_FAILED_SYNC_OF_FOUR: u64 = 2;
 
 impl Faults {
     pub fn choose(random: &mut Random) -> Faults {

@@ -224,7 +224,8 @@ pub(super) fn encode_message(
         .map_err(|e| wrong(e.to_string()))
 }
 
-/// Consumes a queue for as long as the run goes on. `rejects`: it may reject, and the queue has a dead-letter target.
+/// Consumes a queue for as long as the run goes on. `rejects`: it may reject, and the queue has a dead-letter
+/// target.
 pub async fn consumer(shore: Rc<Shore>, queue: &'static str, rejects: bool) {
     persist(&shore, "AMQP consumer", || consume(&shore, queue, rejects)).await;
 }

@@ -172,7 +172,8 @@ pub(super) fn batch(ids: &[Id], producer: Option<(i64, i16)>, sequence: i32) -> 
     }
     let batch = builder.finish();
     let Some((id, epoch)) = producer else { return batch };
-    // Producer id, epoch and first sequence number follow the timestamps; the checksum covers all from byte 21 on.
+    // Producer id, epoch and first sequence number follow the timestamps; the checksum covers all from byte
+    // 21 on.
     let mut batch = BytesMut::from(&batch[..]);
     batch[43..51].copy_from_slice(&id.to_be_bytes());
     batch[51..53].copy_from_slice(&epoch.to_be_bytes());
@@ -195,7 +196,8 @@ pub(super) fn request(topic: &'static str, partition: i32, batch: Bytes) -> Prod
     }
 }
 
-/// Reads a topic for as long as the run goes on, and commits where it stands as a group. The only member of it.
+/// Reads a topic for as long as the run goes on, and commits where it stands as a group. The only member of
+/// it.
 pub async fn reader(shore: Rc<Shore>, topic: &'static str, partitions: i32, group: &'static str) {
     persist(&shore, "Kafka reader", || read(&shore, topic, partitions, group)).await;
 }

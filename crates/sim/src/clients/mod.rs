@@ -1,5 +1,5 @@
-//! Clients of the three protocols, each small and strict. They reconnect when their connection breaks, and go on with
-//! what they remember.
+//! Clients of the three protocols, each small and strict. They reconnect when their connection breaks, and go
+//! on with what they remember.
 
 pub mod amqp;
 pub mod gardener;

@@ -1,5 +1,5 @@
-//! Who changes the topology while it is in use: adds partitions and a binding, makes topics and namespaces and
-//! deletes them, and expects to find all of it as it was left.
+//! Who changes the topology while it is in use: adds partitions and a binding, makes topics and namespaces
+//! and deletes them, and expects to find all of it as it was left.
 
 use super::{
     Shore,
@@ -11,7 +11,7 @@ use crate::{
     network::Weather,
     topology,
 };
-use posthaste_broker::Client;
+use posthaste_broker::{Client, right};
 use posthaste_engine::catalog::TopicConfig;
 use posthaste_kafka::wire::ErrorCode;
 use posthaste_model::{Name, TopicId};
@@ -149,9 +149,9 @@ fn check_fresh(shore: &Shore, surveyor: &Surveyor, id: TopicId, client: &Client)
     if !surveyor.ids.borrow_mut().insert(id) {
         shore.broken(&format!("{MEADOW} was made anew and has the id of before, {id:?}"));
     }
-    let Ok(topic) = client.topic(MEADOW) else { return Ok(()) };
-    for partition in &topic.partitions {
-        let bounds = client.log(partition.id).map(|log| (log.start(), log.end()));
+    let Ok(topic) = client.topic_to::<right::See>(MEADOW) else { return Ok(()) };
+    for partition in (0..topic.partitions.len()).filter_map(|at| topic.partition(at)) {
+        let bounds = client.extent(partition).map(|log| (log.start(), log.end()));
         if bounds.as_ref().is_ok_and(|bounds| *bounds != (0, 0)) {
             shore.broken(&format!("{MEADOW} was made anew and has offsets {bounds:?}"));
         }

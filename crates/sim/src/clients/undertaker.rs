@@ -1,4 +1,5 @@
-//! AMQP: who makes queues whose messages die, has them die, and deletes the queue while they are on their way.
+//! AMQP: who makes queues whose messages die, has them die, and deletes the queue while they are on their
+//! way.
 
 use super::{
     Shore,
