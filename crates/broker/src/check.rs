@@ -12,7 +12,7 @@ use posthaste_storage::{
     checkpoint::{CheckpointError, Checkpoints},
     data_dir,
     disk::Disk,
-    journal::{self, ClosedFiles, Journal, Lsn, RecordRef, RecoveryReport},
+    journal::{self, ClosedFiles, Inspected, Lsn, RecordRef, RecoveryReport, Scope},
     segment::{DiskSegments, ReadError, RunCheck, Segments},
 };
 use serde::Serialize;
@@ -84,16 +84,20 @@ pub fn check(home: &Home, name: &str) -> Result<Check, OpenError> {
 }
 
 /// As [`check`], of what was opened to be looked at.
-pub(crate) fn check_place(Place { data, bucket }: &Place) -> Result<Check, OpenError> {
+pub(crate) fn check_place(Place { data, journal }: &Place) -> Result<Check, OpenError> {
     let disk = data.disk();
     let mut check =
         Check { cluster_id: data.cluster_id().to_owned(), epoch: data.epoch(), ..Check::default() };
     count_files(&mut check, &*disk)?;
+    for (_, bytes) in journal.list()? {
+        check.journal.files += 1;
+        check.journal.bytes += bytes;
+    }
     let segments = Segments::open(Arc::new(DiskSegments::open(disk.clone(), data_dir::SEGMENTS_DIR)?))?;
     let mut recovered = Recovered::new(data.shards(), Work::Here);
     match Checkpoints::inspect(disk.clone(), data_dir::CHECKPOINTS_DIR) {
         Ok(Some((loaded, faults))) => {
-            recovered.take(&loaded, &segments, &disk)?;
+            recovered.take(&loaded, &segments, journal)?;
             let older = faults.iter().filter(|fault| !loaded.damaged.contains(fault));
             let told = older.map(|fault| format!("{fault}; it is an older generation, nothing is lost"));
             check.damage.extend(told.map(|what| Damage::new(DamageKind::Checkpoint, what)));
@@ -110,22 +114,11 @@ pub(crate) fn check_place(Place { data, bucket }: &Place) -> Result<Check, OpenE
     recovered.index_places();
     let from = recovered.meta.replay_from;
     let mut replay = |lsn: Lsn, record: RecordRef<'_>| recovered.replay(lsn, record);
-    let report = match bucket {
-        Some(bucket) => {
-            for (_, bytes) in Journal::files_in_bucket(bucket)? {
-                check.journal.files += 1;
-                check.journal.bytes += bytes;
-            }
-            Journal::inspect_bucket(bucket, from, &mut replay)?
-        }
-        None => Journal::inspect(disk.clone(), data_dir::JOURNAL_DIR, from, &mut replay)?,
-    };
+    let Inspected { report, files } = journal.inspect(Scope::From(from), &mut replay)?;
     check.damage.extend(recovered.assess(&report));
     told_of_journal(&mut check.journal, from, &report);
     check_segments(&mut check, &recovered, &segments)?;
-    if !recovered.kept.is_empty() {
-        check_kept(&mut check, &recovered, &ClosedFiles::open(disk.clone(), data_dir::JOURNAL_DIR)?);
-    }
+    check_kept(&mut check, &recovered, &files);
     check.topics = recovered.catalog.namespaces().map(|n| n.topics.len()).sum();
     check.queues = recovered.catalog.namespaces().map(|n| n.queues.len()).sum();
     Ok(check)
@@ -147,9 +140,10 @@ fn count_files(check: &mut Check, disk: &dyn Disk) -> Result<(), OpenError> {
                 continue;
             }
             let (files, bytes) = match dir {
-                data_dir::JOURNAL_DIR => (&mut check.journal.files, &mut check.journal.bytes),
                 data_dir::SEGMENTS_DIR => (&mut check.segments.files, &mut check.segments.bytes),
-                _ => (&mut check.checkpoints.files, &mut check.checkpoints.bytes),
+                data_dir::CHECKPOINTS_DIR => (&mut check.checkpoints.files, &mut check.checkpoints.bytes),
+                // The journal's place tells of its files.
+                _ => continue,
             };
             (*files, *bytes) = (*files + 1, *bytes + entry.bytes);
         }

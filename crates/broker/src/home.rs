@@ -2,8 +2,9 @@
 
 use crate::open::{OpenError, nonce};
 use posthaste_storage::{
-    DataDir,
+    DataDir, data_dir,
     disk::{Disk, LocalDisk},
+    journal::JournalPlace,
     object::{self, Bucket, ObjectDisk},
 };
 use std::{path::Path, sync::Arc};
@@ -18,8 +19,7 @@ pub enum Home {
 /// An opened home.
 pub(crate) struct Place {
     pub data: DataDir,
-    /// Where the journal is, if not in the data directory.
-    pub bucket: Option<ObjectDisk>,
+    pub journal: JournalPlace,
 }
 
 impl Home {
@@ -33,26 +33,34 @@ impl Home {
 
     /// Opens it to look at it. A bucket cannot tell whether a broker runs on it, and none is disturbed.
     pub(crate) fn look(&self, name: &str) -> Result<Place, OpenError> {
-        let (disk, bucket): (Arc<dyn Disk>, _) = match self {
-            Home::Disk(disk) => (disk.clone(), None),
+        Ok(match self {
+            Home::Disk(disk) => Place::directory(DataDir::inspect(disk.clone(), name)?),
             Home::Bucket(bucket) => {
                 let disk = ObjectDisk::look(bucket.clone())?;
-                (Arc::new(disk.clone()), Some(disk))
+                let data = DataDir::inspect(Arc::new(disk.clone()), name)?;
+                Place { data, journal: JournalPlace::bucket(disk) }
             }
-        };
-        Ok(Place { data: DataDir::inspect(disk, name)?, bucket })
+        })
     }
 
     /// Opens it, or makes it; a bucket is taken over. `random` becomes its id if it is new.
     pub(crate) fn open(&self, name: &str, random: [u8; 16]) -> Result<Place, OpenError> {
-        let (disk, bucket): (Arc<dyn Disk>, _) = match self {
-            Home::Disk(disk) => (disk.clone(), None),
+        Ok(match self {
+            Home::Disk(disk) => Place::directory(DataDir::open_on(disk.clone(), name, random)?),
             Home::Bucket(bucket) => {
                 bucket.probe()?;
                 let disk = ObjectDisk::open(bucket.clone(), nonce(&random))?;
-                (Arc::new(disk.clone()), Some(disk))
+                let data = DataDir::open_on(Arc::new(disk.clone()), name, random)?;
+                Place { data, journal: JournalPlace::bucket(disk) }
             }
-        };
-        Ok(Place { data: DataDir::open_on(disk, name, random)?, bucket })
+        })
+    }
+}
+
+impl Place {
+    /// Of a directory, which has the journal beside the rest.
+    pub fn directory(data: DataDir) -> Place {
+        let journal = JournalPlace::directory(data.disk(), data_dir::JOURNAL_DIR);
+        Place { data, journal }
     }
 }

@@ -30,7 +30,7 @@ use posthaste_storage::{
     data_dir,
     disk::Disk,
     journal::{self, Completion, Drive, Journal, JournalConfig, Lsn, RecordRef, RecoveryReport},
-    object::{self, ObjectDisk},
+    object,
     segment::{self, DiskSegments, Run, Segments},
 };
 use std::{
@@ -94,8 +94,6 @@ pub(crate) struct Environment {
     pub work: Work,
     pub drive: Drive,
     pub fatal: Option<Fatal>,
-    /// Where the journal is, if not in the data directory.
-    pub bucket: Option<ObjectDisk>,
     /// All of the journal is replayed, as if there were no checkpoint.
     pub ignores_checkpoints: bool,
     /// Nothing of the journal is released.
@@ -110,7 +108,6 @@ impl Environment {
             work: Work::Elsewhere,
             drive: Drive::Threads,
             fatal: None,
-            bucket: None,
             ignores_checkpoints: false,
             keeps_journal: false,
         }
@@ -138,15 +135,16 @@ struct Tasks {
 }
 
 impl Assembled {
-    pub fn new(data: DataDir, config: Config, environment: Environment) -> Result<Assembled, OpenError> {
-        let Environment { random, clock, work, drive, fatal, bucket, ignores_checkpoints, keeps_journal } =
+    pub fn new(place: Place, config: Config, environment: Environment) -> Result<Assembled, OpenError> {
+        let Place { data, journal } = place;
+        let Environment { random, clock, work, drive, fatal, ignores_checkpoints, keeps_journal } =
             environment;
         let shards = data.shards();
         let segments = Segments::open(Arc::new(DiskSegments::open(data.disk(), data_dir::SEGMENTS_DIR)?))?;
         let (checkpoints, loaded) = Checkpoints::open(data.disk(), data_dir::CHECKPOINTS_DIR)?;
         let mut recovered = Recovered::new(shards, work);
         if let Some(loaded) = loaded.filter(|_| !ignores_checkpoints) {
-            recovered.take(&loaded, &segments, &data.disk())?;
+            recovered.take(&loaded, &segments, &journal)?;
         }
         recovered.meta.shards.resize(usize::from(shards), Lsn(0));
         recovered.index_places();
@@ -165,13 +163,7 @@ impl Assembled {
         let from = recovered.meta.replay_from;
         let completed = completions(inboxes.clone());
         let mut replay = |lsn: Lsn, record: RecordRef<'_>| recovered.replay(lsn, record);
-        let (journal, report) = match &bucket {
-            Some(bucket) => Journal::open_bucket(bucket, journal_config, from, &mut replay, completed)?,
-            None => {
-                let (disk, dir) = (data.disk(), data_dir::JOURNAL_DIR);
-                Journal::open(disk, dir, journal_config, from, &mut replay, completed)?
-            }
-        };
+        let (journal, report) = journal.open(journal_config, from, &mut replay, completed)?;
         let kept = recovered.kept_files(&journal);
         for damage in recovered.assess(&report).into_iter().chain(recovered.missing_places(&kept)) {
             recovered.logs.damages().report(damage);
@@ -317,19 +309,24 @@ impl Broker {
     /// `block_in_place`, since recovery reads for as long as it takes.
     pub fn open(config: Config) -> Result<Broker, OpenError> {
         let random = random()?;
-        let Place { data, bucket } = match Home::at(&config.data)? {
-            Home::Disk(_) => Place { data: DataDir::open(&config.data, random)?, bucket: None },
+        let place = match Home::at(&config.data)? {
+            Home::Disk(_) => Place::directory(DataDir::open(&config.data, random)?),
             home => home.open(&config.data.display().to_string(), random)?,
         };
-        Assembled::new(data, config, Environment { bucket, ..Environment::new(random) })?.start()
+        Assembled::new(place, config, Environment::new(random))?.start()
     }
 
     /// As [`Broker::open`], on another disk: one that fails on purpose, for tests. `fatal` is told when the
     /// journal cannot go on, instead of the process being aborted; the broker then acknowledges nothing more.
     pub fn open_on(disk: Arc<dyn Disk>, config: Config, fatal: Fatal) -> Result<Broker, OpenError> {
+        Broker::open_home(&Home::Disk(disk), config, fatal)
+    }
+
+    /// As [`Broker::open_on`], in any home.
+    pub fn open_home(home: &Home, config: Config, fatal: Fatal) -> Result<Broker, OpenError> {
         let random = random()?;
-        let data = DataDir::open_on(disk, &config.data.display().to_string(), random)?;
-        Assembled::new(data, config, Environment { fatal: Some(fatal), ..Environment::new(random) })?.start()
+        let place = home.open(&config.data.display().to_string(), random)?;
+        Assembled::new(place, config, Environment { fatal: Some(fatal), ..Environment::new(random) })?.start()
     }
 
     async fn create_defaults(&self) {

@@ -4,14 +4,13 @@
 use crate::{
     Config,
     check::{Check, check, check_place},
-    home::Home,
-    open::{Assembled, Environment, OpenError, nonce, random},
+    home::{Home, Place},
+    open::{Assembled, Environment, OpenError, random},
 };
 use posthaste_storage::{
-    DataDir,
     data_dir::{CHECKPOINTS_DIR, JOURNAL_DIR, SEGMENTS_DIR},
     disk::Disk,
-    object::ObjectDisk,
+    journal::{self, JournalPlace},
 };
 use serde::Serialize;
 use std::{collections::BTreeSet, io, io::IoSlice, sync::Arc};
@@ -44,17 +43,12 @@ pub fn repair(home: &Home, config: Config) -> Result<Repair, OpenError> {
     let quarantine = format!("{QUARANTINE_DIR}/{:08}", looked.data.epoch());
     drop(looked);
     let random = random()?;
-    let (disk, bucket): (Arc<dyn Disk>, _) = match home {
-        Home::Disk(disk) => (disk.clone(), None),
-        Home::Bucket(bucket) => {
-            let disk = ObjectDisk::open(bucket.clone(), nonce(&random))?;
-            (Arc::new(disk.clone()), Some(disk))
-        }
-    };
-    copy_damaged(&*disk, bucket.as_ref(), &before, &quarantine)?;
-    if !before.is_clean() {
-        let data = DataDir::open_on(disk.clone(), &name, random)?;
-        write_anew(data, config, Environment { bucket, ..Environment::new(random) })?;
+    let place = home.open(&name, random)?;
+    let disk = place.data.disk();
+    copy_damaged(&*disk, &place.journal, &before, &quarantine)?;
+    match before.is_clean() {
+        true => drop(place),
+        false => write_anew(place, config, Environment::new(random))?,
     }
     move_aside(&*disk, &quarantine)?;
     let after = check(home, &name)?;
@@ -65,38 +59,55 @@ pub fn repair(home: &Home, config: Config) -> Result<Repair, OpenError> {
 /// what was ever written, since the rest is zeros.
 fn copy_damaged(
     disk: &dyn Disk,
-    bucket: Option<&ObjectDisk>,
+    journal: &JournalPlace,
     check: &Check,
     quarantine: &str,
-) -> io::Result<()> {
+) -> Result<(), OpenError> {
     disk.create_dir(quarantine)?;
     let files: BTreeSet<&String> = check.damage.iter().filter_map(|damage| damage.file.as_ref()).collect();
     for file in files {
         let target = format!("{quarantine}/{}", flat(file));
-        // In a bucket journal files are objects and no names.
-        let copied = match bucket.filter(|_| file.starts_with(JOURNAL_DIR)) {
-            Some(bucket) => bucket.object(file).and_then(|bytes| write(disk, &target, &bytes)),
-            None => copy(disk, file, &target),
-        };
-        match copied {
-            // A missing file is part of the damage.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            outcome => outcome?,
+        match journal_file(file) {
+            Some(number) => {
+                let Some(source) = present(journal.file(number))? else { continue };
+                copy(disk, |position, buffer| source.read_at(position, buffer), &target)?;
+            }
+            None => {
+                let Some(source) = present(disk.open(file).map_err(OpenError::Io))? else { continue };
+                copy(disk, |position, buffer| source.read_at(position, buffer), &target)?;
+            }
         }
     }
     let report = serde_json::to_vec_pretty(check).map_err(io::Error::other)?;
     write(disk, &format!("{quarantine}/{REPORT}"), &report)?;
     disk.sync_dir(quarantine)?;
-    disk.sync_dir(".")
+    disk.sync_dir(".")?;
+    Ok(())
 }
 
-fn copy(disk: &dyn Disk, from: &str, to: &str) -> io::Result<()> {
-    let source = disk.open(from)?;
+/// Journal files are known by number, wherever they lie.
+fn journal_file(path: &str) -> Option<u64> {
+    journal::file_number(path.strip_prefix(JOURNAL_DIR)?.strip_prefix('/')?)
+}
+
+/// A missing file is part of the damage.
+fn present<T>(opened: Result<T, impl Into<OpenError>>) -> Result<Option<T>, OpenError> {
+    match opened.map_err(Into::into) {
+        Err(OpenError::Io(error) | OpenError::Journal(journal::OpenError::Io { error, .. }))
+            if error.kind() == io::ErrorKind::NotFound =>
+        {
+            Ok(None)
+        }
+        outcome => outcome.map(Some),
+    }
+}
+
+fn copy(disk: &dyn Disk, read_at: impl Fn(u64, &mut [u8]) -> io::Result<usize>, to: &str) -> io::Result<()> {
     let target = create(disk, to)?;
     let mut buffer = vec![0; COPY_BYTES];
     let mut position = 0;
     loop {
-        let read = source.read_at(position, &mut buffer)?;
+        let read = read_at(position, &mut buffer)?;
         let Some(bytes) = buffer.get(..read).filter(|bytes| !bytes.is_empty()) else { break };
         // Zeros that are not written are zeros too.
         if bytes.iter().any(|byte| *byte != 0) {
@@ -130,8 +141,8 @@ fn flat(path: &str) -> String {
 
 /// Starts a broker that nobody can connect to, has it write two checkpoints (the second makes the first one
 /// the fallback, so that nothing old is needed any more) and stops it.
-fn write_anew(data: DataDir, config: Config, environment: Environment) -> Result<(), OpenError> {
-    let assembled = Assembled::new(data, config, environment)?;
+fn write_anew(place: Place, config: Config, environment: Environment) -> Result<(), OpenError> {
+    let assembled = Assembled::new(place, config, environment)?;
     let (broker, mut checkpointer) = assembled.start_without_checkpoints()?;
     let written = broker.shared.runtime().clone().block_on(checkpointer.write_anew());
     broker.stop();

@@ -19,15 +19,12 @@ use posthaste_engine::{
 use posthaste_model::{Name, PartitionId, QueueId, Timestamp, TopicId};
 use posthaste_storage::{
     checkpoint::{Loaded, LostKeys},
-    data_dir::JOURNAL_DIR,
-    disk::Disk,
-    journal::{DamageKind as Stretch, Journal, Lsn, RecordRef, RecoveryReport},
+    journal::{DamageKind as Stretch, JournalPlace, Lsn, RecordRef, RecoveryReport, Scope},
     segment::{ReadError, Run, Segments},
 };
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     ops::Range,
-    sync::Arc,
 };
 
 /// What recovery notices on its way.
@@ -64,7 +61,7 @@ impl Recovered {
         &mut self,
         loaded: &Loaded,
         segments: &Segments,
-        disk: &Arc<dyn Disk>,
+        journal: &JournalPlace,
     ) -> Result<(), OpenError> {
         self.meta = postcard::from_bytes(&loaded.meta).map_err(|e| OpenError::State(e.to_string()))?;
         loaded.for_each(&mut |key, value| self.load(key, value))?;
@@ -76,7 +73,7 @@ impl Recovered {
         } else {
             self.followed.damage.extend(loaded.lost.iter().map(Damage::of_checkpoint));
             self.followed.names_hurt = loaded.lost.iter().any(hurts_names);
-            let in_journal = self.find_in_journal(&loaded.lost, disk)?;
+            let in_journal = self.find_in_journal(&loaded.lost, journal)?;
             self.rebuild(&loaded.lost, segments, &in_journal);
         }
         self.note_streams();
@@ -194,6 +191,13 @@ impl Recovered {
         let bytes = lost.to.0.saturating_sub(lost.from.0);
         let end = offset.saturating_add(u64::from(span));
         let next = self.followed.next.get(&stream).copied();
+        // What the state has already is not followed: nothing that comes behind it misses it either.
+        let in_state = self.meta.shards.get(usize::from(shard)).is_some_and(|from| lost.from < *from);
+        let in_place = self.covered.get(&stream).is_some_and(|covered| end <= *covered);
+        if in_state && !in_place && u64::from(span) <= LOST_SPAN_MAX && next.is_some_and(|next| end <= next) {
+            self.followed.gaps.push((stream, offset, end));
+            return;
+        }
         let Some(next) = next.filter(|next| *next < end && end - next <= bytes.max(LOST_SPAN_MAX)) else {
             return;
         };
@@ -346,7 +350,11 @@ impl Recovered {
 
     /// If places in the journal are lost, or what shards held: everything that is stored in what is left of
     /// the journal and that its replay is not going to tell of.
-    fn find_in_journal(&self, lost: &[LostKeys], disk: &Arc<dyn Disk>) -> Result<Vec<InJournal>, OpenError> {
+    fn find_in_journal(
+        &self,
+        lost: &[LostKeys],
+        journal: &JournalPlace,
+    ) -> Result<Vec<InJournal>, OpenError> {
         let mut found = Vec::new();
         if !lost.iter().any(|lost| hurts(lost, key::KEPT) || hurts(lost, key::SHARD)) {
             return Ok(found);
@@ -361,8 +369,7 @@ impl Recovered {
                 found.push(InJournal { event, at, lsn, bytes });
             }
         };
-        // What is missing there was released.
-        Journal::inspect(disk.clone(), JOURNAL_DIR, Lsn(0), &mut look)?;
+        journal.inspect(Scope::All(self.meta.replay_from), &mut look)?;
         Ok(found)
     }
 

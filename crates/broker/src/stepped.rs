@@ -4,7 +4,7 @@ use crate::{
     Broker, Config, OpenError,
     checkpoint::Checkpointer,
     environment::{Clock, Work},
-    home::{Home, Place},
+    home::Home,
     open::{Assembled, Environment, Fatal},
     thread::EngineThread,
 };
@@ -55,18 +55,17 @@ pub struct Digest {
 impl Broker {
     /// Recovers what the disk or the bucket holds. Nothing happens before [`Stepper::begin`].
     pub fn open_stepped(world: World, config: Config) -> Result<(Broker, Stepper, Checkpoints), OpenError> {
-        let Place { data, bucket } = world.home.open(&config.data.display().to_string(), world.random)?;
+        let place = world.home.open(&config.data.display().to_string(), world.random)?;
         let environment = Environment {
             random: world.random,
             clock: Clock::Manual(world.clock),
             work: Work::Here,
             drive: Drive::Steps,
             fatal: Some(world.fatal),
-            bucket,
             ignores_checkpoints: world.ignores_checkpoints,
             keeps_journal: world.keeps_journal,
         };
-        let assembled = Assembled::new(data, config, environment)?;
+        let assembled = Assembled::new(place, config, environment)?;
         let clean = assembled.clean;
         let (broker, threads, checkpointer, journal, data, ready) = assembled.into_parts();
         let stepper = Stepper { threads, clean, journal, ready, _data: data };

@@ -18,6 +18,7 @@ mod full;
 mod home;
 mod note;
 mod object;
+mod place;
 mod recovery;
 mod renew;
 mod ring;
@@ -46,12 +47,13 @@ pub use batch::{Batch, INLINE_BODY_BYTES};
 pub use closed::ClosedFiles;
 pub use damage::{Amount, Damage, DamageKind};
 pub use home::{Blocks, DiskHome, HomeFile, JournalHome};
+pub use place::{Inspected, JournalPlace, Scope};
 pub use recovery::RecoveryReport;
 pub use stats::CommitStats;
 
 pub(crate) use recovery::scan_bytes;
 
-use crate::disk::{Disk, Reserving};
+use crate::disk::Disk;
 use crate::object::ObjectDisk;
 use files::Shared;
 use writer::{Step, Writer};
@@ -307,6 +309,11 @@ pub fn file_name(number: u64) -> String {
     }
 }
 
+/// The number of the file or object that [`file_name`] calls so.
+pub fn file_number(name: &str) -> Option<u64> {
+    home::number_of(name).or_else(|| object::number_of_name(name))
+}
+
 /// A handle to an open journal. When the last one is dropped, the journal stops as if the process had ended.
 #[derive(Clone)]
 pub struct Journal {
@@ -347,9 +354,7 @@ impl Stepped {
 }
 
 impl Journal {
-    /// Opens the journal in a directory of `disk`, hands every readable record at or above `from` to
-    /// `replay`, in order, and starts the writer. Everything below `from` is taken to have been durable.
-    /// `completed` is called by the writer and must not block.
+    /// [`JournalPlace::open`] of a directory.
     pub fn open(
         disk: Arc<dyn Disk>,
         dir: &str,
@@ -358,20 +363,10 @@ impl Journal {
         replay: &mut dyn FnMut(Lsn, RecordRef<'_>),
         completed: Box<dyn FnMut(Completion) + Send>,
     ) -> Result<(Journal, RecoveryReport), OpenError> {
-        if let Reserving::Not { file_system } = disk.reserving() {
-            tracing::warn!(
-                file_system,
-                free_mib_min = (config.reserve_bytes >> 20) * 2,
-                "this file system keeps no space for what is written later: publishers are refused while \
-                 less than that is free, and if others take the rest, all waits until there is space again",
-            );
-        }
-        let home = DiskHome::open(disk, dir)
-            .map_err(|error| OpenError::Io { action: format!("open the directory {dir}"), error })?;
-        Journal::open_home(Arc::new(home), config, from, replay, completed)
+        JournalPlace::directory(disk, dir).open(config, from, replay, completed)
     }
 
-    /// As [`Journal::open`], in another kind of home.
+    /// As [`JournalPlace::open`], in a home of any kind.
     pub fn open_home(
         home: Arc<dyn JournalHome>,
         mut config: JournalConfig,
@@ -398,34 +393,26 @@ impl Journal {
         Ok((Journal { owner: Arc::new(owner) }, report))
     }
 
-    /// Reads what [`Journal::open`] would read, and changes nothing.
-    pub fn inspect(
-        disk: Arc<dyn Disk>,
-        dir: &str,
-        from: Lsn,
-        replay: &mut dyn FnMut(Lsn, RecordRef<'_>),
-    ) -> Result<RecoveryReport, OpenError> {
-        let home = DiskHome::open(disk, dir)
-            .map_err(|error| OpenError::Io { action: format!("open the directory {dir}"), error })?;
-        recovery::inspect(&home, from, replay)
-    }
-
-    /// As [`Journal::open`], in a bucket: a batch is durable once it and all before it are there as objects.
-    /// Fences every earlier opener: what it put before is replayed, and it puts nothing more. There are
-    /// threads if the bucket has them, whatever [`JournalConfig::drive`] says, and one sync mode: everything
-    /// is durable when it completes.
-    pub fn open_bucket(
+    /// As [`Journal::open`], in a bucket that was claimed.
+    fn open_objects(
         disk: &ObjectDisk,
         mut config: JournalConfig,
         from: Lsn,
         replay: &mut dyn FnMut(Lsn, RecordRef<'_>),
         completed: Box<dyn FnMut(Completion) + Send>,
     ) -> Result<(Journal, RecoveryReport), OpenError> {
+        if !disk.is_claimed() {
+            let error = io::ErrorKind::ReadOnlyFilesystem.into();
+            return Err(OpenError::Io {
+                action: format!("open the journal in {}", disk.bucket().name()),
+                error,
+            });
+        }
         let drive = if disk.bucket().is_stepped() { Drive::Steps } else { Drive::Threads };
         // Released objects are removed, never used again.
         (config.spare_files, config.drive) = (0, drive);
         let fatal = config.fatal.take();
-        let home = Arc::new(object::ObjectHome::new(disk.cache().clone(), disk.epoch()));
+        let home = Arc::new(object::ObjectHome::new(disk));
         let (shared, start, report) = object::recover(&home, config, from, replay)?;
         let mut writer = object::ObjectWriter::new(shared.clone(), home, start, completed, fatal);
         let mut owner = Owner { shared, threads: Mutex::default(), ahead: Mutex::default(), stepped: None };
@@ -434,22 +421,6 @@ impl Journal {
             Drive::Threads => owner.spawn(move || writer.run()).map_err(no_threads)?,
         }
         Ok((Journal { owner: Arc::new(owner) }, report))
-    }
-
-    /// As [`Journal::inspect`], in a bucket. Whoever writes there is not disturbed.
-    pub fn inspect_bucket(
-        disk: &ObjectDisk,
-        from: Lsn,
-        replay: &mut dyn FnMut(Lsn, RecordRef<'_>),
-    ) -> Result<RecoveryReport, OpenError> {
-        // Read as the next opener would.
-        let home = Arc::new(object::ObjectHome::new(disk.cache().clone(), disk.epoch() + 1));
-        object::inspect(&home, from, replay)
-    }
-
-    /// Numbers and sizes in bytes of the journal's objects in a bucket.
-    pub fn files_in_bucket(disk: &ObjectDisk) -> io::Result<Vec<(u64, u64)>> {
-        object::ObjectHome::new(disk.cache().clone(), disk.epoch()).list()
     }
 
     /// Hands a batch to the writer; never waits for the disk. After a failure or [`Journal::close`] the

@@ -8,7 +8,7 @@ use posthaste_storage::{
     Random,
     checkpoint::Checkpoints,
     disk::{Disk, ReadOnlyDisk, SimDisk},
-    journal::{Batch, Drive, Journal, JournalConfig, Lsn, RecordRef, StepOutcome},
+    journal::{Batch, Drive, Journal, JournalConfig, JournalPlace, Lsn, RecordRef, Scope, StepOutcome},
     segment::{DiskSegments, Entry, ReadError, Run, SegmentId, Segments},
 };
 use std::{
@@ -100,8 +100,9 @@ fn check_journal(disk: &SimDisk, written: &Written, context: &str) -> usize {
         read.insert(lsn.0, record.body.to_vec());
     };
     let shared = Arc::new(ReadOnlyDisk(Arc::new(disk.clone())));
-    let report = Journal::inspect(shared, "journal", Lsn(0), &mut replay);
-    let report = report.unwrap_or_else(|error| panic!("{context}: {error}"));
+    let place = JournalPlace::directory(shared, "journal");
+    let inspected = place.inspect(Scope::From(Lsn(0)), &mut replay);
+    let report = inspected.unwrap_or_else(|error| panic!("{context}: {error}")).report;
     for (lsn, body) in &read {
         assert_eq!(written.records.get(lsn), Some(body), "{context}: at {lsn}");
     }

@@ -1,24 +1,22 @@
 //! Damage below what was durable: told, passed over, never delivered, and gone after a repair.
 
-use crate::support::*;
+use crate::{ground::Ground, support::*};
 use posthaste_broker::{
     AppendBatch, Broker, Check, Client, Config, Damage, DamageKind, Formats, Home, QueueDeclaration, check,
     repair,
-    storage::{
-        Random,
-        disk::{Disk, SimDisk},
-    },
+    storage::{Random, disk::Disk},
 };
 use posthaste_engine::{
     catalog::TopicConfig,
     command::{Mode, Outcome},
 };
 use posthaste_model::{Limits, Timestamp};
-use std::sync::Arc;
+use std::collections::BTreeSet;
 
 /// Messages in the topic and in the queue.
 const MESSAGES: u64 = 120;
 const CASES: u64 = 90;
+const CASES_ON_BUCKET: u64 = 60;
 
 fn config(checkpoint_every: u64) -> Config {
     let limits = Limits { journal_bytes_between_checkpoints: checkpoint_every, ..Limits::default() };
@@ -38,14 +36,8 @@ fn keeping(checkpoint_every: u64) -> Config {
     config
 }
 
-fn open_on(disk: &SimDisk, checkpoint_every: u64) -> Broker {
-    open_with(disk, config(checkpoint_every))
-}
-
-fn open_with(disk: &SimDisk, config: Config) -> Broker {
-    let fatal = Box::new(|why: String| panic!("{why}"));
-    let opened = Broker::open_on(Arc::new(disk.clone()), config, fatal);
-    opened.unwrap_or_else(|error| panic!("{error}"))
+fn open_on(ground: &Ground, checkpoint_every: u64) -> Broker {
+    ground.open(config(checkpoint_every))
 }
 
 fn body(id: u64) -> Vec<u8> {
@@ -114,30 +106,20 @@ async fn drain(broker: &Broker, client: &Client) -> Vec<u64> {
     }
 }
 
-fn files(disk: &SimDisk) -> Vec<(String, u64)> {
-    let mut files = Vec::new();
-    for dir in ["journal", "segments", "checkpoints"] {
-        let listed = disk.list(dir).unwrap().into_iter();
-        files.extend(listed.map(|entry| (format!("{dir}/{}", entry.name), entry.bytes)));
-    }
-    files
-}
-
-fn read_file(disk: &SimDisk, path: &str) -> Vec<u8> {
-    let file = disk.open(path).unwrap();
-    let mut bytes = vec![0; disk.written_bytes(path) as usize];
-    file.read_at(0, &mut bytes).unwrap();
-    bytes
-}
-
 /// The position of a message's body in a file, if it is there.
-fn position_of(disk: &SimDisk, path: &str, id: u64) -> Option<u64> {
-    let (bytes, body) = (read_file(disk, path), body(id));
+fn position_of(ground: &Ground, file: &str, id: u64) -> Option<u64> {
+    let (bytes, body) = (ground.read(file), body(id));
     bytes.windows(body.len()).position(|window| window == body).map(|at| at as u64)
 }
 
-fn checked(disk: &SimDisk) -> Check {
-    check(&Home::Disk(Arc::new(disk.clone())), "data").unwrap()
+/// Every file that holds a message's body, and where.
+fn places_of(ground: &Ground, id: u64) -> impl Iterator<Item = (String, u64)> {
+    let names = ground.files().into_iter().map(|(file, _)| file);
+    names.filter_map(move |file| Some((file.clone(), position_of(ground, &file, id)?)))
+}
+
+fn checked(ground: &Ground) -> Check {
+    tokio::task::block_in_place(|| check(&ground.home(), "data")).unwrap()
 }
 
 fn stop(broker: Broker) {
@@ -147,17 +129,21 @@ fn stop(broker: Broker) {
 /// A message of the journal, of which everything else is readable.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_journal_record_is_named_and_passed_over() {
-    let disk = SimDisk::new(1);
-    let broker = tokio::task::block_in_place(|| open_on(&disk, u64::MAX));
+    for ground in Ground::all() {
+        pass_over_a_damaged_journal_record(ground).await;
+    }
+}
+
+async fn pass_over_a_damaged_journal_record(ground: Ground) {
+    let broker = open_on(&ground, u64::MAX);
     fill(&broker, false).await;
     stop(broker);
-    assert!(checked(&disk).is_clean());
-    let journal = files(&disk).into_iter().map(|(name, _)| name).filter(|name| name.starts_with("journal"));
-    let (file, at) =
-        journal.filter_map(|file| Some((file.clone(), position_of(&disk, &file, 55)?))).next().unwrap();
-    assert!(disk.flip_bit(&file, (at + 3) * 8));
+    assert!(checked(&ground).is_clean());
+    let (file, at) = places_of(&ground, 55).next().unwrap();
+    assert!(file.starts_with("journal"));
+    ground.flip_bit(&file, (at + 3) * 8);
 
-    let seen = checked(&disk);
+    let seen = checked(&ground);
     let missing: Vec<&Damage> = seen.damage.iter().filter(|d| d.kind == DamageKind::Messages).collect();
     assert!(!missing.is_empty(), "{:?}", seen.damage);
     assert!(missing.iter().all(|d| (d.from, d.to, d.messages) == (Some(55), Some(56), Some(1))));
@@ -170,7 +156,7 @@ async fn a_damaged_journal_record_is_named_and_passed_over() {
         named.contains("offset 55") && (named.contains("default/jobs/0") || named.contains("default/log/0"))
     );
 
-    let broker = tokio::task::block_in_place(|| open_on(&disk, u64::MAX));
+    let broker = open_on(&ground, u64::MAX);
     let client = client_of(&broker).await;
     assert!(broker.damage_counts().0 >= 2 && broker.damage_counts().1 >= 1);
     assert!(
@@ -192,8 +178,13 @@ async fn a_damaged_journal_record_is_named_and_passed_over() {
 /// The last message of its topic, behind which others follow in the journal: nothing of its own tells of it.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_offset_of_a_lost_last_message_is_not_given_out_again() {
-    let disk = SimDisk::new(1);
-    let broker = tokio::task::block_in_place(|| open_on(&disk, u64::MAX));
+    for ground in Ground::all() {
+        do_not_give_out_again(ground).await;
+    }
+}
+
+async fn do_not_give_out_again(ground: Ground) {
+    let broker = open_on(&ground, u64::MAX);
     fill(&broker, false).await;
     let client = client_of(&broker).await;
     let partition = part(&client, &client.topic("log").unwrap(), 0);
@@ -207,12 +198,10 @@ async fn the_offset_of_a_lost_last_message_is_not_given_out_again() {
     assert!(publish(&client, None, "jobs", &body(MESSAGES + 1)).await.refused.is_empty());
     stop(broker);
     drop(client);
-    let journal = files(&disk).into_iter().map(|(name, _)| name).filter(|name| name.starts_with("journal"));
-    let found = journal.filter_map(|file| Some((file.clone(), position_of(&disk, &file, MESSAGES)?)));
-    let (file, at) = found.collect::<Vec<_>>().pop().unwrap();
-    assert!(disk.flip_bit(&file, (at + 3) * 8));
+    let (file, at) = places_of(&ground, MESSAGES).last().unwrap();
+    ground.flip_bit(&file, (at + 3) * 8);
     for start in 0..3u64 {
-        let broker = tokio::task::block_in_place(|| open_on(&disk, u64::MAX));
+        let broker = open_on(&ground, u64::MAX);
         let told = broker.damage();
         let missing: Vec<_> = told.iter().filter(|d| d.kind == DamageKind::Messages).collect();
         assert!(missing.len() == 1 && missing[0].to_string().contains("topic default/log/0"), "{told:?}");
@@ -232,47 +221,47 @@ async fn the_offset_of_a_lost_last_message_is_not_given_out_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn acknowledged_messages_that_are_gone_from_the_end_are_told_with_their_number() {
     for stopped in [true, false] {
-        let disk = SimDisk::new(1);
-        let broker = tokio::task::block_in_place(|| open_on(&disk, u64::MAX));
+        let ground = Ground::directory(1);
+        let broker = open_on(&ground, u64::MAX);
         let client = client_of(&broker).await;
         let declaration = QueueDeclaration { durable: true, ..QueueDeclaration::default() };
         client.create_queue(&name("jobs"), declaration).await.unwrap();
         for id in 0..20 {
             assert!(publish(&client, None, "jobs", &body(id)).await.refused.is_empty());
         }
-        let disk = if stopped {
+        let ground = if stopped {
             drop(client);
             stop(broker);
-            disk
+            ground
         } else {
             // As a kill would leave it, once the last of them has been noted.
             loop {
-                let left = disk.copy();
-                let journal = files(&left).into_iter().filter(|(name, _)| name.ends_with(".journal"));
+                let left = ground.copy();
+                let journal = left.files().into_iter().filter(|(name, _)| name.ends_with(".journal"));
                 for (file, bytes) in journal {
                     overwrite(&left, &file, 0, bytes);
                 }
                 if checked(&left).damage.iter().filter_map(|damage| damage.messages).sum::<u64>() == 20 {
-                    break disk.copy();
+                    break ground.copy();
                 }
                 tokio::task::yield_now().await;
             }
         };
-        let journal = files(&disk).into_iter().filter(|(name, _)| name.starts_with("journal"));
-        let found = journal.filter_map(|(file, bytes)| Some((position_of(&disk, &file, 10)?, file, bytes)));
+        let journal = ground.files().into_iter().filter(|(name, _)| name.starts_with("journal"));
+        let found = journal.filter_map(|(file, bytes)| Some((position_of(&ground, &file, 10)?, file, bytes)));
         let (at, file, bytes) = found.collect::<Vec<_>>().pop().unwrap();
-        overwrite(&disk, &file, at, bytes);
+        overwrite(&ground, &file, at, bytes);
 
-        let seen = checked(&disk);
+        let seen = checked(&ground);
         let lost: Vec<&Damage> = seen.damage.iter().filter(|damage| damage.messages.is_some()).collect();
         assert_eq!(lost.iter().filter_map(|damage| damage.messages).sum::<u64>(), 10, "{:?}", seen.damage);
         assert!(lost.iter().any(|damage| damage.file.as_ref() == Some(&file)), "{lost:?}");
         for _ in 0..2 {
-            let broker = tokio::task::block_in_place(|| open_on(&disk, u64::MAX));
+            let broker = open_on(&ground, u64::MAX);
             assert_eq!(broker.damage_counts().1, 10, "{:?}", broker.damage());
             stop(broker);
         }
-        let broker = tokio::task::block_in_place(|| open_on(&disk, u64::MAX));
+        let broker = open_on(&ground, u64::MAX);
         let client = client_of(&broker).await;
         assert_eq!(drain(&broker, &client).await, (0..10).collect::<Vec<_>>());
         stop(broker);
@@ -280,7 +269,8 @@ async fn acknowledged_messages_that_are_gone_from_the_end_are_told_with_their_nu
 }
 
 /// Fills with zeros, durably.
-fn overwrite(disk: &SimDisk, path: &str, from: u64, to: u64) {
+fn overwrite(ground: &Ground, path: &str, from: u64, to: u64) {
+    let Ground::Directory(disk) = ground else { panic!("objects are put whole") };
     let file = disk.open(path).unwrap();
     file.write_at(from, &[std::io::IoSlice::new(&vec![0; (to - from) as usize])]).unwrap();
     file.sync_data().unwrap();
@@ -289,16 +279,17 @@ fn overwrite(disk: &SimDisk, path: &str, from: u64, to: u64) {
 /// Damage that comes while the broker runs: a segment's bit flips under its readers.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_segment_that_rots_under_a_running_broker_costs_one_message() {
-    let disk = SimDisk::new(1);
-    let broker = tokio::task::block_in_place(|| open_on(&disk, 20_000));
+    let ground = Ground::directory(1);
+    let broker = open_on(&ground, 20_000);
     fill(&broker, true).await;
-    let segments: Vec<_> = files(&disk).into_iter().filter(|(name, _)| name.ends_with(".segment")).collect();
+    let segments: Vec<_> =
+        ground.files().into_iter().filter(|(name, _)| name.ends_with(".segment")).collect();
     // The body is there once for the topic and once for the queue.
     let mut flipped = 0;
     for (file, _) in &segments {
-        let (bytes, wanted) = (read_file(&disk, file), body(10));
+        let (bytes, wanted) = (ground.read(file), body(10));
         for at in (0..bytes.len() - wanted.len()).filter(|at| bytes[*at..].starts_with(&wanted)) {
-            assert!(disk.flip_bit(file, (at as u64 + 5) * 8));
+            ground.flip_bit(file, (at as u64 + 5) * 8);
             flipped += 1;
         }
     }
@@ -320,22 +311,19 @@ async fn a_segment_that_rots_under_a_running_broker_costs_one_message() {
 /// The same in a journal file that was kept.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kept_journal_file_that_rots_costs_what_is_damaged() {
-    let disk = SimDisk::new(1);
-    let broker = tokio::task::block_in_place(|| open_with(&disk, keeping(20_000)));
+    let ground = Ground::directory(1);
+    let broker = ground.open(keeping(20_000));
     fill(&broker, true).await;
     stop(broker);
-    assert!(checked(&disk).is_clean());
-    let (file, at) = files(&disk)
-        .into_iter()
-        .find_map(|(file, _)| Some((file.clone(), position_of(&disk, &file, 10)?)))
-        .unwrap();
-    assert!(file.starts_with("journal") && checked(&disk).journal.from > at, "{file} is not merely kept");
-    assert!(disk.flip_bit(&file, (at + 5) * 8));
-    let seen = checked(&disk);
+    assert!(checked(&ground).is_clean());
+    let (file, at) = places_of(&ground, 10).next().unwrap();
+    assert!(file.starts_with("journal") && checked(&ground).journal.from > at, "{file} is not merely kept");
+    ground.flip_bit(&file, (at + 5) * 8);
+    let seen = checked(&ground);
     let named = |d: &&Damage| d.file.as_ref() == Some(&file) && d.from == Some(10) && d.to == Some(11);
     assert!(seen.damage.iter().any(|d| named(&d)), "{:?}", seen.damage);
 
-    let broker = tokio::task::block_in_place(|| open_with(&disk, keeping(u64::MAX)));
+    let broker = ground.open(keeping(u64::MAX));
     let client = client_of(&broker).await;
     let log = read_log(&client).await;
     let queue = drain(&broker, &client).await;
@@ -350,18 +338,17 @@ async fn a_kept_journal_file_that_rots_costs_what_is_damaged() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kept_journal_file_that_is_missing_is_told_at_the_start() {
-    let disk = SimDisk::new(1);
-    let broker = tokio::task::block_in_place(|| open_with(&disk, keeping(20_000)));
+    let ground = Ground::directory(1);
+    let broker = ground.open(keeping(20_000));
     fill(&broker, true).await;
     stop(broker);
-    let holds = |file: &str| position_of(&disk, file, 10).is_some();
-    let file = files(&disk).into_iter().map(|(file, _)| file).find(|file| holds(file)).unwrap();
+    let (file, _) = places_of(&ground, 10).next().unwrap();
     assert!(file.starts_with("journal"));
-    disk.remove(&file).unwrap();
+    ground.remove(&file);
     let is_of_10 = |d: &Damage| d.from.is_some_and(|from| from <= 10) && d.to.is_some_and(|to| to > 10);
-    assert!(checked(&disk).damage.iter().any(is_of_10), "{:?}", checked(&disk).damage);
+    assert!(checked(&ground).damage.iter().any(is_of_10), "{:?}", checked(&ground).damage);
 
-    let broker = tokio::task::block_in_place(|| open_with(&disk, keeping(u64::MAX)));
+    let broker = ground.open(keeping(u64::MAX));
     assert!(broker.damage().iter().any(is_of_10), "{:?}", broker.damage());
     let log = read_log(&client_of(&broker).await).await;
     assert!(!log.contains(&(10, 10)) && log.contains(&(MESSAGES - 1, MESSAGES - 1)));
@@ -372,23 +359,24 @@ async fn a_kept_journal_file_that_is_missing_is_told_at_the_start() {
 /// journal.
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_outlive_all_that_was_known_of_them() {
-    for config in [config(60_000), keeping(60_000)] {
-        outlive_all_that_was_known(config).await;
+    for make in [config, keeping] {
+        for ground in Ground::all() {
+            outlive_all_that_was_known(ground, make(60_000)).await;
+        }
     }
 }
 
-async fn outlive_all_that_was_known(config: Config) {
-    let disk = SimDisk::new(1);
-    let broker = tokio::task::block_in_place(|| open_with(&disk, config));
+async fn outlive_all_that_was_known(ground: Ground, config: Config) {
+    let broker = ground.open(config);
     fill(&broker, false).await;
     while broker.metrics().checkpoints.value() == 0 {
         tokio::task::yield_now().await;
     }
     stop(broker);
-    let checkpoint = files(&disk).into_iter().find(|(file, _)| file.ends_with(".delta")).unwrap().0;
+    let checkpoint = ground.files().into_iter().find(|(file, _)| file.ends_with(".delta")).unwrap().0;
     // The first block's checksum.
-    assert!(disk.flip_bit(&checkpoint, 33 * 8));
-    let broker = tokio::task::block_in_place(|| open_on(&disk, u64::MAX));
+    ground.flip_bit(&checkpoint, 33 * 8);
+    let broker = open_on(&ground, u64::MAX);
     let client = client_of(&broker).await;
     let told: Vec<String> = broker.damage().iter().map(|damage| damage.to_string()).collect();
     let names = [
@@ -404,49 +392,69 @@ async fn outlive_all_that_was_known(config: Config) {
 }
 
 /// What was damaged, and where, for messages of failed cases.
-fn harm(disk: &SimDisk, random: &mut Random) -> String {
-    let mut files = files(disk);
-    files.retain(|(name, _)| disk.written_bytes(name) > 0);
-    let (name, bytes) = files[random.below(files.len() as u64) as usize].clone();
-    // Most of a journal file is zeros that nobody reads.
-    let used = disk.written_bytes(&name);
-    if random.below(4) == 0 {
-        let to = random.below(used.max(1));
-        assert!(disk.truncate(&name, to));
-        return format!("{name} cut from {bytes} to {to} bytes");
+fn harm(ground: &Ground, random: &mut Random) -> String {
+    let mut files = ground.files();
+    // A bucket has many objects in its journal, and few of all else.
+    if matches!(ground, Ground::Bucket(_)) {
+        let dirs: BTreeSet<_> =
+            files.iter().map(|(name, _)| name.split('/').next().unwrap().to_owned()).collect();
+        let dir = dirs.iter().nth(random.below(dirs.len() as u64) as usize).unwrap();
+        files.retain(|(name, _)| name.starts_with(dir));
     }
-    let bit = random.below(used.max(1) * 8);
-    assert!(disk.flip_bit(&name, bit));
+    // Most of a journal file is zeros that nobody reads.
+    let (name, used) = files[random.below(files.len() as u64) as usize].clone();
+    if random.below(4) == 0 {
+        // Less than a header is no object that anybody has put.
+        let least = if matches!(ground, Ground::Bucket(_)) { 4_096.min(used - 1) } else { 0 };
+        let to = least + random.below(used - least);
+        ground.truncate(&name, to);
+        return format!("{name} cut from {used} to {to} bytes");
+    }
+    let bit = random.below(used * 8);
+    ground.flip_bit(&name, bit);
     format!("{name} bit {bit}")
 }
 
-/// Whole brokers on damaged directories: what is shown is what was published, what is not shown was reported, and a
-/// repair leaves a directory that is clean and shows the same.
+/// Whole brokers on damaged directories and buckets: what is shown is what was published, what is not shown
+/// was reported, and a repair leaves what is clean and shows the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn random_damage_is_told_and_never_shown() {
+    let without = (config as fn(u64) -> Config, u64::MAX);
+    let (with, kept) = ((config as fn(u64) -> Config, 20_000), (keeping as fn(u64) -> Config, 20_000));
+    random_damage(Ground::directory, &[without, with, with, with, kept, kept], CASES).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn random_damage_of_a_bucket_is_told_and_never_shown() {
+    let without = (config as fn(u64) -> Config, u64::MAX);
+    let with = (config as fn(u64) -> Config, 20_000);
+    random_damage(Ground::bucket, &[without, with, with], CASES_ON_BUCKET).await;
+}
+
+/// How a broker is configured, and after how many bytes it makes a checkpoint.
+type Layout = (fn(u64) -> Config, u64);
+
+async fn random_damage(ground: fn(u64) -> Ground, layouts: &[Layout], cases: u64) {
     let mut templates = Vec::new();
-    let layouts =
-        [config(u64::MAX), config(20_000), config(20_000), config(20_000), keeping(20_000), keeping(20_000)];
-    for config in layouts {
-        let disk = SimDisk::new(templates.len() as u64);
-        let makes_checkpoints = config.limits.journal_bytes_between_checkpoints < u64::MAX;
-        let broker = tokio::task::block_in_place(|| open_with(&disk, config));
-        fill(&broker, makes_checkpoints).await;
+    for (make, checkpoint_every) in layouts {
+        let ground = ground(templates.len() as u64);
+        let broker = ground.open(make(*checkpoint_every));
+        fill(&broker, *checkpoint_every < u64::MAX).await;
         stop(broker);
-        templates.push(disk);
+        templates.push(ground);
     }
-    for seed in 0..CASES {
-        let disk = templates[seed as usize % templates.len()].copy();
+    for seed in 0..cases {
+        let ground = templates[seed as usize % templates.len()].copy();
         let mut random = Random::new(seed);
-        let what = harm(&disk, &mut random);
+        let what = harm(&ground, &mut random);
         let context = format!("seed {seed}, {what}");
 
-        let found = match check(&Home::Disk(Arc::new(disk.clone())), "data") {
+        let found = match tokio::task::block_in_place(|| check(&ground.home(), "data")) {
             Ok(found) => found,
             Err(error) => panic!("{context}: {error}"),
         };
         let opened = tokio::task::block_in_place(|| {
-            Broker::open_on(Arc::new(disk.clone()), config(u64::MAX), Box::new(|why| panic!("{why}")))
+            Broker::open_home(&ground.home(), config(u64::MAX), Box::new(|why| panic!("{why}")))
         });
         let broker = opened.unwrap_or_else(|error| panic!("{context}: {error}"));
         let client = client_of(&broker).await;
@@ -470,15 +478,14 @@ async fn random_damage_is_told_and_never_shown() {
         assert!(!harmless || lost.is_empty(), "{context}: {lost:?}");
         stop(broker);
 
-        let repaired =
-            tokio::task::block_in_place(|| repair(&Home::Disk(Arc::new(disk.clone())), config(u64::MAX)));
+        let repaired = tokio::task::block_in_place(|| repair(&ground.home(), config(u64::MAX)));
         let repaired = repaired.unwrap_or_else(|error| panic!("{context}: {error}"));
         assert!(repaired.after.is_clean(), "{context}: {:?}", repaired.after.damage);
-        assert!(checked(&disk).is_clean() && checked(&disk).set_aside.is_empty(), "{context}");
+        assert!(checked(&ground).is_clean() && checked(&ground).set_aside.is_empty(), "{context}");
         if let Some(quarantine) = &repaired.quarantine {
-            assert!(disk.list(quarantine).unwrap().iter().any(|entry| entry.name == "report.json"));
+            assert!(ground.has(&format!("{quarantine}/report.json")), "{context}");
         }
-        let broker = tokio::task::block_in_place(|| open_on(&disk, u64::MAX));
+        let broker = open_on(&ground, u64::MAX);
         let client = client_of(&broker).await;
         assert_eq!(read_log(&client).await, log, "{context}");
         assert_eq!(broker.damage(), [], "{context}");

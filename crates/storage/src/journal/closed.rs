@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use super::files::JournalFile;
 use super::format::{PlacedRecord, RECORD_HEADER_BYTES, RecordHeader};
-use super::{DiskHome, Lsn, OpenError, Stored, recovery};
-use crate::disk::Disk;
+use super::{Lsn, Stored};
 use bytes::Bytes;
 
 /// The files of a journal that is not open.
@@ -14,11 +13,9 @@ pub struct ClosedFiles {
 }
 
 impl ClosedFiles {
-    /// Finds the files in a directory of `disk`.
-    pub fn open(disk: Arc<dyn Disk>, dir: &str) -> Result<ClosedFiles, OpenError> {
-        let home = DiskHome::open(disk, dir)
-            .map_err(|error| OpenError::Io { action: format!("open the directory {dir}"), error })?;
-        Ok(ClosedFiles { files: recovery::files(&home)? })
+    pub(super) fn new(mut files: Vec<Arc<JournalFile>>) -> ClosedFiles {
+        files.sort_by_key(|file| file.start);
+        ClosedFiles { files }
     }
 
     /// The record at `lsn`, verified; none if it cannot be read.

@@ -300,7 +300,7 @@ impl HomeFile for DiskHomeFile {
     }
 }
 
-fn number_of(name: &str) -> Option<u64> {
+pub(super) fn number_of(name: &str) -> Option<u64> {
     number_before(name, ".journal")
 }
 

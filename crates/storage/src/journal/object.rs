@@ -20,7 +20,7 @@ pub(super) use writer::ObjectWriter;
 
 use super::format::{FILE_HEADER_BYTES, FileHeader, u64_at};
 use super::{Blocks, HomeFile, JournalHome};
-use crate::object::{BlockCache, Bucket};
+use crate::object::{BlockCache, Bucket, ObjectDisk};
 
 /// Bits of a file's number that count within its epoch.
 const SEQUENCE_BITS: u32 = 40;
@@ -90,6 +90,12 @@ pub(super) fn name_of_number(number: u64) -> String {
     format!("{:08}/{:016}", number >> SEQUENCE_BITS, number & ((1 << SEQUENCE_BITS) - 1))
 }
 
+/// As [`name_of_number`] has put it.
+pub(super) fn number_of_name(name: &str) -> Option<u64> {
+    let (epoch, sequence) = place_of_key(&format!("journal/{name}"))?;
+    (name_of_number(number_of(epoch, sequence)) == name).then_some(number_of(epoch, sequence))
+}
+
 /// Epoch and sequence of a key.
 fn place_of_key(key: &str) -> Option<(u64, u64)> {
     let (epoch, sequence) = key.strip_prefix("journal/")?.split_once('/')?;
@@ -99,13 +105,17 @@ fn place_of_key(key: &str) -> Option<(u64, u64)> {
 /// The journal's part of a bucket. Its files are made by the writer, and whole from the start.
 pub(super) struct ObjectHome {
     cache: BlockCache,
-    /// The epoch that this opener writes in.
+    /// The epoch that this opener writes in, or would if it had claimed the bucket: those before it are read.
     epoch: u64,
+    /// Whether it has, so that it may fence others.
+    claimed: bool,
 }
 
 impl ObjectHome {
-    pub fn new(cache: BlockCache, epoch: u64) -> ObjectHome {
-        ObjectHome { cache, epoch }
+    pub fn new(disk: &ObjectDisk) -> ObjectHome {
+        let claimed = disk.is_claimed();
+        let epoch = if claimed { disk.epoch() } else { disk.epoch() + 1 };
+        ObjectHome { cache: disk.cache().clone(), epoch, claimed }
     }
 
     fn bucket(&self) -> &Bucket {

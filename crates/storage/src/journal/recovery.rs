@@ -88,18 +88,12 @@ pub(super) fn inspect(
     home: &dyn JournalHome,
     from: Lsn,
     replay: &mut Replay<'_>,
-) -> Result<RecoveryReport, OpenError> {
+) -> Result<(RecoveryReport, Vec<Arc<JournalFile>>), OpenError> {
     let mut found = Found::list(home)?;
     let mut report = RecoveryReport::default();
     let tail = found.replay(from, replay, &Warm::off(), &mut report)?;
     report.end = Lsn(tail.end.max(from.0));
-    Ok(report)
-}
-
-/// The files of a home, sorted by start, to read single records from.
-pub(super) fn files(home: &dyn JournalHome) -> Result<Vec<Arc<JournalFile>>, OpenError> {
-    let found = Found::list(home)?;
-    Ok(found.files.into_iter().map(FoundFile::into_file).collect())
+    Ok((report, found.files.into_iter().map(FoundFile::into_file).collect()))
 }
 
 /// Reads one file's bytes as recovery would, for fuzzing.

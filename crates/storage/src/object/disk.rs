@@ -118,12 +118,6 @@ impl ObjectDisk {
         Ok(ObjectDisk { shared })
     }
 
-    /// The contents of an object of the bucket, whole; keys are relative to the prefix.
-    pub fn object(&self, key: &str) -> io::Result<Vec<u8>> {
-        let (bucket, key) = (self.bucket().clone(), key.to_owned());
-        self.bucket().wait(async move { bucket.get(&key).await }).map(Vec::from)
-    }
-
     /// The bucket.
     pub fn bucket(&self) -> &Bucket {
         self.shared.cache.bucket()
@@ -132,6 +126,11 @@ impl ObjectDisk {
     /// Counts the openers of the bucket; no two share one.
     pub fn epoch(&self) -> u64 {
         self.shared.epoch
+    }
+
+    /// Whether this opener has claimed the bucket, and does not merely look at it.
+    pub(crate) fn is_claimed(&self) -> bool {
+        self.shared.state.lock().right != Right::Look
     }
 
     pub(crate) fn cache(&self) -> &BlockCache {

@@ -132,22 +132,34 @@ impl SimStore {
         keys
     }
 
+    /// An object as it is now.
+    pub fn read_now(&self, key: &str) -> Option<Vec<u8>> {
+        let read = async { self.inner.get(&Path::from(key)).await.ok()?.bytes().await.ok() };
+        Some(read.now_or_never()??.to_vec())
+    }
+
+    /// Changes an object behind everybody's back.
+    pub fn write_now(&self, key: &str, bytes: Vec<u8>) {
+        let _ = self.inner.put(&Path::from(key), PutPayload::from(bytes)).now_or_never();
+    }
+
+    /// Loses an object.
+    pub fn remove_now(&self, key: &str) {
+        let _ = self.inner.delete(&Path::from(key)).now_or_never();
+    }
+
     /// Whether an object's first bytes are these.
     pub fn begins_with(&self, key: &str, bytes: &[u8]) -> bool {
-        let path = Path::from(key);
-        let read = self.inner.get_range(&path, 0..bytes.len() as u64).now_or_never();
-        read.is_some_and(|read| read.is_ok_and(|read| read[..] == *bytes))
+        self.read_now(key).is_some_and(|read| read.starts_with(bytes))
     }
 
     /// Flips a bit of an object; false if it has none such.
     pub fn flip_bit(&self, key: &str, bit: u64) -> bool {
-        let flip = async {
-            let path = Path::from(key);
-            let mut bytes = self.inner.get(&path).await.ok()?.bytes().await.ok()?.to_vec();
-            *bytes.get_mut(usize::try_from(bit / 8).ok()?)? ^= 1 << (bit % 8);
-            self.inner.put(&path, PutPayload::from(bytes)).await.ok()
-        };
-        flip.now_or_never().flatten().is_some()
+        let Some(mut bytes) = self.read_now(key) else { return false };
+        let Some(byte) = usize::try_from(bit / 8).ok().and_then(|at| bytes.get_mut(at)) else { return false };
+        *byte ^= 1 << (bit % 8);
+        self.write_now(key, bytes);
+        true
     }
 
     fn ask<T: Send + 'static>(&self, deed: impl Future<Output = Result<T>> + Send + 'static) -> Answer<T> {

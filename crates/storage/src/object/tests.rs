@@ -8,7 +8,10 @@ use super::*;
 use crate::conformance;
 use crate::data_dir::DataDir;
 use crate::disk::{Disk, DiskFile};
-use crate::journal::{Batch, Completion, Journal, JournalConfig, Lsn, RecoveryReport};
+use crate::journal::{
+    Batch, Completion, Journal, JournalConfig, JournalPlace, Lsn, RecordRef, RecoveryReport, Scope,
+    format::FILE_HEADER_BYTES,
+};
 use crate::segment::DiskSegments;
 
 const FAULTS: Rates = Rates { refused: 4, answer_lost: 6, own_success: 6, slow: 60 };
@@ -56,7 +59,7 @@ fn a_bucket_holds_a_journal() {
             let bucket = bucket_on(fresh(store));
             Box::new(move |config, from, replay, completed| {
                 let config = JournalConfig { nonce_seed: NONCES.fetch_add(1, Ordering::Relaxed), ..config };
-                Journal::open_bucket(&claim(&bucket), config, from, replay, completed).unwrap()
+                JournalPlace::bucket(claim(&bucket)).open(config, from, replay, completed).unwrap()
             })
         });
     }
@@ -158,18 +161,14 @@ impl Life {
             ..JournalConfig::default()
         };
         let mut replayed = Vec::new();
-        let (journal, report) = Journal::open_bucket(
-            &claim(bucket),
-            config,
-            from,
-            &mut |lsn, record| {
-                let number = u64::from_le_bytes(record.head.try_into().unwrap());
-                assert!(record.body == body(number));
-                replayed.push((number, lsn.0));
-            },
-            Box::new(move |completion| sender.send(completion).unwrap_or_default()),
-        )
-        .unwrap();
+        let mut replay = |lsn: Lsn, record: RecordRef<'_>| {
+            let number = u64::from_le_bytes(record.head.try_into().unwrap());
+            assert!(record.body == body(number));
+            replayed.push((number, lsn.0));
+        };
+        let completed = Box::new(move |completion| sender.send(completion).unwrap_or_default());
+        let place = JournalPlace::bucket(claim(bucket));
+        let (journal, report) = place.open(config, from, &mut replay, completed).unwrap();
         let stepped = bucket.is_stepped();
         Life { journal, stepped, report, replayed, completions, failed }
     }
@@ -270,6 +269,84 @@ fn acknowledged_records_survive_failures_and_takeovers() {
             assert_eq!(stepped(), outcome, "seed {seed}: the same seed does the same");
         }
     }
+}
+
+/// Each of five objects is cut, or gone, or has a bit that is another, also the last one, behind which
+/// nothing tells of it but the fence. All else is replayed, and what is missing is told, each time.
+#[test]
+fn damaged_objects_are_told_and_the_others_are_read() {
+    type Harm = fn(&SimStore, &str);
+    let harms: [Harm; 3] = [
+        |store, key| store.remove_now(key),
+        |store, key| {
+            let bytes = store.read_now(key).unwrap();
+            store.write_now(key, bytes[..bytes.len() - 100].to_vec());
+        },
+        |store, key| assert!(store.flip_bit(key, (FILE_HEADER_BYTES + 100) * 8)),
+    ];
+    for harm in harms {
+        for victim in 0..5 {
+            let store = SimStore::new(Rates::default(), 1);
+            let bucket = bucket_on(Arc::new(store.clone()));
+            let life = Life::open(&bucket, Lsn(0));
+            let mut places = Vec::new();
+            for number in 0..5 {
+                life.submit(number);
+                places.push(life.completions.recv().unwrap().base);
+            }
+            drop(life);
+            // Puts the fence.
+            drop(Life::open(&bucket, Lsn(0)));
+            let key = format!("some/prefix/journal/00000001/{victim:016}");
+            harm(&store, &key);
+            let expect: Vec<u64> = (0..5).filter(|number| *number != victim).collect();
+            let place = JournalPlace::bucket(ObjectDisk::look(bucket.clone()).unwrap());
+            let mut seen = Vec::new();
+            let mut replay = |_: Lsn, record: RecordRef<'_>| {
+                seen.push(u64::from_le_bytes(record.head.try_into().unwrap()));
+            };
+            let looked = place.inspect(Scope::From(Lsn(0)), &mut replay).unwrap();
+            assert_eq!(seen, expect);
+            assert!(!looked.report.quarantined.is_empty(), "{key}");
+            for (number, lsn) in places.iter().enumerate() {
+                let read = looked.files.read(*lsn).map(|stored| stored.body);
+                let expect = (number as u64 != victim).then(|| Bytes::from(body(number as u64)));
+                assert!(read == expect, "{key}: {number}");
+            }
+            for _ in 0..2 {
+                let life = Life::open(&bucket, Lsn(0));
+                assert_eq!(life.replayed.iter().map(|(number, _)| *number).collect::<Vec<_>>(), expect);
+                assert!(!life.report.quarantined.is_empty(), "{key}");
+            }
+        }
+    }
+}
+
+/// An opener that reads all there is must not take what was released for the place where a journal ends.
+#[test]
+fn what_was_released_ends_no_journal_for_who_reads_all_of_it() {
+    let bucket = bucket_on(Arc::new(InMemory::new()));
+    let life = Life::open(&bucket, Lsn(0));
+    let mut places = Vec::new();
+    for number in 0..6 {
+        life.submit(number);
+        places.push(life.completions.recv().unwrap().base);
+    }
+    life.journal.release(places[4], &BTreeSet::new());
+    life.journal.retire_released();
+    drop(life);
+    let disk = claim(&bucket);
+    let mut seen = Vec::new();
+    let mut replay = |lsn: Lsn, _: RecordRef<'_>| seen.push(lsn);
+    let place = JournalPlace::bucket(disk);
+    let inspected = place.inspect(Scope::All(places[4]), &mut replay).unwrap();
+    assert_eq!(inspected.report.quarantined, []);
+    assert!(seen.ends_with(&places[4..]), "{seen:?}");
+    // It was fenced where it ended.
+    let (journal, report) =
+        place.open(JournalConfig::default(), places[4], &mut |_, _| {}, Box::new(|_| {})).unwrap();
+    assert_eq!((report.quarantined, report.records), (Vec::new(), 2));
+    drop(journal);
 }
 
 #[test]

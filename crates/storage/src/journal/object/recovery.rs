@@ -14,11 +14,11 @@ use super::super::format::{
 };
 use super::super::recovery::{Damage, DamageKind, RecoveryReport, Replay};
 use super::super::scan::{Extent, FileScan, Snapshot, first_frame};
-use super::super::{JournalConfig, Lsn, OpenError};
+use super::super::{JournalConfig, Lsn, OpenError, Scope};
 use super::writer::Start;
 use super::{Identity, ObjectHome, key_of, number_of, place_of_key};
 use crate::Random;
-use crate::object::{Bucket, Put};
+use crate::object::{Bucket, ObjectDisk, Put};
 
 /// How far ahead of a running writer a barrier is put at first; more than it has under way.
 const STRIDE: u64 = 64;
@@ -64,7 +64,7 @@ pub(in crate::journal) fn recover(
     from: Lsn,
     replay: &mut Replay<'_>,
 ) -> Result<(Arc<Shared>, Start, RecoveryReport), OpenError> {
-    let Recovery { end, frame_sequence, files, report, .. } = read(home, Ends::Fenced, from, replay)?;
+    let Recovery { end, frame_sequence, files, report, .. } = read(home, Scope::From(from), replay)?;
     // Above all that an earlier writer can have given out: it had at most so much under way.
     let start = end.saturating_add(config.file_bytes.saturating_mul(4)).next_multiple_of(START_ALIGN);
     let nonces = Random::new(config.nonce_seed ^ Random::new(start).next_u64());
@@ -74,13 +74,15 @@ pub(in crate::journal) fn recover(
     Ok((Arc::new(shared), start, report))
 }
 
-/// Replays, and changes nothing.
+/// Replays, and says what it found; whoever has not claimed the bucket changes nothing by that.
 pub(in crate::journal) fn inspect(
-    home: &Arc<ObjectHome>,
-    from: Lsn,
+    disk: &ObjectDisk,
+    scope: Scope,
     replay: &mut Replay<'_>,
-) -> Result<RecoveryReport, OpenError> {
-    Ok(read(home, Ends::Seen, from, replay)?.report)
+) -> Result<(RecoveryReport, Vec<Arc<JournalFile>>), OpenError> {
+    let home = Arc::new(ObjectHome::new(disk));
+    let Recovery { report, files, .. } = read(&home, scope, replay)?;
+    Ok((report, files))
 }
 
 /// Where epochs end.
@@ -94,8 +96,7 @@ enum Ends {
 
 fn read<'a>(
     home: &'a Arc<ObjectHome>,
-    ends: Ends,
-    from: Lsn,
+    scope: Scope,
     replay: &mut Replay<'_>,
 ) -> Result<Recovery<'a>, OpenError> {
     let failed = |action: &str| {
@@ -103,13 +104,16 @@ fn read<'a>(
         move |error| OpenError::Io { action, error }
     };
     let (bucket, current) = (home.bucket().clone(), home.epoch);
-    let found = home.bucket().wait(async move { files_of_all(&bucket, current, ends, from.0).await });
-    let found = found.map_err(failed("find the end of earlier journals"))?;
+    let ends = if home.claimed { Ends::Fenced } else { Ends::Seen };
+    let released_below = scope.released_below().0;
+    let found = home.bucket().wait(async move { files_of_all(&bucket, current, ends, released_below).await });
+    let (found, newest) = found.map_err(failed("find the end of earlier journals"))?;
+    let from = scope.reads_from().0;
     let mut recovery = Recovery {
         home,
-        from: from.0,
-        expected: from.0,
-        end: from.0,
+        from,
+        expected: from,
+        end: from,
         frame_sequence: 0,
         files: Vec::new(),
         report: RecoveryReport::default(),
@@ -131,6 +135,9 @@ fn read<'a>(
             }
         }
         rest = later;
+    }
+    if let Some((epoch, sequence)) = newest {
+        recovery.miss_newest(&found, epoch, sequence);
     }
     recovery.report.end = Lsn(recovery.end);
     // The opener before this one may have left without a word.
@@ -162,6 +169,19 @@ impl Recovery<'_> {
         })
     }
 
+    /// The newest object is removed only after a newer one was put: one that is not there was lost. How large
+    /// it was cannot be known.
+    fn miss_newest(&mut self, found: &[Found], epoch: u64, sequence: u64) {
+        if found.last().is_some_and(|last| (last.epoch, last.sequence) == (epoch, sequence)) {
+            return;
+        }
+        let least = FILE_HEADER_BYTES + FRAME_HEADER_BYTES as u64;
+        let number = number_of(epoch, sequence);
+        let damage = Damage::missing(self.expected, self.expected + least, Some(number));
+        self.report.quarantined.push(damage);
+        self.report.clean_shutdown = false;
+    }
+
     fn file(&mut self, found: &Found, bytes: Bytes, replay: &mut Replay<'_>) -> Result<(), OpenError> {
         let number = number_of(found.epoch, found.sequence);
         let key = key_of(found.epoch, found.sequence);
@@ -169,8 +189,12 @@ impl Recovery<'_> {
         let size = bytes.len() as u64;
         let content = Snapshot(bytes.to_vec());
         let header = FileHeader::decode(bytes.get(..FILE_HEADER_BYTES as usize).unwrap_or_default());
+        let mut declared = size;
         let (nonce, start, previous_end) = match header {
-            FileHeaderState::Valid(header) => (header.nonce, header.start, Some(header.previous_end)),
+            FileHeaderState::Valid(header) => {
+                declared = header.bytes.max(size);
+                (header.nonce, header.start, Some(header.previous_end))
+            }
             FileHeaderState::OtherVersion(found) => {
                 return Err(OpenError::Version { file: number, found, supported: FORMAT_VERSION });
             }
@@ -198,11 +222,16 @@ impl Recovery<'_> {
             let scan = FileScan::new(&content, number, nonce, extent, Lsn(self.from));
             let end = scan.run(replay, &mut self.report).map_err(failed)?;
             self.frame_sequence = self.frame_sequence.max(end.sequence);
-            self.report.clean_shutdown = end.clean;
+            self.report.clean_shutdown = end.clean && declared == size;
+            if declared > size {
+                // Objects are put whole: something has shortened this one.
+                let damage = Damage::missing(extent.limit, start + declared, Some(number));
+                self.report.quarantined.push(Damage { file_start: Lsn(start), ..damage });
+            }
         }
         let damaged = self.report.quarantined.len() > before;
-        self.expected = self.expected.max(extent.limit);
-        self.end = self.end.max(extent.limit);
+        self.expected = self.expected.max(start + declared);
+        self.end = self.end.max(start + declared);
         self.files.push(Arc::new(JournalFile {
             number,
             file: Arc::new(self.home.file(&key, size)),
@@ -215,8 +244,14 @@ impl Recovery<'_> {
     }
 }
 
-/// The files that count of every epoch before `current`, in order.
-async fn files_of_all(bucket: &Bucket, current: u64, ends: Ends, from: u64) -> io::Result<Vec<Found>> {
+/// The files that count of every epoch before `current`, in order; and epoch and sequence of the newest
+/// object that was there when its epoch ended.
+async fn files_of_all(
+    bucket: &Bucket,
+    current: u64,
+    ends: Ends,
+    from: u64,
+) -> io::Result<(Vec<Found>, Option<(u64, u64)>)> {
     let mut ended: BTreeMap<u64, u64> = BTreeMap::new();
     loop {
         let mut epochs = list(bucket).await?;
@@ -229,7 +264,8 @@ async fn files_of_all(bucket: &Bucket, current: u64, ends: Ends, from: u64) -> i
                 let files = epoch.files.into_iter().take_while(move |(sequence, _)| *sequence < end);
                 files.map(move |(sequence, bytes)| Found { epoch: number, sequence, bytes })
             };
-            return Ok(ended.into_iter().flat_map(files).collect());
+            let newest = ended.iter().rev().find_map(|(number, end)| Some((*number, end.checked_sub(1)?)));
+            return Ok((ended.into_iter().flat_map(files).collect(), newest));
         }
         for number in open {
             let epoch = epochs.get(&number).unwrap_or(&NONE);

@@ -48,9 +48,9 @@ impl Steps {
 
     /// Where a record lies: its file's path, and the position in it.
     fn place(&self, number: usize) -> (String, u64) {
-        let shared: Arc<dyn Disk> = Arc::new(self.disk.clone());
-        let (file, position) =
-            ClosedFiles::open(shared, "journal").unwrap().place(self.bases[number]).unwrap();
+        let place = JournalPlace::directory(Arc::new(self.disk.clone()), "journal");
+        let files = place.inspect(Scope::From(Lsn(0)), &mut |_, _| {}).unwrap().files;
+        let (file, position) = files.place(self.bases[number]).unwrap();
         (format!("journal/{}", file_name(file)), position)
     }
 }
@@ -87,7 +87,8 @@ fn an_end_of_the_journal_that_is_gone_is_told_with_its_count_at_every_start() {
         drop(steps);
         zero_from(&disk, &path, if header_stays { position } else { position - 64 });
         let shared: Arc<dyn Disk> = Arc::new(ReadOnlyDisk(Arc::new(disk.clone())));
-        let seen = Journal::inspect(shared, "journal", Lsn(0), &mut |_, _| {}).unwrap();
+        let place = JournalPlace::directory(shared, "journal");
+        let seen = place.inspect(Scope::From(Lsn(0)), &mut |_, _| {}).unwrap().report;
         let mut highest = end;
         for start in 0..3 {
             let opened = reopen(&disk, 0);

@@ -438,7 +438,8 @@ fn files_that_are_kept_are_read_until_a_release_does_not_name_them() {
         assert_eq!(starts, kept.iter().copied().collect::<Vec<_>>());
         opened.journal.retire_released();
         drop(opened);
-        let closed = ClosedFiles::open(disk.clone(), "journal").unwrap();
+        let place = JournalPlace::directory(disk.clone(), "journal");
+        let closed = place.inspect(Scope::From(last), &mut |_, _| {}).unwrap().files;
         assert!(stays.iter().all(|base| closed.read(*base).is_some_and(|read| &read.head[..] == b"head")));
         opened = open(&disk, config(), last.0);
         assert_eq!(opened.report.quarantined, []);
