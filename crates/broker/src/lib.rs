@@ -27,6 +27,7 @@ mod login;
 mod metrics;
 mod open;
 mod outbox;
+mod ownership;
 mod record;
 mod repair;
 mod resolve;

@@ -194,8 +194,10 @@ impl Recovered {
         // What the state has already is not followed: nothing that comes behind it misses it either.
         let in_state = self.meta.shards.get(usize::from(shard)).is_some_and(|from| lost.from < *from);
         let in_place = self.covered.get(&stream).is_some_and(|covered| end <= *covered);
-        if in_state && !in_place && u64::from(span) <= LOST_SPAN_MAX && next.is_some_and(|next| end <= next) {
-            self.followed.gaps.push((stream, offset, end));
+        if in_state && !in_place && next.is_some_and(|next| end <= next) {
+            if self.is_wanted(shard, stream, offset) {
+                self.followed.gaps.push((stream, offset, end));
+            }
             return;
         }
         let Some(next) = next.filter(|next| *next < end && end - next <= bytes.max(LOST_SPAN_MAX)) else {
@@ -210,6 +212,13 @@ impl Recovered {
         self.apply(usize::from(shard), &skip);
         self.followed.gaps.push((stream, next, end));
         self.followed.next.insert(stream, end);
+    }
+
+    fn is_wanted(&self, shard: u16, stream: u64, offset: u64) -> bool {
+        let streams = self.shards.get(usize::from(shard)).map(|shard| shard.streams()).unwrap_or_default();
+        let settled = |range: &(u64, u64)| (range.0..range.1).contains(&offset);
+        let known = streams.iter().find(|known| known.id == stream);
+        known.is_some_and(|known| known.start <= offset && !known.settled.iter().any(settled))
     }
 
     /// What was handed on from a partition tells that it had been there: its offset is not given out again,

@@ -94,6 +94,7 @@ impl Drop for Open {
 
 async fn converse(stream: Stream, peer: SocketAddr, server: Arc<Server>) {
     let limits = server.shared.limits.clone();
+    let stream = server.shared.leave.guard(stream);
     let stream = Patience::new(stream, Duration::from_millis(limits.slow_reader_ms_max));
     let connection = Connection { peer, id: (server.shared.next_connection)() };
     let mut stopping = server.shared.stopping.clone();

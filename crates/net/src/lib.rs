@@ -6,12 +6,14 @@
 #![forbid(unsafe_code)]
 
 mod driver;
+mod leave;
 mod listener;
 mod loops;
 mod output;
 mod session;
 mod tls;
 
+pub use leave::{Ask, Guarded, Leave, Wait};
 pub use listener::{BindError, Listener, Shared, serve, serve_stream};
 pub use loops::Loops;
 pub use output::Output;

@@ -2,6 +2,7 @@
 
 use crate::{
     driver::{drive, stopped},
+    leave::Leave,
     loops::{Loops, Place},
     session::{Mailbox, Peer, Protocol},
     tls::Stream,
@@ -57,6 +58,8 @@ pub struct Shared {
     pub loops: Loops,
     /// Gives each connection its id.
     pub next_connection: Arc<dyn Fn() -> ConnectionId + Send + Sync>,
+    /// Whether peers may be told anything at the moment.
+    pub leave: Leave,
 }
 
 const IDLE_BEFORE_PROBE: Duration = Duration::from_secs(60);
@@ -194,6 +197,7 @@ pub async fn serve_stream<P: Protocol>(
     let (mailbox, events) = Mailbox::new();
     let session = protocol.open(peer, mailbox);
     let (reader, writer) = tokio::io::split(stream);
+    let writer = shared.leave.guard(writer);
     let (why, error) = drive(session, reader, writer, events, shared.stopping, &shared.limits).await;
     tracing::debug!(protocol = P::NAME, peer = %peer.address, ?why, error, "connection closed");
 }
@@ -252,10 +256,12 @@ async fn converse<P: Protocol>(
     let (why, error) = match stream {
         Stream::Plain(stream) => {
             let (reader, writer) = stream.into_split();
+            let writer = shared.leave.guard(writer);
             drive(session, reader, writer, events, shared.stopping, &limits).await
         }
         Stream::Tls(stream) => {
             let (reader, writer) = tokio::io::split(*stream);
+            let writer = shared.leave.guard(writer);
             drive(session, reader, writer, events, shared.stopping, &limits).await
         }
     };

@@ -7,7 +7,7 @@ use crate::{
 };
 use clap::Args;
 use posthaste_broker::{Broker, Config};
-use posthaste_net::{Listener, Loops, Shared};
+use posthaste_net::{Leave, Listener, Loops, Shared};
 use std::{
     collections::{BTreeMap, HashMap},
     io::Write,
@@ -155,6 +155,7 @@ async fn serve(settings: Settings) -> Result<(), String> {
         connections,
         loops,
         next_connection: Arc::new(move || ids.next_connection()),
+        leave: Leave::new(broker.leave_to_tell()),
     };
     let mut serving = JoinSet::new();
     let mut announced = String::new();

@@ -118,6 +118,7 @@ fn doors(broker: &Broker, stopping: &watch::Sender<bool>) -> Doors {
         connections: Arc::new(AtomicUsize::new(0)),
         loops: Default::default(),
         next_connection: Arc::new(move || ids.next_connection()),
+        leave: Default::default(),
     };
     Doors {
         accept_kafka: door(posthaste_kafka::protocol(broker.clone()), &shared),

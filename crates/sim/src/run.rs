@@ -457,6 +457,7 @@ pub fn doors(broker: &Broker, stopping: &watch::Sender<bool>) -> Doors {
         connections: Arc::new(AtomicUsize::new(0)),
         loops: Default::default(),
         next_connection: Arc::new(move || ids.next_connection()),
+        leave: posthaste_net::Leave::new(broker.leave_to_tell()),
     };
     Doors {
         broker: broker.clone(),

@@ -298,6 +298,7 @@ fn a_closed_journal_replays_everything(open: OpenJournal) {
     let second = Driven::open(&open, Lsn(0));
     assert!(second.report.clean_shutdown && second.report.quarantined.is_empty());
     assert!(second.replayed == first.written);
+    drop(second);
     let middle = Lsn(first.written[100].0);
     let third = Driven::open(&open, middle);
     assert!(!third.report.clean_shutdown);

@@ -54,7 +54,7 @@ pub use stats::CommitStats;
 pub(crate) use recovery::scan_bytes;
 
 use crate::disk::Disk;
-use crate::object::ObjectDisk;
+use crate::object::{ObjectDisk, Ownership};
 use files::Shared;
 use writer::{Step, Writer};
 
@@ -421,6 +421,11 @@ impl Journal {
             Drive::Threads => owner.spawn(move || writer.run()).map_err(no_threads)?,
         }
         Ok((Journal { owner: Arc::new(owner) }, report))
+    }
+
+    /// What is known of whether the journal is still this opener's; none where nobody can take it over.
+    pub fn ownership(&self) -> Option<Ownership> {
+        self.owner.shared.home.ownership().cloned()
     }
 
     /// Hands a batch to the writer; never waits for the disk. After a failure or [`Journal::close`] the

@@ -15,6 +15,7 @@ mod cache;
 mod disk;
 mod drive;
 mod file;
+mod ownership;
 mod probe;
 mod sim;
 #[cfg(test)]
@@ -25,7 +26,8 @@ use std::future::Future;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::AtomicI64;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::TryStreamExt;
@@ -39,10 +41,13 @@ use object_store::{
 };
 
 pub use disk::ObjectDisk;
+pub use ownership::{LOOK_EVERY, Ownership, PROOF_HOLDS};
 pub use sim::{Rates, SimStore};
 
 pub(crate) use cache::BlockCache;
 use drive::{Driver, Started};
+use ownership::Clock;
+pub(crate) use ownership::Moment;
 
 /// A request that takes longer is given up, and tried again.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -125,6 +130,7 @@ struct Inner {
     prefix: Path,
     name: String,
     driver: Driver,
+    clock: Clock,
 }
 
 /// How a put-if-absent went, for certain.
@@ -173,18 +179,33 @@ impl Bucket {
 
     /// Uses a store that is there; `name` is what messages call it.
     pub fn on(store: Arc<dyn ObjectStore>, prefix: &str, name: &str) -> io::Result<Bucket> {
-        Ok(Bucket::driven(store, prefix, name, Driver::threads()?))
+        Ok(Bucket::driven(store, prefix, name, Driver::threads()?, Clock::Machine(Instant::now())))
     }
 
     /// As [`Bucket::on`], without threads: whoever waits for a request drives it, and the journal's puts go
-    /// on with [`crate::journal::Journal::step`].
+    /// on with [`crate::journal::Journal::step`]. No time passes, so that no proof of ownership grows old.
     pub fn stepped(store: Arc<dyn ObjectStore>, prefix: &str, name: &str) -> Bucket {
-        Bucket::driven(store, prefix, name, Driver::steps())
+        Bucket::driven(store, prefix, name, Driver::steps(), Clock::Still)
     }
 
-    fn driven(store: Arc<dyn ObjectStore>, prefix: &str, name: &str, driver: Driver) -> Bucket {
-        let inner = Inner { store, prefix: Path::from(prefix), name: name.to_owned(), driver };
+    /// As [`Bucket::stepped`], with a clock: milliseconds, which whoever steps moves.
+    pub fn stepped_by(
+        store: Arc<dyn ObjectStore>,
+        prefix: &str,
+        name: &str,
+        clock: Arc<AtomicI64>,
+    ) -> Bucket {
+        Bucket::driven(store, prefix, name, Driver::steps(), Clock::Manual(clock))
+    }
+
+    fn driven(store: Arc<dyn ObjectStore>, prefix: &str, name: &str, driver: Driver, clock: Clock) -> Bucket {
+        let inner = Inner { store, prefix: Path::from(prefix), name: name.to_owned(), driver, clock };
         Bucket { inner: Arc::new(inner) }
+    }
+
+    /// What an opener from now on knows of its ownership: nothing yet.
+    pub(crate) fn ownership(&self) -> Ownership {
+        Ownership::new(self.inner.clock.clone())
     }
 
     /// What messages call it.
@@ -239,6 +260,15 @@ impl Bucket {
     pub(crate) async fn try_get_range(&self, key: &str, range: Range<u64>) -> object_store::Result<Bytes> {
         let options = GetOptions { range: Some(GetRange::Bounded(range)), ..GetOptions::default() };
         self.inner.store.get_opts(&self.path(key), options).await?.bytes().await
+    }
+
+    /// Whether there is an object that begins so. Asked once: the caller tries again.
+    pub(crate) async fn try_begins_with(&self, key: &str, bytes: &[u8]) -> io::Result<bool> {
+        match self.try_get_range(key, 0..bytes.len() as u64).await {
+            Ok(found) => Ok(found[..] == *bytes),
+            Err(Error::NotFound { .. }) => Ok(false),
+            Err(error) => Err(io_error(error)),
+        }
     }
 
     /// Bytes of an object; fewer if it ends before the range does.

@@ -65,6 +65,7 @@ impl Fixture {
             connections,
             loops: Default::default(),
             next_connection: Arc::new(move || ids.next_connection()),
+            leave: Default::default(),
         };
         let serving = tokio::spawn(posthaste_http::serve(listener, broker.clone(), shared));
         Fixture { broker, address, serving, directory }

@@ -61,6 +61,7 @@ impl Server {
             connections: Arc::new(AtomicUsize::new(0)),
             loops: Default::default(),
             next_connection: Arc::new(move || ids.next_connection()),
+            leave: Default::default(),
         };
         let mqtt = Arc::new(posthaste_mqtt::protocol(broker.clone()));
         let serving = tokio::spawn(posthaste_net::serve(listener, mqtt.clone(), shared));

@@ -1,12 +1,13 @@
-//! The deadline of a session that is busy while it passes.
+//! The deadline of a session that is busy while it passes, or may not say anything.
 
 use crate::support::serving_alone;
 use bytes::BytesMut;
-use posthaste_net::{Close, Closed, Mailbox, Output, Peer, Protocol, Session, serve_stream};
-use std::time::Duration;
+use posthaste_net::{Close, Closed, Leave, Mailbox, Output, Peer, Protocol, Session, Wait, serve_stream};
+use std::{sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, duplex},
-    time::{Instant, sleep},
+    sync::watch,
+    time::{Instant, sleep, timeout},
 };
 
 const EVERY: Duration = Duration::from_millis(500);
@@ -120,4 +121,32 @@ async fn who_does_not_log_in_is_let_go_however_much_it_says() {
         sleep(limit / 50).await;
     }
     assert!(started.elapsed() >= limit, "{:?}", started.elapsed());
+}
+
+/// What was said waits, in order, and leaves when it may; what is said while it may not waits, too.
+#[tokio::test(start_paused = true)]
+async fn nothing_leaves_without_leave() {
+    let (mut client, server) = duplex(1024);
+    let (_running, peer, mut shared) = serving_alone();
+    let (may, asked) = watch::channel(true);
+    let ask = move || {
+        let mut asked = asked.clone();
+        if *asked.borrow() {
+            return None;
+        }
+        let wait: Wait = Box::pin(async move { drop(asked.wait_for(|may| *may).await) });
+        Some(wait)
+    };
+    shared.leave = Leave::new(Some(Arc::new(ask)));
+    tokio::spawn(async move { serve_stream(server, peer, &Heart, shared).await });
+    assert_eq!(client.read_u8().await.unwrap(), b'x');
+    for _ in 0..3 {
+        may.send_replace(false);
+        assert!(timeout(10 * EVERY, client.read_u8()).await.is_err(), "something was said");
+        let before = Instant::now();
+        may.send_replace(true);
+        let mut beats = vec![0; 10];
+        client.read_exact(&mut beats).await.unwrap();
+        assert!(before.elapsed() < EVERY, "what was said meanwhile was there at once");
+    }
 }

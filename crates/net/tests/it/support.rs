@@ -41,6 +41,7 @@ pub fn serving_alone() -> (watch::Sender<bool>, Peer, Shared) {
         connections: Arc::default(),
         loops: Default::default(),
         next_connection: Arc::new(|| ConnectionId(1)),
+        leave: Default::default(),
     };
     let address = SocketAddr::from(([127, 0, 0, 1], 1));
     (running, Peer { address, tls: false, connection: ConnectionId(1) }, shared)
@@ -194,6 +195,7 @@ impl Fixture {
             connections: connections.clone(),
             loops: Loops::start(NonZeroUsize::MIN.saturating_add(1)).unwrap(),
             next_connection: Arc::new(move || ConnectionId(next.fetch_add(1, Ordering::Relaxed))),
+            leave: Default::default(),
         };
         let serving = tokio::spawn(serve(listener, Arc::new(lines.clone()), shared));
         Fixture { address, closed, lines, connections, stop, serving: Some(serving) }

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use super::note::NOTE_FILE_BYTES;
 use super::staging::Staging;
 use crate::disk::{BLOCK_BYTES, Disk, DiskFile, Reserving};
+use crate::object::Ownership;
 
 /// What is done about the blocks of a new file before they are needed.
 pub enum Blocks<'a> {
@@ -70,6 +71,11 @@ pub trait JournalHome: Send + Sync {
     /// Whether files are made before their contents are known.
     fn makes_files_ahead(&self) -> bool {
         true
+    }
+
+    /// What is known of whether the opener owns it still, where others can take it over.
+    fn ownership(&self) -> Option<&Ownership> {
+        None
     }
 }
 

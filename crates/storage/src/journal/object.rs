@@ -20,7 +20,7 @@ pub(super) use writer::ObjectWriter;
 
 use super::format::{FILE_HEADER_BYTES, FileHeader, u64_at};
 use super::{Blocks, HomeFile, JournalHome};
-use crate::object::{BlockCache, Bucket, ObjectDisk};
+use crate::object::{BlockCache, Bucket, ObjectDisk, Ownership};
 
 /// Bits of a file's number that count within its epoch.
 const SEQUENCE_BITS: u32 = 40;
@@ -68,6 +68,9 @@ impl Identity {
     }
 }
 
+/// What a fence and a barrier begin with, and no journal file.
+const FENCE_BEGINS: &[u8] = b"{\"";
+
 fn key_of(epoch: u64, sequence: u64) -> String {
     key_of_number(number_of(epoch, sequence))
 }
@@ -109,13 +112,14 @@ pub(super) struct ObjectHome {
     epoch: u64,
     /// Whether it has, so that it may fence others.
     claimed: bool,
+    ownership: Ownership,
 }
 
 impl ObjectHome {
     pub fn new(disk: &ObjectDisk) -> ObjectHome {
         let claimed = disk.is_claimed();
         let epoch = if claimed { disk.epoch() } else { disk.epoch() + 1 };
-        ObjectHome { cache: disk.cache().clone(), epoch, claimed }
+        ObjectHome { cache: disk.cache().clone(), epoch, claimed, ownership: disk.bucket().ownership() }
     }
 
     fn bucket(&self) -> &Bucket {
@@ -170,6 +174,10 @@ impl JournalHome for ObjectHome {
 
     fn makes_files_ahead(&self) -> bool {
         false
+    }
+
+    fn ownership(&self) -> Option<&Ownership> {
+        Some(&self.ownership)
     }
 }
 

@@ -1,6 +1,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::IoSlice;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -389,6 +389,95 @@ fn a_writer_at_full_speed_is_fenced_and_loses_nothing() {
         acknowledged.extend(old.completions.try_iter().map(|c| (c.number, c.base.0)));
         assert_eq!(replayed[first as usize..][..acknowledged.len()], acknowledged);
     }
+}
+
+/// Nothing is published, so that no put meets the fence.
+#[test]
+fn an_idle_opener_finds_out_that_it_was_taken_over() {
+    let bucket = bucket_on(Arc::new(SimStore::new(FAULTS, 1)));
+    let old = Life::open(&bucket, Lsn(0));
+    let owned = old.journal.ownership().unwrap();
+    let new = Life::open(&bucket, Lsn(0));
+    assert!(old.next(&old.failed).contains("another broker has taken over"));
+    assert!(!owned.is_fresh() && new.failed.try_recv().is_err());
+}
+
+/// By a clock that the test moves: how long a proof holds, whatever the store or the process does meanwhile.
+#[test]
+fn nothing_may_be_told_without_a_proof_that_is_young_enough() {
+    let store = SimStore::new(Rates::default(), 1);
+    let clock = Arc::new(AtomicI64::new(1_000));
+    let bucket = Bucket::stepped_by(Arc::new(store.clone()), "some/prefix", "memory", clock.clone());
+    let pass = |time: Duration| _ = clock.fetch_add(time.as_millis() as i64, Ordering::Relaxed);
+    let old = Life::open(&bucket, Lsn(0));
+    let owned = old.journal.ownership().unwrap();
+    let steps = || (0..20).for_each(|_| _ = old.journal.step());
+    assert!(!owned.is_fresh(), "somebody may have come since the bucket was claimed");
+    steps();
+    assert!(owned.is_fresh());
+    // A look is due after its period, and is enough for as long as a proof holds.
+    pass(LOOK_EVERY);
+    steps();
+    pass(PROOF_HOLDS - Duration::from_millis(1));
+    assert!(owned.is_fresh());
+    pass(Duration::from_millis(1));
+    assert!(!owned.is_fresh());
+    steps();
+    assert!(owned.is_fresh());
+    // The store does not answer.
+    store.set_away(true);
+    for passed in 1..=PROOF_HOLDS.as_secs() {
+        pass(Duration::from_secs(1));
+        steps();
+        assert_eq!(owned.is_fresh(), passed < PROOF_HOLDS.as_secs());
+    }
+    assert!(old.failed.try_recv().is_err(), "that is no reason to end");
+    store.set_away(false);
+    pass(Duration::from_secs(1));
+    steps();
+    assert!(owned.is_fresh());
+    // A put that the store takes is a proof of when it was begun.
+    old.submit(1);
+    steps();
+    pass(PROOF_HOLDS - Duration::from_millis(1));
+    assert!(old.completions.try_recv().is_ok() && owned.is_fresh());
+    // The process stands still for an hour, and somebody takes over meanwhile.
+    let new = Life::open(&bucket, Lsn(0));
+    pass(Duration::from_secs(3_600));
+    assert!(!owned.is_fresh());
+    steps();
+    assert!(old.failed.try_recv().unwrap().contains("another broker has taken over"));
+    assert!(!owned.is_fresh() && new.replayed.len() == 1);
+}
+
+/// The successor has gone on so far that what the former owner had under way is released. Its number is free
+/// again, and still nobody may take this for a proof.
+#[test]
+fn what_the_successor_has_removed_proves_nothing() {
+    let store = SimStore::new(Rates::default(), 1);
+    let clock = Arc::new(AtomicI64::new(1_000));
+    let open = || Bucket::stepped_by(Arc::new(store.clone()), "some/prefix", "memory", clock.clone());
+    let (bucket, heir) = (open(), open());
+    let old = Life::open(&bucket, Lsn(0));
+    let owned = old.journal.ownership().unwrap();
+    (0..20).for_each(|_| _ = old.journal.step());
+    // It arrives, and its answer does not.
+    let key = "some/prefix/journal/00000001/0000000000000000";
+    store.set_rates(Rates { answer_lost: 100, ..Rates::default() });
+    old.submit(0);
+    while store.read_now(key).is_none() {
+        old.journal.step();
+    }
+    store.set_rates(Rates::default());
+    let new = Life::open(&heir, Lsn(0));
+    assert_eq!(new.replayed.len(), 1);
+    store.remove_now(key);
+    clock.fetch_add(3_600_000, Ordering::Relaxed);
+    for _ in 0..20 {
+        assert!(!owned.is_fresh());
+        old.journal.step();
+    }
+    assert!(old.failed.try_recv().unwrap().contains("another broker has taken over"));
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::future::try_join_all;
 use parking_lot::Mutex;
 
 use super::super::batch::PlacedBatch;
@@ -14,9 +15,9 @@ use super::super::files::{JournalFile, Life, Shared};
 use super::super::format::{CLEAN, FILE_HEADER_BYTES, FRAME_HEADER_BYTES, FileHeader, FrameHeader};
 use super::super::writer::Step;
 use super::super::{Batch, Completion, Lsn};
-use super::{Identity, ObjectFile, ObjectHome, key_of, number_of};
+use super::{FENCE_BEGINS, Identity, ObjectFile, ObjectHome, key_of, number_of};
 use crate::Random;
-use crate::object::Put;
+use crate::object::{Moment, Put};
 
 /// Objects under way at once.
 const IN_FLIGHT: usize = 16;
@@ -54,6 +55,8 @@ pub(in crate::journal) struct ObjectWriter {
     durable: u64,
     in_flight: VecDeque<InFlight>,
     last_begun: Option<Instant>,
+    looking: bool,
+    look_failed: Option<Moment>,
     /// What a put usually takes.
     latency: Duration,
     marked_clean: bool,
@@ -69,12 +72,21 @@ struct InFlight {
     batch_bytes: u64,
     completions: Vec<(Completion, bool)>,
     begun: Instant,
+    asked: Moment,
     done: bool,
 }
 
-struct Outcome {
-    sequence: u64,
-    put: io::Result<Put>,
+/// What has come of a request.
+enum Outcome {
+    Put {
+        sequence: u64,
+        put: io::Result<Put>,
+    },
+    /// The number of the fence that was found, if there is one.
+    Looked {
+        begun: Moment,
+        fence: io::Result<Option<u64>>,
+    },
 }
 
 /// The writer has stopped.
@@ -104,6 +116,8 @@ impl ObjectWriter {
             durable: start.lsn,
             in_flight: VecDeque::new(),
             last_begun: None,
+            looking: false,
+            look_failed: None,
             latency: Duration::ZERO,
             marked_clean: false,
             closing_since: None,
@@ -121,9 +135,10 @@ impl ObjectWriter {
     pub fn step(&mut self) -> Step {
         self.home.bucket().step();
         let (begun, durable) = (self.sequence, self.durable);
-        if self.collect().is_err() {
+        if self.shared.has_ended() || self.collect().is_err() {
             return Step::Idle;
         }
+        self.look_if_due();
         let batches = {
             let mut inbox = self.shared.inbox.lock();
             let open = matches!(inbox.life, Life::Open | Life::Closing);
@@ -152,6 +167,7 @@ impl ObjectWriter {
 
     fn turn(&mut self) -> Result<(), Stopped> {
         self.collect()?;
+        self.look_if_due();
         let batches = self.wait()?;
         if !batches.is_empty() {
             self.put(batches, 0);
@@ -176,7 +192,38 @@ impl ObjectWriter {
         !self.shared.inbox.lock().batches.is_empty()
     }
 
-    /// Sleeps until an object is worth putting, and takes what goes into it, or until something has changed.
+    /// How long until a look is due; none while there is one.
+    fn look_in(&self) -> Option<Duration> {
+        (!self.looking).then(|| self.home.ownership.look_in(self.look_failed))
+    }
+
+    /// Looks for a fence, if it is long ago that a request has shown that there is none: at the number that
+    /// comes next, where it lies if nothing is under way, and at those that are.
+    fn look_if_due(&mut self) {
+        if self.look_in().is_none_or(|due| !due.is_zero()) {
+            return;
+        }
+        self.looking = true;
+        let first = self.in_flight.front().map_or(self.sequence, |put| put.sequence);
+        let numbers = first..=self.sequence;
+        let (bucket, epoch, begun) = (self.home.bucket().clone(), self.home.epoch, self.home.ownership.now());
+        let (shared, outcomes) = (self.shared.clone(), self.outcomes.clone());
+        self.home.bucket().spawn(async move {
+            // All of them: one that was ours may be gone by now, and the fence lies behind it.
+            let look = async |sequence: u64| {
+                let found = bucket.try_begins_with(&key_of(epoch, sequence), FENCE_BEGINS).await?;
+                io::Result::Ok(found.then_some(sequence))
+            };
+            let found = try_join_all(numbers.map(look)).await;
+            let fence = found.map(|found| found.into_iter().flatten().next());
+            outcomes.lock().push(Outcome::Looked { begun, fence });
+            let _inbox = shared.inbox.lock();
+            shared.arrived.notify_all();
+        });
+    }
+
+    /// Sleeps until an object is worth putting, and takes what goes into it, or until something has changed
+    /// or a look is due.
     fn wait(&mut self) -> Result<Vec<Batch>, Stopped> {
         let shared = self.shared.clone();
         let mut inbox = shared.inbox.lock();
@@ -196,17 +243,21 @@ impl ObjectWriter {
             if !self.outcomes.lock().is_empty() {
                 return Ok(Vec::new());
             }
+            let look = self.look_in();
+            if look.is_some_and(|due| due.is_zero()) {
+                return Ok(Vec::new());
+            }
+            let look = look.map(|due| Instant::now() + due);
             let full = self.in_flight.len() >= IN_FLIGHT;
             if inbox.batches.is_empty() && self.in_flight.is_empty() && inbox.life == Life::Closing {
                 return Ok(Vec::new());
             }
             inbox.writer_waits = true;
             if inbox.batches.is_empty() || full {
-                if inbox.life == Life::Closing {
-                    let patience = Instant::now() + Duration::from_secs(1);
-                    shared.arrived.wait_until(&mut inbox, patience);
-                } else {
-                    shared.arrived.wait(&mut inbox);
+                let patience = (inbox.life == Life::Closing).then(|| Instant::now() + Duration::from_secs(1));
+                match look.into_iter().chain(patience).min() {
+                    Some(until) => _ = shared.arrived.wait_until(&mut inbox, until),
+                    None => shared.arrived.wait(&mut inbox),
                 }
             } else {
                 let bytes: u64 = inbox.batches.iter().map(Batch::bytes).sum();
@@ -214,7 +265,10 @@ impl ObjectWriter {
                 let now = Instant::now();
                 let gathers = !self.in_flight.is_empty() && bytes < WORTH_PUTTING_BYTES;
                 match due.filter(|due| gathers && *due > now) {
-                    Some(due) => _ = shared.arrived.wait_until(&mut inbox, due),
+                    Some(due) => {
+                        let until = look.map_or(due, |look| look.min(due));
+                        shared.arrived.wait_until(&mut inbox, until);
+                    }
                     None => {
                         inbox.writer_waits = false;
                         return Ok(inbox.take(shared.config.frame_bytes));
@@ -277,8 +331,8 @@ impl ObjectWriter {
         let dropped = self.shared.ring.write().push(placed.into_iter());
         drop(dropped);
         self.shared.end.store(self.end, Ordering::Release);
+        let (begun, asked) = (Instant::now(), self.home.ownership.now());
         self.start_put(key, chunks, block, file);
-        let begun = Instant::now();
         self.last_begun = Some(begun);
         self.in_flight.push_back(InFlight {
             sequence: self.sequence,
@@ -287,10 +341,10 @@ impl ObjectWriter {
             batch_bytes,
             completions,
             begun,
+            asked,
             done: false,
         });
-        self.sequence += 1;
-        self.frame_sequence += 1;
+        (self.sequence, self.frame_sequence) = (self.sequence + 1, self.frame_sequence + 1);
     }
 
     fn start_put(&self, key: String, chunks: Vec<Bytes>, identity: Bytes, file: Arc<ObjectFile>) {
@@ -303,7 +357,7 @@ impl ObjectWriter {
             if matches!(put, Ok(Put::Done)) {
                 *file.chunks.lock() = None;
             }
-            outcomes.lock().push(Outcome { sequence, put });
+            outcomes.lock().push(Outcome::Put { sequence, put });
             // Under the lock, so that a writer about to sleep has seen it or is woken.
             let _inbox = shared.inbox.lock();
             shared.arrived.notify_all();
@@ -313,7 +367,14 @@ impl ObjectWriter {
     /// Completes what is durable now: everything before the first object that is still under way.
     fn collect(&mut self) -> Result<(), Stopped> {
         let outcomes = std::mem::take(&mut *self.outcomes.lock());
-        for Outcome { sequence, put } in outcomes {
+        for outcome in outcomes {
+            let (sequence, put) = match outcome {
+                Outcome::Put { sequence, put } => (sequence, put),
+                Outcome::Looked { begun, fence } => {
+                    self.looked(begun, fence)?;
+                    continue;
+                }
+            };
             match put {
                 Ok(Put::Done) => {
                     let put = self.in_flight.iter_mut().find(|put| put.sequence == sequence);
@@ -324,10 +385,7 @@ impl ObjectWriter {
                             if self.latency.is_zero() { took } else { (self.latency * 7 + took) / 8 };
                     }
                 }
-                Ok(Put::Taken) => {
-                    let reason = "another broker has taken over this bucket".to_owned();
-                    return Err(self.fail(sequence, &reason));
-                }
+                Ok(Put::Taken) => return Err(self.taken_over(sequence)),
                 // The journal has ended, or nobody would wait for it.
                 Err(error) if self.shared.has_ended() => {
                     tracing::debug!(%error, "a put was given up");
@@ -337,6 +395,8 @@ impl ObjectWriter {
             }
         }
         while let Some(put) = self.in_flight.pop_front_if(|put| put.done) {
+            // Had there been a fence when it was begun, it would lie here or before.
+            self.home.ownership.prove(put.asked);
             self.durable = put.end;
             self.shared.newest_durable.store(put.start, Ordering::Release);
             self.shared.durable.store(put.end, Ordering::Release);
@@ -352,17 +412,41 @@ impl ObjectWriter {
         Ok(())
     }
 
+    fn looked(&mut self, begun: Moment, fence: io::Result<Option<u64>>) -> Result<(), Stopped> {
+        self.looking = false;
+        self.look_failed = None;
+        match fence {
+            Ok(None) => self.home.ownership.prove(begun),
+            Ok(Some(sequence)) => return Err(self.taken_over(sequence)),
+            Err(error) => {
+                let store = self.home.bucket().name();
+                tracing::warn!(
+                    %error,
+                    store,
+                    "it cannot be seen whether another broker has taken over; trying again"
+                );
+                self.look_failed = Some(self.home.ownership.now());
+            }
+        }
+        Ok(())
+    }
+
+    fn taken_over(&mut self, sequence: u64) -> Stopped {
+        self.home.ownership.lose();
+        let (key, bucket) = (key_of(self.home.epoch, sequence), self.home.bucket().name());
+        self.stop_for(format!("another broker has taken over this bucket, {bucket}: its fence is {key}"))
+    }
+
     /// What was under way may or may not be kept; whoever reads the bucket next finds out.
     fn fail(&mut self, sequence: u64, reason: &str) -> Stopped {
+        let (key, bucket) = (key_of(self.home.epoch, sequence), self.home.bucket().name());
+        self.stop_for(format!("cannot put journal object {key} in {bucket}: {reason}"))
+    }
+
+    fn stop_for(&mut self, reason: String) -> Stopped {
         self.shared.turn(Life::Failed);
-        let key = key_of(self.home.epoch, sequence);
-        super::super::writer::stop_for(
-            self.fatal.take(),
-            format!(
-                "cannot put journal object {key} in {}: {reason}; stopping. Nothing acknowledged is lost",
-                self.home.bucket().name()
-            ),
-        );
+        let told = format!("{reason}; stopping. Nothing acknowledged is lost");
+        super::super::writer::stop_for(self.fatal.take(), told);
         Stopped
     }
 }
