@@ -16,7 +16,7 @@
 use bytes::Bytes;
 use posthaste_storage::{
     Random,
-    disk::SimDisk,
+    disk::{DiskFile, SimDisk},
     journal::{
         Batch, Blocks, Completion, DiskHome, Drive, FileExtent, HomeFile, Journal, JournalConfig,
         JournalHome, JournalPlace, Lsn, ReadError, RecordRef, RecoveryReport, Stored,
@@ -545,8 +545,29 @@ impl JournalHome for SlowHome {
         self.home.set_aside(number)
     }
 
+    fn suspect(&self, number: u64) -> io::Result<()> {
+        self.home.suspect(number)
+    }
+
+    fn suspects(&self) -> io::Result<BTreeSet<u64>> {
+        self.home.suspects()
+    }
+
+    fn note(&self, create: bool) -> io::Result<Option<Arc<dyn DiskFile>>> {
+        self.dawdle.dawdle();
+        self.home.note(create)
+    }
+
+    fn set_note_aside(&self) -> io::Result<()> {
+        self.home.set_note_aside()
+    }
+
     fn free_bytes(&self) -> Option<u64> {
         self.home.free_bytes()
+    }
+
+    fn reserves_space(&self) -> bool {
+        self.home.reserves_space()
     }
 }
 
