@@ -219,7 +219,7 @@ impl History {
     }
 
     /// A message is missing; with changed bits, the broker has to say that some are.
-    fn is_missing(&mut self, text: String) {
+    pub fn is_missing(&mut self, text: String) {
         if !self.rots {
             return self.wrong(text);
         }

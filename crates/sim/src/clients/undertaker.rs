@@ -52,6 +52,10 @@ struct Plot {
     acknowledged: BTreeSet<Id>,
     /// A consumer has sent that it has them.
     accepted: BTreeSet<Id>,
+    /// A consumer has sent that it rejects them.
+    rejected: BTreeSet<Id>,
+    /// In which incarnation the undertaker was there the last time.
+    visited_in: u32,
     /// The broker has surely taken the rejection, in this incarnation.
     dead: BTreeSet<Id>,
     dead_in: u32,
@@ -106,12 +110,35 @@ impl Undertaker {
                 sent: BTreeSet::new(),
                 acknowledged: BTreeSet::new(),
                 accepted: BTreeSet::new(),
+                rejected: BTreeSet::new(),
+                visited_in: 0,
                 dead: BTreeSet::new(),
                 dead_in: 0,
             }
         });
         self.plot.replace(Some(plot.clone()));
         plot
+    }
+
+    /// It is there, and holds so many messages: all that nobody took or rejected, if it loses none by itself. When the
+    /// broker has just started nobody else holds any.
+    fn found(&self, shore: &Shore, count: u64) -> io::Result<()> {
+        let mut history = shore.history.borrow_mut();
+        let incarnation = history.incarnation;
+        self.change(|plot| {
+            let most = plot.sent.len() as u64;
+            if count > most {
+                history.broken(format!("{} holds {count} messages, {most} were sent", plot.name));
+            }
+            let is_left = |id: &&Id| !plot.accepted.contains(id) && !plot.rejected.contains(id);
+            let left = plot.acknowledged.iter().filter(is_left).count() as u64;
+            let keeps_all = matches!(plot.kind, Kind::Rejected | Kind::AutoDelete | Kind::Unused);
+            if keeps_all && std::mem::replace(&mut plot.visited_in, incarnation) != incarnation {
+                for _ in count..left {
+                    history.is_missing(format!("{} holds {count} messages, {left} are left", plot.name));
+                }
+            }
+        })
     }
 
     /// The plot is gone; `told` is how many messages were deleted with it, if that was answered.
@@ -168,7 +195,7 @@ async fn work(shore: &Shore, undertaker: &Undertaker, most: u32) -> io::Result<b
         }
         plot = undertaker.take_plot(shore);
     }
-    if !declare(&mut connection, undertaker, &plot).await? {
+    if !declare(shore, &mut connection, undertaker, &plot).await? {
         return Ok(false);
     }
     if !ended {
@@ -193,10 +220,11 @@ async fn settle_closing(
     undertaker: &Undertaker,
     plot: &Plot,
 ) -> io::Result<bool> {
+    let declare =
+        queue::Declare { queue: ShortString::truncated(&plot.name), passive: true, ..Default::default() };
+    let answer = connection.call(CHANNEL, &declare).await?;
     if matches!(plot.kind, Kind::AutoDelete | Kind::Unused) {
-        let declare =
-            queue::Declare { queue: ShortString::truncated(&plot.name), passive: true, ..Default::default() };
-        return match connection.call(CHANNEL, &declare).await? {
+        return match answer {
             Method::QueueDeclareOk(_) => {
                 shore.pause(20).await;
                 let same_life = plot.closing == Some(shore.history.borrow().incarnation);
@@ -214,6 +242,14 @@ async fn settle_closing(
             other => Err(wrong(format!("{other:?} instead of queue.declare-ok"))),
         };
     }
+    match answer {
+        Method::QueueDeclareOk(ok) => undertaker.found(shore, ok.message_count.into())?,
+        Method::ChannelClose(_) => {
+            undertaker.close_plot(shore, None);
+            return Ok(false);
+        }
+        other => return Err(wrong(format!("{other:?} instead of queue.declare-ok"))),
+    }
     let delete = queue::Delete { queue: ShortString::truncated(&plot.name), ..Default::default() };
     match connection.call(CHANNEL, &delete).await? {
         // The count of the first time was lost.
@@ -224,7 +260,12 @@ async fn settle_closing(
 }
 
 /// False when the plot is not there any more, as it may be.
-async fn declare(connection: &mut Connection, undertaker: &Undertaker, plot: &Plot) -> io::Result<bool> {
+async fn declare(
+    shore: &Shore,
+    connection: &mut Connection,
+    undertaker: &Undertaker,
+    plot: &Plot,
+) -> io::Result<bool> {
     let mut arguments = FieldTable::new();
     let text = |text: &'static str| FieldValue::LongString(Bytes::from_static(text.as_bytes()));
     arguments.push(ShortString::from_static("x-dead-letter-exchange"), text(""));
@@ -261,9 +302,7 @@ async fn declare(connection: &mut Connection, undertaker: &Undertaker, plot: &Pl
             )));
         }
     };
-    if found > plot.sent.len() as u64 {
-        return Err(wrong(format!("{} holds {found} messages, {} were sent", plot.name, plot.sent.len())));
-    }
+    undertaker.found(shore, found)?;
     undertaker.change(|plot| plot.dug = true)?;
     Ok(true)
 }
@@ -361,6 +400,7 @@ async fn consume(
             connection.send(CHANNEL, &nack).await?;
         } else if shore.chance(3, 4) {
             rejected.push(id);
+            undertaker.change(|plot| plot.rejected.insert(id))?;
             connection.send(CHANNEL, &basic::Reject { delivery_tag: tag, requeue: false }).await?;
         } else {
             undertaker.change(|plot| plot.accepted.insert(id))?;
