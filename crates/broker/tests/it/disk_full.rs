@@ -1,7 +1,10 @@
 //! A full disk stops publishers, not consumers, and is over when there is space again.
 
 use crate::support::*;
-use posthaste_broker::{Broker, Config, Formats, QueueDeclaration, storage::disk::SimDisk};
+use posthaste_broker::{
+    Broker, Config, Formats, QueueDeclaration,
+    storage::disk::{SimDisk, Space},
+};
 use posthaste_engine::{
     command::{Mode, Outcome},
     effect::Refusal,
@@ -69,5 +72,48 @@ async fn publishers_are_refused_while_settlements_go_on() {
     let broker = open_on(&disk);
     let client = client_of(&broker).await;
     assert_eq!(ready(&client, "work").await, accepted - settled + 1);
+    tokio::task::block_in_place(|| broker.stop());
+}
+
+/// As on thin storage, or where others fill a copy-on-write file system.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_journal_whose_space_is_gone_waits_for_it_and_loses_nothing() {
+    let disk = SimDisk::new(1);
+    disk.set_space(Space::Thin);
+    let broker = open_on(&disk);
+    let client = client_of(&broker).await;
+    let declaration = QueueDeclaration { durable: true, ..QueueDeclaration::default() };
+    client.create_queue(&name("work"), declaration.clone()).await.unwrap();
+    let earlier = client.create_queue(&name("earlier"), declaration).await.unwrap();
+    for _ in 0..3 {
+        assert!(publish(&client, None, "earlier", b"before").await.refused.is_empty());
+    }
+
+    disk.set_capacity(Some(disk.used_bytes()));
+    let other = client_of(&broker).await;
+    let waiting = tokio::spawn(async move { publish(&other, None, "work", &[1; 20_000]).await });
+    while !broker.no_space() {
+        tokio::task::yield_now().await;
+    }
+    let refused = publish(&client, None, "work", b"refused").await.refused;
+    assert_eq!(refused.first().map(|(_, refusal)| *refusal), Some(Refusal::NoSpace));
+    let consumer = broker.next_consumer();
+    let (deliveries, _) = client.pull(&earlier, consumer, 10, Mode::Lease).await.unwrap();
+    assert_eq!(broker.resolve(deliveries).await.len(), 3, "what is on the disk is delivered");
+    assert!(!waiting.is_finished(), "what is not is not answered");
+
+    disk.set_capacity(None);
+    assert!(waiting.await.unwrap().refused.is_empty());
+    while !publish(&client, None, "work", b"after").await.refused.is_empty() {
+        tokio::task::yield_now().await;
+    }
+    tokio::task::block_in_place(|| broker.stop());
+    drop((client, broker));
+    disk.crash();
+    let broker = open_on(&disk);
+    let client = client_of(&broker).await;
+    assert_eq!(client.queue_state("earlier").await.unwrap().ready, 3);
+    assert_eq!(client.queue_state("work").await.unwrap().ready, 2);
+    drop(client);
     tokio::task::block_in_place(|| broker.stop());
 }
