@@ -484,8 +484,9 @@ impl Recovered {
         self.index(&event, lsn, (record.head.len() + record.body.len()) as u64);
     }
 
-    fn index(&self, event: &Event, lsn: Lsn, bytes: u64) {
+    fn index(&mut self, event: &Event, lsn: Lsn, bytes: u64) {
         let Some(StoredAt { stream, offset, span, timestamp }) = stored_at(event) else { return };
+        self.followed.last.insert(stream, lsn);
         let log = self.logs.find_or_add(stream);
         // The checkpoint has places also of what came while it was being made.
         if self.covered.get(&stream).is_none_or(|covered| offset >= *covered) {

@@ -1,6 +1,8 @@
 //! What recovery does about damage: it sees which messages are missing, rebuilds what segments and names
 //! still tell, and keeps what has lost its name.
 
+mod missing;
+
 use crate::{
     change::queue_spec,
     checkpoint::{key, stream_key},
@@ -32,6 +34,8 @@ use std::{
 pub(crate) struct Followed {
     /// By stream, the offset that comes next.
     next: HashMap<u64, u64>,
+    /// By stream, where its last message lies in the journal.
+    pub last: HashMap<u64, Lsn>,
     /// Streams and the offsets that were passed over.
     gaps: Vec<(u64, u64, u64)>,
     /// Runs whose file is not there.
@@ -139,6 +143,7 @@ impl Recovered {
         }
         report.quarantined.iter().for_each(|lost| self.heed(lost));
         self.heed_arrivals();
+        self.pass_over_the_missing(report);
         let mut damage = std::mem::take(&mut self.followed.damage);
         // What a gap in the offsets tells of is not told again by the damage that made it. The journal's
         // end leaves no gap.

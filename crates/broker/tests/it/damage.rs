@@ -226,8 +226,9 @@ async fn acknowledged_messages_that_are_gone_from_the_end_are_told_with_their_nu
         let client = client_of(&broker).await;
         let declaration = QueueDeclaration { durable: true, ..QueueDeclaration::default() };
         client.create_queue(&name("jobs"), declaration).await.unwrap();
+        client.create_topic(&name("log"), 1, TopicConfig::default()).await.unwrap();
         for id in 0..20 {
-            assert!(publish(&client, None, "jobs", &body(id)).await.refused.is_empty());
+            put_in_both(&client, id).await;
         }
         let ground = if stopped {
             drop(client);
@@ -241,7 +242,7 @@ async fn acknowledged_messages_that_are_gone_from_the_end_are_told_with_their_nu
                 for (file, bytes) in journal {
                     overwrite(&left, &file, 0, bytes);
                 }
-                if checked(&left).damage.iter().filter_map(|damage| damage.messages).sum::<u64>() == 20 {
+                if checked(&left).damage.iter().filter_map(|damage| damage.messages).sum::<u64>() == 40 {
                     break ground.copy();
                 }
                 tokio::task::yield_now().await;
@@ -254,18 +255,36 @@ async fn acknowledged_messages_that_are_gone_from_the_end_are_told_with_their_nu
 
         let seen = checked(&ground);
         let lost: Vec<&Damage> = seen.damage.iter().filter(|damage| damage.messages.is_some()).collect();
-        assert_eq!(lost.iter().filter_map(|damage| damage.messages).sum::<u64>(), 10, "{:?}", seen.damage);
+        assert_eq!(lost.iter().filter_map(|damage| damage.messages).sum::<u64>(), 20, "{:?}", seen.damage);
         assert!(lost.iter().any(|damage| damage.file.as_ref() == Some(&file)), "{lost:?}");
-        for _ in 0..2 {
+        let mut log: Vec<(u64, u64)> = (0..10).map(|id| (id, id)).collect();
+        for start in 20..23 {
             let broker = open_on(&ground, u64::MAX);
-            assert_eq!(broker.damage_counts().1, 10, "{:?}", broker.damage());
+            assert_eq!(broker.damage_counts().1, 20, "{:?}", broker.damage());
+            let client = client_of(&broker).await;
+            assert_eq!(read_log(&client).await, log);
+            put_in_both(&client, start).await;
+            log = read_log(&client).await;
+            let (offset, id) = *log.last().unwrap();
+            assert!(id == start && offset >= 20, "an offset is given out again: {log:?}");
             stop(broker);
         }
         let broker = open_on(&ground, u64::MAX);
         let client = client_of(&broker).await;
-        assert_eq!(drain(&broker, &client).await, (0..10).collect::<Vec<_>>());
+        assert_eq!(drain(&broker, &client).await, (0..10).chain(20..23).collect::<Vec<_>>());
         stop(broker);
     }
+}
+
+async fn put_in_both(client: &Client, id: u64) {
+    let partition = client.topic("log").unwrap().partitions[0];
+    let catalog = client.broker().catalog();
+    let queue = catalog.namespaces().flat_map(|n| n.queues.values()).next().unwrap().clone();
+    let (envelope, payload) = message("jobs", &body(id));
+    let mut batch = client.batch();
+    batch.enqueue(&queue, envelope, payload.clone());
+    batch.append(partition, AppendBatch { span: 1, timestamp: Timestamp(1), sequence: None, payload });
+    assert!(submit(batch).await.refused.is_empty());
 }
 
 /// Fills with zeros, durably.
