@@ -391,12 +391,8 @@ fn completions(inboxes: Vec<inbox::Sender>) -> Box<dyn FnMut(Completion) + Send>
 }
 
 fn report_recovery(report: &RecoveryReport) {
-    tracing::info!(
-        records = report.records,
-        cut_bytes = report.cut_bytes,
-        clean = report.clean_shutdown,
-        "recovered"
-    );
+    let RecoveryReport { records, cut_bytes, clean_shutdown: clean, .. } = report;
+    tracing::info!(records, cut_bytes, clean, "recovered");
 }
 
 impl Recovered {

@@ -277,12 +277,12 @@ async fn acknowledged_messages_that_are_gone_from_the_end_are_told_with_their_nu
 }
 
 async fn put_in_both(client: &Client, id: u64) {
-    let partition = client.topic("log").unwrap().partitions[0];
+    let partition = part(client, &client.topic("log").unwrap(), 0);
     let catalog = client.broker().catalog();
     let queue = catalog.namespaces().flat_map(|n| n.queues.values()).next().unwrap().clone();
     let (envelope, payload) = message("jobs", &body(id));
     let mut batch = client.batch();
-    batch.enqueue(&queue, envelope, payload.clone());
+    batch.enqueue(&to(client, &queue), envelope, payload.clone());
     batch.append(partition, AppendBatch { span: 1, timestamp: Timestamp(1), sequence: None, payload });
     assert!(submit(batch).await.refused.is_empty());
 }
