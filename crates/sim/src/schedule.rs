@@ -228,9 +228,8 @@ impl Scheduler {
         }
         let dark = disk.power_is_cut();
         disk.heal();
-        let failed = self.failed.load(Ordering::Relaxed) || disk.has_stale_pages();
         let restarted = self.random.below(4) < RESTARTED_AFTER_FAILED_SYNC_OF_FOUR;
-        if dark || failed && !restarted {
+        if dark || disk.has_stale_pages() && !restarted {
             return Ended::PowerCut;
         }
         if self.random.chance(1, 2) {

@@ -133,9 +133,9 @@ fn tell_of_space(disk: &dyn Disk, config: &JournalConfig) {
     if let Reserving::Not { file_system } = disk.reserving() {
         tracing::warn!(
             file_system,
-            free_mib_min = (config.reserve_bytes >> 20) * 2,
-            "this file system keeps no space for what is written later: publishers are refused while \
-             less than that is free, and if others take the rest, all waits until there is space again",
+            reserve_mib = config.reserve_bytes >> 20,
+            "this file system keeps no space for what is written later: publishers are refused when \
+             hardly more than the reserve is free; if others take that too, all waits for space",
         );
     }
 }

@@ -1,6 +1,7 @@
 mod evidence;
 mod faults;
 mod full;
+mod sectors;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -313,8 +314,12 @@ struct CrashRun {
 
 impl CrashRun {
     fn new(seed: u64) -> CrashRun {
+        let disk = SimDisk::with_sectors(seed, if seed % 3 == 0 { 4096 } else { 512 });
+        if seed % 4 == 0 {
+            disk.refuse_direct();
+        }
         CrashRun {
-            disk: SimDisk::new(seed),
+            disk,
             random: Random::new(!seed),
             history: History::default(),
             next_number: 0,
