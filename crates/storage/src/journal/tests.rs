@@ -314,8 +314,8 @@ struct CrashRun {
 
 impl CrashRun {
     fn new(seed: u64) -> CrashRun {
-        let disk = SimDisk::with_sectors(seed, if seed % 3 == 0 { 4096 } else { 512 });
-        if seed % 4 == 0 {
+        let disk = SimDisk::with_sectors(seed, if seed.is_multiple_of(3) { 4096 } else { 512 });
+        if seed.is_multiple_of(4) {
             disk.refuse_direct();
         }
         CrashRun {
