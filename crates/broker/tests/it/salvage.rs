@@ -5,7 +5,7 @@ use posthaste_broker::{
     AppendBatch, Broker, Client, Config, Formats,
     stepped::{Checkpoints, Stepper, World},
 };
-use posthaste_engine::catalog::{Partition, TopicConfig};
+use posthaste_engine::catalog::{Topic, TopicConfig};
 use posthaste_model::{Limits, Timestamp};
 use std::{
     pin::pin,
@@ -77,11 +77,14 @@ async fn until<F: Future>(stepper: &mut Stepper, done: F) -> F::Output {
     }
 }
 
-/// Begins to append a message to the partition.
-fn append(client: &Client, partition: Partition, id: u64) -> oneshot::Receiver<posthaste_broker::Outcome> {
+/// Begins to append a message to the topic's partition.
+fn append(client: &Client, topic: &Arc<Topic>, id: u64) -> oneshot::Receiver<posthaste_broker::Outcome> {
     let (_, payload) = message("log", &id.to_le_bytes());
     let mut batch = client.batch();
-    batch.append(partition, AppendBatch { span: 1, timestamp: Timestamp(1), sequence: None, payload });
+    batch.append(
+        part(client, topic, 0),
+        AppendBatch { span: 1, timestamp: Timestamp(1), sequence: None, payload },
+    );
     let (done, outcome) = oneshot::channel();
     batch.submit(move |outcome| drop(done.send(outcome)));
     outcome
@@ -94,9 +97,9 @@ async fn fill(ground: &Ground) {
     let broker = it.broker.clone();
     let client = it.until(client_of(&broker)).await;
     it.until(client.create_topic(&name("log"), 1, TopicConfig::default())).await.unwrap();
-    let partition = client.topic("log").unwrap().partitions[0];
+    let topic = client.topic("log").unwrap();
     for id in 0..MESSAGES - MEANWHILE {
-        let outcome = append(&client, partition, id);
+        let outcome = append(&client, &topic, id);
         it.until(outcome).await.unwrap();
     }
     let Stepped { stepper, checkpoints, .. } = &mut it;
@@ -109,20 +112,19 @@ async fn fill(ground: &Ground) {
         MESSAGES - MEANWHILE
     );
     step(stepper);
-    let outcomes: Vec<_> =
-        (MESSAGES - MEANWHILE..MESSAGES).map(|id| append(&client, partition, id)).collect();
+    let outcomes: Vec<_> = (MESSAGES - MEANWHILE..MESSAGES).map(|id| append(&client, &topic, id)).collect();
     assert!(until(stepper, checkpoint).await);
     for outcome in outcomes {
         assert!(until(stepper, outcome).await.unwrap().refused.is_empty());
     }
 }
 
-/// The topic's partition, whatever it is called now, and what is in it, by offset.
-async fn read(client: &Client) -> (Partition, Vec<(u64, u64)>) {
+/// The topic, whatever it is called now, and what is in it, by offset.
+async fn read(client: &Client) -> (Arc<Topic>, Vec<(u64, u64)>) {
     let catalog = client.broker().catalog();
     let topics = catalog.namespaces().flat_map(|namespace| namespace.topics.values());
-    let partition = topics.into_iter().next().unwrap().partitions[0];
-    let log = client.log(partition.id).unwrap();
+    let topic = topics.into_iter().next().unwrap().clone();
+    let log = log_of(client, &topic, 0);
     let mut found = Vec::new();
     let mut next = log.start();
     while next < log.end() {
@@ -132,7 +134,7 @@ async fn read(client: &Client) -> (Partition, Vec<(u64, u64)>) {
         let number = |body: &[u8]| u64::from_le_bytes(body.try_into().unwrap());
         found.extend(entries.iter().map(|entry| (entry.offset, number(&entry.payload.body))));
     }
-    (partition, found)
+    (topic, found)
 }
 
 /// The same damage on either ground costs nothing, and what comes next gets the offset that comes next,
@@ -147,9 +149,9 @@ async fn damaged_checkpoints_cost_no_message_and_no_offset_wherever_the_journal_
         for next in [MESSAGES, MESSAGES + 1] {
             let broker = ground.open(config(u64::MAX));
             let client = client_of(&broker).await;
-            let (partition, found) = read(&client).await;
+            let (topic, found) = read(&client).await;
             assert_eq!(found, (0..next).map(|id| (id, id)).collect::<Vec<_>>());
-            assert!(append(&client, partition, next).await.unwrap().refused.is_empty());
+            assert!(append(&client, &topic, next).await.unwrap().refused.is_empty());
             assert_eq!(read(&client).await.1.last(), Some(&(next, next)));
             tokio::task::block_in_place(|| broker.stop());
         }
