@@ -97,8 +97,7 @@ async fn a_journal_whose_space_is_gone_waits_for_it_and_loses_nothing() {
     }
     let refused = publish(&client, None, "work", b"refused").await.refused;
     assert_eq!(refused.first().map(|(_, refusal)| *refusal), Some(Refusal::NoSpace));
-    let consumer = broker.next_consumer();
-    let (deliveries, _) = client.pull(&earlier, consumer, 10, Mode::Lease).await.unwrap();
+    let (deliveries, _) = client.pull(hold(&client, &earlier), 10, Mode::Lease).await.unwrap();
     assert_eq!(broker.resolve(deliveries).await.len(), 3, "what is on the disk is delivered");
     assert!(!waiting.is_finished(), "what is not is not answered");
 

@@ -265,7 +265,8 @@ impl Conversation {
                 (true, _) if joined => drop(self.stop_share(&subscription.filter).await),
                 (false, Some(share)) if !joined => {
                     if let Err(error) = self.join(share, &subscription).await {
-                        tracing::warn!(client = %self.client_identifier, %error, "a share is not taken from again");
+                        let client = &self.client_identifier;
+                        tracing::warn!(%client, %error, "a share is not taken from again");
                     }
                 }
                 _ => {}
