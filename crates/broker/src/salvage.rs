@@ -2,6 +2,7 @@
 //! still tell, and keeps what has lost its name.
 
 mod missing;
+mod naming;
 
 use crate::{
     change::queue_spec,
@@ -15,10 +16,10 @@ use crate::{
 };
 use posthaste_engine::{
     Event,
-    catalog::{CatalogEvent, Durability, Partition, Queue, QueueConfig, Topic, TopicConfig},
+    catalog::{CatalogEvent, Durability, QueueConfig, Topic},
     event::{PartitionSpec, QueueSpec},
 };
-use posthaste_model::{Name, PartitionId, QueueId, Timestamp, TopicId};
+use posthaste_model::{Name, PartitionId, QueueId, TopicId};
 use posthaste_storage::{
     checkpoint::{Loaded, LostKeys},
     journal::{DamageKind as Stretch, JournalPlace, Lsn, RecordRef, RecoveryReport, Scope},
@@ -28,6 +29,8 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     ops::Range,
 };
+
+use naming::recovered_name;
 
 /// What recovery notices on its way.
 #[derive(Default)]
@@ -474,68 +477,6 @@ impl Recovered {
             }
         }
     }
-
-    /// What no catalog entry names any more gets one, instead of being taken for deleted.
-    fn name_orphans(&mut self) {
-        let specs: Vec<_> =
-            self.shards.iter().map(|s| (s.id(), s.partition_specs(), s.queue_specs())).collect();
-        let mut topics: BTreeMap<u64, Vec<(u32, Partition)>> = BTreeMap::new();
-        for (shard, partitions, queues) in specs {
-            let known = |id: PartitionId| object_of(&self.catalog, id.0).is_some();
-            for (id, spec) in partitions.into_iter().filter(|(id, _)| !known(*id)) {
-                topics.entry(spec.topic.0).or_default().push((spec.index, Partition { id, shard }));
-            }
-            for (id, spec) in queues.into_iter().filter(|(_, spec)| spec.durable) {
-                if self.catalog.queue_by_id(id).is_none() {
-                    self.name_queue(id, shard, spec);
-                }
-            }
-        }
-        for (id, mut partitions) in topics {
-            partitions.sort_unstable_by_key(|(index, _)| *index);
-            self.name_topic(TopicId(id), partitions.into_iter().map(|(_, p)| p));
-        }
-    }
-
-    fn name_topic(&mut self, id: TopicId, partitions: impl Iterator<Item = Partition>) {
-        let mut topic = match self.catalog.topic_by_id(id) {
-            Some(known) => (**known).clone(),
-            None => Topic {
-                id,
-                namespace: Name::constant(crate::open::DEFAULT_NAMESPACE),
-                name: recovered_name("topic", id.0),
-                partitions: Vec::new(),
-                config: TopicConfig::default(),
-                created: Timestamp(0),
-            },
-        };
-        topic.partitions.extend(partitions);
-        let (namespace, name) = (topic.namespace.clone(), topic.name.clone());
-        self.put(
-            CatalogEvent::TopicPut(topic),
-            format!("a topic's name was lost; it is {namespace}/{name} now"),
-        );
-    }
-
-    fn name_queue(&mut self, id: QueueId, shard: posthaste_model::ShardId, spec: QueueSpec) {
-        let taken =
-            self.catalog.namespace(&spec.namespace).is_some_and(|n| n.queues.contains_key(&spec.name));
-        let name = if taken { recovered_name("queue", id.0) } else { spec.name };
-        let QueueSpec { namespace, streams, config, durable, auto_delete, .. } = spec;
-        let what =
-            format!("a queue's entry in the catalog was lost; it is {namespace}/{name}, without bindings");
-        let created = Timestamp(0);
-        let exclusive = None;
-        let queue =
-            Queue { id, namespace, name, shard, streams, config, durable, exclusive, auto_delete, created };
-        self.put(CatalogEvent::QueuePut(queue), what);
-    }
-
-    fn put(&mut self, event: CatalogEvent, what: String) {
-        self.follow_names(&event);
-        self.catalog.apply(&event);
-        self.followed.damage.push(Damage::new(DamageKind::Name, what));
-    }
 }
 
 impl Followed {
@@ -586,39 +527,4 @@ fn hurts_names(lost: &LostKeys) -> bool {
 fn partition_spec(topic: &Topic, index: usize) -> PartitionSpec {
     let sync = topic.config.durability == Durability::Fsync;
     PartitionSpec { topic: topic.id, index: u32::try_from(index).unwrap_or(u32::MAX), sync }
-}
-
-fn recovered_name(kind: &str, id: u64) -> Name {
-    Name::new(&format!("recovered.{kind}.{id}")).unwrap_or(Name::constant("recovered"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::environment::Work;
-
-    #[test]
-    fn the_end_of_a_queue_is_none_of_what_has_the_numbers_behind_it() {
-        let mut recovered = Recovered::new(1, Work::Here);
-        let (queue, partition) = (QueueId(1), PartitionId(2));
-        let spec = QueueSpec {
-            namespace: Name::constant("default"),
-            name: Name::constant("q"),
-            streams: vec![1],
-            config: QueueConfig::default(),
-            durable: true,
-            auto_delete: false,
-            over: None,
-        };
-        let partition_spec = PartitionSpec { topic: TopicId(2), index: 0, sync: true };
-        for event in [
-            Event::QueueOpened { queue, spec },
-            Event::PartitionOpened { partition, spec: partition_spec },
-            Event::QueueClosed { queue, lanes: 1 },
-        ] {
-            recovered.follow(0, &event);
-            recovered.apply(0, &event);
-        }
-        assert_eq!(recovered.followed.next, HashMap::from([(2, 0)]));
-    }
 }
