@@ -14,7 +14,6 @@ use posthaste_engine::{
     Catalog, Command, Context, Delivery, Effect, Event, Gate, Gated, Output, Publish, Reply, Shard,
     catalog::{CatalogCommand, CatalogEvent},
     effect::Refusal,
-    planted::{self, Bug},
 };
 use posthaste_model::{ConsumerId, QueueId, ShardId, Timestamp};
 use posthaste_storage::journal::{Batch, Completion, Journal, Lsn};
@@ -618,9 +617,6 @@ impl EngineThread {
                 catalog.apply(&change.event);
                 closings.extend(propagate(&self.shared, &before, &change.event));
             }
-        }
-        if planted::strikes_always(Bug::CloseEarly) {
-            close(&self.shared, std::mem::take(&mut closings));
         }
         let Some(catalog) = &self.catalog else { return };
         let need = Need { written: 0, synced: self.state.catalog_changed };

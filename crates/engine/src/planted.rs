@@ -26,8 +26,6 @@ pub enum Bug {
     LoseDying,
     /// The end of a queue is answered with a message too few.
     Miscount,
-    /// The shards follow a delete before it is durable.
-    CloseEarly,
     /// A start does not know what stayed in the journal's files.
     ForgetKept,
     /// Nobody is told of damage.

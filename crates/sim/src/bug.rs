@@ -30,8 +30,6 @@ pub enum Bug {
     LoseDying,
     /// The end of a queue is answered with a message too few.
     Miscount,
-    /// The shards follow a delete before it is durable.
-    CloseEarly,
     /// A start does not know what stayed in the journal's files.
     ForgetKept,
     /// Nobody is told of damage.
@@ -54,7 +52,6 @@ impl Bug {
             Bug::RouteAnew => Some(planted::Bug::RouteAnew),
             Bug::LoseDying => Some(planted::Bug::LoseDying),
             Bug::Miscount => Some(planted::Bug::Miscount),
-            Bug::CloseEarly => Some(planted::Bug::CloseEarly),
             Bug::ForgetKept => Some(planted::Bug::ForgetKept),
             Bug::UntoldDamage => Some(planted::Bug::UntoldDamage),
         }

@@ -27,6 +27,31 @@ fn a_few_seeds_pass() {
     }
 }
 
+/// One for each promise that something is acknowledged, deleted or told of.
+#[test]
+fn mistakes_with_what_was_acknowledged_are_found_within_200_seeds() {
+    let bugs = [
+        Bug::LoseRefusedArrival,
+        Bug::RepeatArrivals,
+        Bug::ReuseNumbers,
+        Bug::ForgetOutbox,
+        Bug::RouteAnew,
+        Bug::LoseDying,
+        Bug::Miscount,
+        Bug::ForgetKept,
+        Bug::UntoldDamage,
+    ];
+    for bug in bugs {
+        let rots = (bug == Bug::UntoldDamage).then_some(true);
+        let found = (1..=200).find(|seed| {
+            let report = run(Settings { bug: Some(bug), rots, ..settings(*seed) });
+            !report.violations.is_empty()
+        });
+        println!("{bug:?} was found by seed {found:?}");
+        assert!(found.is_some(), "{bug:?} was not found in 200 seeds");
+    }
+}
+
 #[test]
 fn planted_mistakes_are_found() {
     for bug in [Bug::SkipSync, Bug::LoseRelease, Bug::Reorder, Bug::ForgetHole, Bug::BeforeDurable] {
