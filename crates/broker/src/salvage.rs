@@ -528,3 +528,34 @@ fn partition_spec(topic: &Topic, index: usize) -> PartitionSpec {
     let sync = topic.config.durability == Durability::Fsync;
     PartitionSpec { topic: topic.id, index: u32::try_from(index).unwrap_or(u32::MAX), sync }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::environment::Work;
+
+    #[test]
+    fn the_end_of_a_queue_is_none_of_what_has_the_numbers_behind_it() {
+        let mut recovered = Recovered::new(1, Work::Here);
+        let (queue, partition) = (QueueId(1), PartitionId(2));
+        let spec = QueueSpec {
+            namespace: Name::constant("default"),
+            name: Name::constant("q"),
+            streams: vec![1],
+            config: QueueConfig::default(),
+            durable: true,
+            auto_delete: false,
+            over: None,
+        };
+        let partition_spec = PartitionSpec { topic: TopicId(2), index: 0, sync: true };
+        for event in [
+            Event::QueueOpened { queue, spec },
+            Event::PartitionOpened { partition, spec: partition_spec },
+            Event::QueueClosed { queue, lanes: 1 },
+        ] {
+            recovered.follow(0, &event);
+            recovered.apply(0, &event);
+        }
+        assert_eq!(recovered.followed.next, HashMap::from([(2, 0)]));
+    }
+}

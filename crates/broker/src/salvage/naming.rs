@@ -78,34 +78,3 @@ impl Recovered {
 pub(super) fn recovered_name(kind: &str, id: u64) -> Name {
     Name::new(&format!("recovered.{kind}.{id}")).unwrap_or(Name::constant("recovered"))
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::environment::Work;
-
-    #[test]
-    fn the_end_of_a_queue_is_none_of_what_has_the_numbers_behind_it() {
-        let mut recovered = Recovered::new(1, Work::Here);
-        let (queue, partition) = (QueueId(1), PartitionId(2));
-        let spec = QueueSpec {
-            namespace: Name::constant("default"),
-            name: Name::constant("q"),
-            streams: vec![1],
-            config: QueueConfig::default(),
-            durable: true,
-            auto_delete: false,
-            over: None,
-        };
-        let partition_spec = PartitionSpec { topic: TopicId(2), index: 0, sync: true };
-        for event in [
-            Event::QueueOpened { queue, spec },
-            Event::PartitionOpened { partition, spec: partition_spec },
-            Event::QueueClosed { queue, lanes: 1 },
-        ] {
-            recovered.follow(0, &event);
-            recovered.apply(0, &event);
-        }
-        assert_eq!(recovered.followed.next, HashMap::from([(2, 0)]));
-    }
-}
