@@ -408,14 +408,7 @@ impl History {
             self.check_partition(topic, *partition, *end);
         }
         self.check_buried();
-        let told = std::mem::take(&mut self.told);
-        for ((topic, partition, offset), id) in &told {
-            let found = self.offsets.get(&(*topic, *partition, *offset)).copied();
-            // What is lacking there is counted already.
-            if found != Some(*id) && !(self.rots && found.is_none()) {
-                self.violation(format!("{topic}/{partition}@{offset} was told to be {id} and is {found:?}"));
-            }
-        }
+        self.check_told();
         let mut stored: BTreeMap<(&'static str, Id), u32> = BTreeMap::new();
         for ((topic, _, _), id) in &self.offsets {
             *stored.entry((*topic, *id)).or_default() += 1;
@@ -474,6 +467,17 @@ impl History {
         missing.into_iter().for_each(|text| self.is_missing(text));
         too_often.into_iter().for_each(|text| self.violation(text));
         self.judge_damage();
+    }
+
+    /// What a producer was told to be at an offset is there.
+    fn check_told(&mut self) {
+        for ((topic, partition, offset), id) in &std::mem::take(&mut self.told) {
+            let found = self.offsets.get(&(*topic, *partition, *offset)).copied();
+            // What is lacking there is counted already.
+            if found != Some(*id) && !(self.rots && found.is_none()) {
+                self.violation(format!("{topic}/{partition}@{offset} was told to be {id} and is {found:?}"));
+            }
+        }
     }
 
     /// What died before its queue was deleted has arrived; what did not was counted as deleted.

@@ -120,8 +120,8 @@ impl Undertaker {
         plot
     }
 
-    /// It is there, and holds so many messages: all that nobody took or rejected, if it loses none by itself. When the
-    /// broker has just started nobody else holds any.
+    /// It is there, and holds so many messages: all that nobody took or rejected, if it loses none by itself.
+    /// When the broker has just started nobody else holds any.
     fn found(&self, shore: &Shore, count: u64) -> io::Result<()> {
         let mut history = shore.history.borrow_mut();
         let incarnation = history.incarnation;
@@ -407,7 +407,22 @@ async fn consume(
             connection.send(CHANNEL, &basic::Ack { delivery_tag: tag, multiple: false }).await?;
         }
     }
-    // Its answer proves that what came before was taken.
+    cancel(shore, connection, undertaker, plot, tag).await?;
+    undertaker.change(|plot| {
+        plot.dead.extend(rejected);
+        plot.dead_in = incarnation;
+    })?;
+    Ok(())
+}
+
+/// Ends the consumer. The answer proves that what it said before was taken.
+async fn cancel(
+    shore: &Shore,
+    connection: &mut Connection,
+    undertaker: &Undertaker,
+    plot: &Plot,
+    tag: ShortString,
+) -> io::Result<()> {
     connection.send(CHANNEL, &basic::Cancel { consumer_tag: tag, no_wait: false }).await?;
     loop {
         match connection.next().await? {
@@ -417,15 +432,10 @@ async fn consume(
                 let nack = basic::Nack { delivery_tag: tag, multiple: false, requeue: true };
                 connection.send(CHANNEL, &nack).await?;
             }
-            Received::Method(Method::BasicCancelOk(_)) => break,
+            Received::Method(Method::BasicCancelOk(_)) => return Ok(()),
             Received::Method(other) => return Err(wrong(format!("{other:?} instead of basic.cancel-ok"))),
         }
     }
-    undertaker.change(|plot| {
-        plot.dead.extend(rejected);
-        plot.dead_in = incarnation;
-    })?;
-    Ok(())
 }
 
 /// A message is in the plot, so it has not died, or its death was not durable.
