@@ -18,7 +18,10 @@ use posthaste_broker::{Broker, Client, Holder, Outcome as Published};
 use posthaste_engine::{Position, command::Outcome, effect::Refusal};
 use posthaste_model::{ConnectionId, ConsumerId};
 use posthaste_net::Output;
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 use tokio::time::Instant;
 
 /// How often it is looked whether a full disk has room again.
@@ -51,6 +54,8 @@ pub(crate) struct Connection {
     pub frame_max: FrameMax,
     pub channels: Channels,
     pub consumers: HashMap<ConsumerId, Consumer>,
+    /// Cancelled consumers with deliveries in the mailbox, for all that is known.
+    pub cancelled: HashSet<Holder>,
     pub inbox: Inbox,
     pub waiting: Waiting,
     pub publishing: Option<Publishing>,
@@ -84,6 +89,7 @@ impl Connection {
             frame_max: tuned.frame_max,
             channels: Channels::new(),
             consumers: HashMap::new(),
+            cancelled: HashSet::new(),
             inbox,
             waiting: Waiting::new(),
             publishing: None,
@@ -300,6 +306,10 @@ impl Connection {
                 self.published(number, outcome, out);
                 Ok(())
             }
+            Event::Drained(holder) => {
+                self.cancelled.remove(&holder);
+                Ok(())
+            }
             Event::Room => {
                 self.inbox.looked();
                 self.deliver_waiting(out).await
@@ -448,6 +458,9 @@ impl Connection {
         for number in self.channels.numbers() {
             self.release_channel(number).await;
             self.channels.remove(number);
+        }
+        for holder in std::mem::take(&mut self.cancelled) {
+            self.client.detach(holder).await;
         }
         self.client.close().await;
     }

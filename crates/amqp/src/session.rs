@@ -65,6 +65,8 @@ pub enum Event {
     /// The queue of this consumer is gone.
     Cancelled(ConsumerId),
     Deliver(Holder, Vec<Delivery>),
+    /// Nothing comes for this cancelled consumer any more.
+    Drained(Holder),
     /// Publishes with this number are settled.
     Published(u64, Outcome),
     /// There is room again for deliveries that waited for it.

@@ -13,6 +13,7 @@ use posthaste_model::{ConsumerId, Envelope, Payload, QueueId};
 use std::{
     collections::{BTreeMap, VecDeque},
     ops::Range,
+    time::Duration,
 };
 
 /// A delivery and its message.
@@ -24,7 +25,7 @@ pub struct Resolved {
     pub payload: Payload,
 }
 
-/// Deliveries to be accepted on their consumers' behalf.
+/// Deliveries to be settled on their consumers' behalf.
 #[derive(Default)]
 struct Settled(BTreeMap<(QueueId, ConsumerId), Vec<(u8, Position)>>);
 
@@ -39,17 +40,18 @@ impl Settled {
 
 /// Read at a time.
 const READ_BYTES: usize = 1 << 20;
+/// A message that the disk failed to read is delivered again after this.
+const READ_AGAIN: Duration = Duration::from_millis(100);
 /// Offsets that nobody asked for, read for the sake of what lies behind them.
 const GAP_MAX: u64 = 8;
 
 impl Broker {
     /// Reads the messages of deliveries, in order. A message that is damaged is reported in the log, the
     /// metrics and the status, left out, and counts as settled, so that it does not block its queue. One that
-    /// the disk fails to read is left out too, but stays its consumer's: when that one goes, it is delivered
-    /// again.
+    /// the disk fails to read is left out too, and given back a moment later: it is delivered again.
     pub async fn resolve(&self, deliveries: Vec<Delivery>) -> Vec<Resolved> {
         let mut resolved = Vec::with_capacity(deliveries.len());
-        let mut settled = Settled::default();
+        let (mut settled, mut unread) = (Settled::default(), Settled::default());
         // Deliveries mostly follow one another, so what one read brought serves the next ones too.
         let mut read: (u64, VecDeque<LogEntry>) = (0, Default::default());
         let ends = read_ends(&deliveries);
@@ -81,6 +83,7 @@ impl Broker {
                             }
                         }
                         Err(error) => {
+                            unread.add(&delivery);
                             let queue = delivery.queue.0;
                             tracing::error!(queue, offset, %error, "a message is not delivered now");
                         }
@@ -92,7 +95,24 @@ impl Broker {
             let settle = Settle { queue, consumer, deliveries, outcome: Outcome::Accept, lasting: false };
             self.shared.send(self.catalog().place(queue.0), Command::Settle(settle));
         }
+        if !unread.0.is_empty() {
+            self.give_back_later(unread);
+        }
         resolved
+    }
+
+    /// Gives messages back that could not be read now: nobody was handed them, so nobody else does, and a consumer
+    /// that stays, or was cancelled, would keep them from all others.
+    fn give_back_later(&self, unread: Settled) {
+        let shared = self.shared.clone();
+        self.shared.runtime().spawn(async move {
+            tokio::time::sleep(READ_AGAIN).await;
+            for ((queue, consumer), deliveries) in unread.0 {
+                let outcome = Outcome::Release { attempted: false };
+                let settle = Settle { queue, consumer, deliveries, outcome, lasting: false };
+                shared.send(shared.catalog().place(queue.0), Command::Settle(settle));
+            }
+        });
     }
 
     async fn load(

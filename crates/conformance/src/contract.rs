@@ -118,8 +118,8 @@ impl Contract {
         let data = self.folder.join("version");
         let identity = data.join("posthaste.json");
         let found = fs::read_to_string(&identity)?;
-        let changed = found.replacen("\"format\":1", "\"format\":999", 1).replacen(
-            "\"format\": 1",
+        let changed = found.replacen("\"format\":2", "\"format\":999", 1).replacen(
+            "\"format\": 2",
             "\"format\": 999",
             1,
         );

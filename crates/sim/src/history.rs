@@ -80,6 +80,8 @@ pub struct History {
     /// Queues that were deleted while their messages died.
     buried: Vec<Buried>,
     pub incarnation: u32,
+    /// In this incarnation the disk fails to read: a message may be with a consumer that was not shown it.
+    pub reads_fail: bool,
     /// Bits of what is stored change. What follows from it is forgiven as far as the broker tells of it.
     pub rots: bool,
     /// How many bits have changed.
@@ -131,6 +133,7 @@ impl History {
             commits: BTreeMap::new(),
             buried: Vec::new(),
             incarnation: 0,
+            reads_fail: false,
             rots: false,
             flips: 0,
             told_damage: ToldDamage::default(),

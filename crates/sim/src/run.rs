@@ -209,6 +209,7 @@ impl Run {
             let mut history = self.shore.history.borrow_mut();
             history.incarnation += 1;
             history.counts.starts += 1;
+            history.reads_fail = faults.as_ref().is_some_and(Faults::fails_reads);
         }
         self.shore.weather.set(match faults {
             Some(_) => Weather {

@@ -48,6 +48,11 @@ pub struct Faults {
 const RESTARTED_AFTER_FAILED_SYNC_OF_FOUR: u64 = 2;
 
 impl Faults {
+    /// Whether the disk fails to read what is there.
+    pub fn fails_reads(&self) -> bool {
+        self.fails_reads > 0
+    }
+
     pub fn choose(random: &mut Random) -> Faults {
         Faults {
             power_cut_after: random.chance(3, 5).then(|| 1 + random.below(900)),

@@ -1,6 +1,7 @@
 use crate::{
     connection::Connection,
     deliveries::take_of,
+    session::Event,
     wire::{Exception, basic},
 };
 use posthaste_engine::catalog::Queue;
@@ -24,6 +25,9 @@ impl Connection {
         let Some(consumer) = self.consumers.get(&id) else { return Ok(()) };
         let (holder, queue, no_ack) = (consumer.holder, consumer.queue.clone(), consumer.no_ack);
         self.client.cancel(holder).await;
+        // What it was handed last may still be in the mailbox, and must go back even if the connection ends first.
+        self.cancelled.insert(holder);
+        self.inbox.mailbox().send(Event::Drained(holder));
         let mut left = take_of(&mut self.channel(number)?.held, holder);
         left.append(&mut self.waiting.take(holder));
         if no_ack && out.len() < self.broker.limits().connection_output_bytes_max {

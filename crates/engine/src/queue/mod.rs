@@ -181,9 +181,10 @@ impl Work<'_> {
     fn remove_consumer(&mut self, consumer: ConsumerId) -> (Gate, Reply) {
         let known = self.live.consumers.remove(consumer);
         self.touch();
+        // The answer comes behind the last delivery, so that none is on its way to nobody.
+        let sync = self.sync();
+        let gate = self.live.delivery_gate(0, sync);
         if known {
-            let sync = self.sync();
-            let gate = self.live.delivery_gate(0, sync);
             self.step.effect(gate, crate::Effect::Ended { consumer });
         }
         if known && self.live.consumers.is_empty() {
@@ -192,7 +193,7 @@ impl Work<'_> {
             }
             self.mark_unused();
         }
-        (Gate::Open, Reply::Done)
+        (gate, Reply::Done)
     }
 
     fn state(&mut self) -> (Gate, Reply) {
