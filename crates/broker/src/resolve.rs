@@ -101,8 +101,8 @@ impl Broker {
         resolved
     }
 
-    /// Gives messages back that could not be read now: nobody was handed them, so nobody else does, and a consumer
-    /// that stays, or was cancelled, would keep them from all others.
+    /// Gives messages back that could not be read now: nobody was handed them, so nobody else does, and a
+    /// consumer that stays, or was cancelled, would keep them from all others.
     fn give_back_later(&self, unread: Settled) {
         let shared = self.shared.clone();
         self.shared.runtime().spawn(async move {
