@@ -6,7 +6,7 @@ use crate::{
     client::Client,
     error::Error,
     live::{Gathering, LiveMessage},
-    thread::{Input, PublishDone, PublishItem, PublishJob},
+    thread::{Input, PublishItem, PublishJob},
 };
 use posthaste_engine::{
     Catalog, Publish,
@@ -20,7 +20,10 @@ use smallvec::SmallVec;
 use std::{
     borrow::Cow,
     cell::Cell,
-    sync::{Arc, atomic::AtomicUsize},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 /// Publishes that belong together only in that they came together. Each call that adds one counts as one
@@ -80,6 +83,29 @@ pub struct Outcome {
     /// Consumers do not keep up with messages that are kept in memory: publishers that wait for nobody should
     /// slow down, before messages are refused.
     pub crowded: bool,
+}
+
+/// What answers a publisher.
+type Answer = Box<dyn FnOnce(Outcome) + Send>;
+
+/// Shared by the threads that a batch of publishes went to; the last one answers.
+pub(crate) struct PublishDone {
+    pub left: AtomicUsize,
+    pub outcome: parking_lot::Mutex<Outcome>,
+    pub done: parking_lot::Mutex<Option<Answer>>,
+}
+
+impl PublishDone {
+    pub fn finish_one(&self) {
+        if self.left.fetch_sub(1, Ordering::AcqRel) == 1
+            && let Some(done) = self.done.lock().take()
+        {
+            let mut outcome = std::mem::take(&mut *self.outcome.lock());
+            outcome.appended.sort_unstable_by_key(|(index, _, _)| *index);
+            outcome.refused.sort_unstable_by_key(|(index, _)| *index);
+            done(outcome);
+        }
+    }
 }
 
 /// Encoded properties and subject may take this much together.
@@ -340,7 +366,7 @@ impl Batch {
             done: parking_lot::Mutex::new(Some(Box::new(done))),
         });
         for (thread, (items, bytes)) in jobs {
-            shared.inbox_bytes.fetch_add(bytes, std::sync::atomic::Ordering::Relaxed);
+            shared.inbox_bytes.fetch_add(bytes, Ordering::Relaxed);
             shared.metrics.published_bytes.add(bytes as u64);
             // A stopped thread never answers, and then neither does the publisher get an acknowledgement.
             shared.input(thread, Input::Publish(PublishJob { items, bytes, done: done.clone() }));

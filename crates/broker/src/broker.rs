@@ -249,7 +249,7 @@ impl Shared {
             let seal = Command::SealQueue { queue, if_unused, if_empty };
             let count = match shared.ask(shard, seal).await {
                 Ok(Reply::Count(count)) => count,
-                // Somebody else is deleting it, and this is answered no sooner.
+                // Somebody else is deleting it. The catalog answers when it is gone.
                 Ok(_) | Err(Error::Gone) => 0,
                 Err(error) => return Err(error),
             };

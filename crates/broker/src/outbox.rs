@@ -58,7 +58,11 @@ pub(crate) async fn pump(broker: Broker, shard: ShardId, mut entries: mpsc::Unbo
         if taken == Some(0) {
             return;
         }
+        let held_up = !pump.held_up.is_empty();
         let mut sent = pump.send(std::mem::take(&mut next)).await;
+        if !held_up {
+            pump.retry.again(true);
+        }
         if sent.is_ok() && !pump.held_up.is_empty() && pump.retry.is_due() {
             sent = pump.send_held_up().await;
         }
@@ -218,9 +222,6 @@ impl Pump {
     }
 
     fn hold_up(&mut self, number: u64, at: Destination, refusal: Refusal) {
-        if self.held_up.is_empty() {
-            self.retry.again(true);
-        }
         self.held_up.entry(at).or_default().push_back(number);
         if self.told.insert(at) {
             let place = crate::damage::object_of(&self.broker.catalog(), id_of(at));

@@ -256,7 +256,11 @@ impl Tap {
                 outbox::add(&self.broker.catalog(), &mut arrivals, number, at, &content);
             }
         }
+        let none_behind = self.behind.is_empty();
         self.deliver(arrivals).await?;
+        if none_behind {
+            self.retry.again(true);
+        }
         Ok(Some(end))
     }
 
@@ -302,20 +306,13 @@ impl Tap {
                 }
                 for refused in not_taken.iter().filter(|refused| !outbox::is_final(refused.refusal)) {
                     if let Destination::Queue(queue) = refused.at {
-                        self.fall_behind(queue, refused.number - 1);
+                        self.behind.insert(queue, refused.number - 1);
                     }
                 }
                 break;
             }
         }
         Ok(())
-    }
-
-    fn fall_behind(&mut self, queue: QueueId, offset: u64) {
-        if self.behind.is_empty() {
-            self.retry.again(true);
-        }
-        self.behind.insert(queue, offset);
     }
 
     async fn read(&self, from: u64) -> Vec<LogEntry> {

@@ -1,7 +1,7 @@
 //! An engine thread: shards, their inbox, and the effects that wait for the journal.
 
 use crate::{
-    batch::Outcome,
+    batch::PublishDone,
     broker::Shared,
     change::{Closings, close, encode, only_deletes, propagate, subject_of},
     error::{Error, from_catalog},
@@ -19,11 +19,7 @@ use posthaste_model::{ConsumerId, QueueId, ShardId, Timestamp};
 use posthaste_storage::journal::{Batch, Completion, Journal, Lsn};
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-        mpsc,
-    },
+    sync::{Arc, atomic::Ordering, mpsc},
     time::Duration,
 };
 use tokio::sync::{mpsc as async_mpsc, oneshot};
@@ -73,9 +69,6 @@ pub(crate) struct ThreadStreams {
 /// What to publish, where, and which publish of the connection's batch it is.
 pub(crate) type PublishItem = (ShardId, u32, Publish);
 
-/// What answers a publisher.
-type Answer = Box<dyn FnOnce(Outcome) + Send>;
-
 /// Changed entities, encoded; no value for what is gone.
 type Changes = Vec<(Vec<u8>, Option<Vec<u8>>)>;
 
@@ -84,26 +77,6 @@ pub(crate) struct PublishJob {
     pub items: Vec<PublishItem>,
     pub bytes: usize,
     pub done: Arc<PublishDone>,
-}
-
-/// Shared by the threads that a batch of publishes went to; the last one answers.
-pub(crate) struct PublishDone {
-    pub left: AtomicUsize,
-    pub outcome: parking_lot::Mutex<Outcome>,
-    pub done: parking_lot::Mutex<Option<Answer>>,
-}
-
-impl PublishDone {
-    pub fn finish_one(&self) {
-        if self.left.fetch_sub(1, Ordering::AcqRel) == 1
-            && let Some(done) = self.done.lock().take()
-        {
-            let mut outcome = std::mem::take(&mut *self.outcome.lock());
-            outcome.appended.sort_unstable_by_key(|(index, _, _)| *index);
-            outcome.refused.sort_unstable_by_key(|(index, _)| *index);
-            done(outcome);
-        }
-    }
 }
 
 /// The changed state of a thread's shards, and what journal position it reflects.
@@ -121,6 +94,8 @@ enum Waiting {
     Effect(ShardId, Effect),
     Published(Arc<PublishDone>),
     Catalog(Arc<Catalog>, Closings, oneshot::Sender<Result<Arc<Catalog>, Error>>),
+    /// It tells of what the catalog holds, so it leaves when readers see that.
+    CatalogRefused(Error, oneshot::Sender<Result<Arc<Catalog>, Error>>),
     /// With the number of the last batch whose events are in it.
     Checkpoint(Answers<ThreadCheckpoint>, ThreadCheckpoint, u64),
 }
@@ -533,6 +508,7 @@ impl EngineThread {
                 self.shared.publish_catalog(snapshot.clone());
                 let _ = reply.send(Ok(snapshot));
             }
+            Waiting::CatalogRefused(error, reply) => drop(reply.send(Err(error))),
             Waiting::Checkpoint(reply, mut checkpoint, last) => {
                 let end = self.state.ends.range(..=last).next_back().map(|(_, end)| *end);
                 checkpoint.at = checkpoint.at.max(end);
@@ -582,8 +558,9 @@ impl EngineThread {
         let changes = match catalog.decide(command, self.shared.now(), &self.shared.limits) {
             Ok(changes) => changes,
             Err(refusal) => {
-                let _ = reply.send(Err(from_catalog(refusal, &name)));
-                return;
+                let need = Need { written: 0, synced: self.state.catalog_changed };
+                let refused = Waiting::CatalogRefused(from_catalog(refusal, &name), reply);
+                return self.state.hold(need, refused);
             }
         };
         if changes.iter().any(|c| c.durable)

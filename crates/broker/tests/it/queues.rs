@@ -99,3 +99,34 @@ async fn rejected_messages_reach_the_dead_letter_queue_with_their_story() {
 pub fn subject(text: &str) -> posthaste_model::Subject {
     posthaste_model::Subject::dotted(text.to_owned()).unwrap()
 }
+
+/// Many make the same queue at once, and delete it: each that is told that it is there finds it, and each
+/// that is told that it is gone does not.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_tells_of_a_queue_leaves_when_all_see_it() {
+    let f = Fixture::new().await;
+    for round in 0..20 {
+        let of = format!("q{round}");
+        let mut tasks = tokio::task::JoinSet::new();
+        let all_made = std::sync::Arc::new(tokio::sync::Barrier::new(8));
+        for _ in 0..8 {
+            let (client, of, all_made) = (client_of(&f.broker).await, of.clone(), all_made.clone());
+            tasks.spawn(async move {
+                match client.create_queue(&name(&of), durable()).await {
+                    Ok(_) | Err(posthaste_broker::Error::Exists) => {}
+                    Err(error) => panic!("{error}"),
+                }
+                assert!(client.queue(&of).is_ok(), "it was said to be there");
+                all_made.wait().await;
+                match client.delete_queue(&of, false, false).await {
+                    Ok(_) | Err(posthaste_broker::Error::NotFound(..)) => {}
+                    Err(error) => panic!("{error}"),
+                }
+                assert!(client.queue(&of).is_err(), "it was said to be gone");
+            });
+        }
+        while let Some(done) = tasks.join_next().await {
+            done.unwrap();
+        }
+    }
+}
