@@ -1,7 +1,7 @@
 //! Rights as types: what reads, appends, routes or settles takes a proof that its caller may, and only the
 //! check makes one.
 //!
-//! A proof says what was allowed when it was made. Whoever holds one for long asks again ([`Client::allow`])
+//! A proof says what was allowed when it was made. A holder of an old one asks again ([`Client::allow`])
 //! when the users have changed.
 
 use crate::{client::Client, error::Error, log::PartitionLog};
@@ -9,7 +9,7 @@ use posthaste_engine::catalog::{Action, Partition, Queue, Resource, Topic, User}
 use posthaste_model::{ConnectionId, ConsumerId, Name, QueueId};
 use std::{fmt, marker::PhantomData, ops::Deref, sync::Arc};
 
-/// What may be done. Each type stands for the actions of which one is needed.
+/// Kinds of rights. Each type stands for the actions of which one is needed.
 pub mod right {
     use posthaste_engine::catalog::Action;
 
@@ -90,7 +90,7 @@ pub type Readable<T> = Allowed<right::Read, T>;
 pub type Visible<T> = Allowed<right::See, T>;
 pub type Writable<T> = Allowed<right::Write, T>;
 
-/// What there are rights to, by name.
+/// An object that rights are given to, by name.
 pub trait Protected {
     const RESOURCE: Resource;
 

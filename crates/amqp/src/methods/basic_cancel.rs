@@ -25,8 +25,7 @@ impl Connection {
         let Some(consumer) = self.consumers.get(&id) else { return Ok(()) };
         let (holder, queue, no_ack) = (consumer.holder, consumer.queue.clone(), consumer.no_ack);
         self.client.cancel(holder).await;
-        // What it was handed last may still be in the mailbox, and must go back even if the connection ends
-        // first.
+        // Its last deliveries may still be in the mailbox: they go back even if the connection ends first.
         self.cancelled.insert(holder);
         self.inbox.mailbox().send(Event::Drained(holder));
         let mut left = take_of(&mut self.channel(number)?.held, holder);

@@ -1,4 +1,4 @@
-//! What users may do.
+//! Rights of users, checked.
 
 use crate::client::{Client, World, plain, publish_octets, refusal, short, to};
 use posthaste_amqp::wire::{BasicProperties, FieldTable, FieldValue, Method, channel, exchange, queue};
