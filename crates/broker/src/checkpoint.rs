@@ -194,8 +194,12 @@ impl Checkpointer {
         self.collect(parts);
         self.collect_streams();
         self.collect_places(below);
-        self.meta.replay_from =
-            self.meta.shards.iter().copied().chain([self.meta.catalog, below]).min().unwrap_or(below);
+        let from = self.meta.shards.iter().copied().chain([self.meta.catalog, below]).min().unwrap_or(below);
+        if from < self.meta.replay_from {
+            let (from, before) = (from.0, self.meta.replay_from.0);
+            return Err(format!("it would begin at LSN {from}, below the one before it at {before}").into());
+        }
+        self.meta.replay_from = from;
         self.write(kept.starts())
     }
 

@@ -161,7 +161,8 @@ struct State {
     in_flight: BTreeMap<u64, InFlight>,
     written: u64,
     synced: u64,
-    last_end: Option<Lsn>,
+    /// Where the last batch that the journal has placed ends; at first, where the journal began to be written.
+    last_end: Lsn,
     /// Where the latest batches end in the journal.
     ends: BTreeMap<u64, Lsn>,
     /// What the journal had room for when the round began.
@@ -211,7 +212,8 @@ impl EngineThread {
         journal: Journal,
         inbox: Inbox,
     ) -> EngineThread {
-        let state = State { number: 1, catalog_dirty: true, ..State::default() };
+        let last_end = journal.durable();
+        let state = State { number: 1, catalog_dirty: true, last_end, ..State::default() };
         EngineThread { shared, number, shards, catalog, journal, inbox, state }
     }
 
@@ -313,7 +315,7 @@ impl EngineThread {
             Input::Completed(completion) => self.completed(completion),
             Input::Streams(reply) => {
                 let unseen = self.state.in_flight.values().any(|batch| batch.base.is_none());
-                let unseen_from = unseen.then(|| self.state.last_end.unwrap_or(Lsn(0)));
+                let unseen_from = unseen.then_some(self.state.last_end);
                 let streams = self.shards.values().flat_map(Shard::streams).collect();
                 let _ = reply.send(ThreadStreams { streams, unseen_from });
             }
@@ -430,7 +432,7 @@ impl EngineThread {
         {
             batch.base = Some(completion.base);
             let end = Lsn(completion.base.0 + batch.bytes);
-            self.state.last_end = Some(end);
+            self.state.last_end = end;
             self.state.ends.insert(number, end);
             if self.state.ends.len() > ENDS_KEPT {
                 self.state.ends.pop_first();

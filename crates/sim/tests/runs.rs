@@ -27,6 +27,16 @@ fn a_few_seeds_pass() {
     }
 }
 
+/// A checkpoint that is made while the first batch of an engine thread is still on its way begins no earlier
+/// than the checkpoint before.
+#[test]
+fn a_checkpoint_soon_after_a_start_needs_nothing_that_was_released() {
+    for seed in [30_079, 30_431] {
+        let report = run(Settings { on: Some(On::Bucket), ..settings(seed) });
+        assert!(report.violations.is_empty(), "--seed {seed} --on bucket: {:#?}", report.violations);
+    }
+}
+
 /// One for each promise that something is acknowledged, deleted or told of.
 #[test]
 fn mistakes_with_what_was_acknowledged_are_found_within_200_seeds() {
