@@ -14,7 +14,7 @@ use crate::{
         encode_nack,
     },
 };
-use posthaste_broker::{Broker, Client, Holder, Outcome as Published};
+use posthaste_broker::{Broker, Client, Holder, Outcome as Published, RightsWatch};
 use posthaste_engine::{Position, command::Outcome, effect::Refusal};
 use posthaste_model::{ConnectionId, ConsumerId};
 use posthaste_net::Output;
@@ -69,6 +69,7 @@ pub(crate) struct Connection {
     /// Nothing is read until then, as consumers do not keep up with what is published here.
     slowed_until: Option<Instant>,
     released: bool,
+    _rights: RightsWatch,
 }
 
 /// The disk is full.
@@ -82,9 +83,12 @@ struct Blocked {
 impl Connection {
     pub fn new(broker: &Broker, opened: Opened, id: ConnectionId, inbox: Inbox) -> Connection {
         let Opened { tuned, vhost, namespace } = opened;
+        let client = broker.client(tuned.client.principal, namespace, id);
+        let mailbox = inbox.mailbox();
+        let rights = client.watch_rights(move || mailbox.send(Event::Rights));
         Connection {
             broker: broker.clone(),
-            client: broker.client(tuned.client.principal, namespace, id),
+            client,
             vhost,
             frame_max: tuned.frame_max,
             channels: Channels::new(),
@@ -101,6 +105,7 @@ impl Connection {
             blocked: None,
             slowed_until: None,
             released: false,
+            _rights: rights,
         }
     }
 
@@ -318,6 +323,7 @@ impl Connection {
                 self.cancelled(consumer, out);
                 Ok(())
             }
+            Event::Rights => self.judge_again(out).await,
         }
     }
 

@@ -21,6 +21,7 @@ mod options;
 mod properties;
 mod publishing;
 mod reply;
+mod revocation;
 mod session;
 mod state;
 

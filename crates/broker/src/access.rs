@@ -4,8 +4,11 @@
 //! A proof says what was allowed when it was made. A holder of an old one asks again ([`Client::allow`])
 //! when the users have changed.
 
-use crate::{client::Client, error::Error, log::PartitionLog};
-use posthaste_engine::catalog::{Action, Partition, Queue, Resource, Topic, User};
+use crate::{authentication::Principal, client::Client, error::Error, log::PartitionLog};
+use posthaste_engine::{
+    Catalog,
+    catalog::{Action, Partition, Queue, Resource, Topic, User},
+};
 use posthaste_model::{ConnectionId, ConsumerId, Name, QueueId};
 use std::{fmt, marker::PhantomData, ops::Deref, sync::Arc};
 
@@ -196,6 +199,12 @@ impl Holder {
     }
 }
 
+impl Rights {
+    pub(crate) fn of(principal: &Principal, catalog: &Catalog) -> Rights {
+        Rights(principal.user(catalog).cloned())
+    }
+}
+
 impl PartialEq for Rights {
     fn eq(&self, other: &Rights) -> bool {
         match (&self.0, &other.0) {
@@ -250,7 +259,7 @@ impl Client {
     /// What the rights of this moment rest on: whoever has judged something by equal ones need not judge it
     /// again.
     pub fn rights(&self) -> Rights {
-        Rights(self.principal().user(&self.broker().shared.catalog_now()).cloned())
+        Rights::of(self.principal(), &self.broker().shared.catalog_now())
     }
 
     /// Becomes one who is handed messages of a queue.

@@ -1,6 +1,6 @@
 //! Who a client is, and what it may do. The one check; each protocol's own access rules are views of it.
 
-use crate::broker::Broker;
+use crate::{broker::Broker, revocation::Revoked};
 use argon2::{
     Algorithm, Argon2, Params, Version,
     password_hash::{PasswordHash, PasswordHasher, PasswordVerifier, SaltString},
@@ -30,7 +30,11 @@ enum Kind {
     Anonymous,
     /// A part of the broker, by its name in the log.
     System(&'static str),
-    User(Name),
+    User {
+        name: Name,
+        /// The stored hash of the password that was shown; none was for one that is named by its id.
+        shown: Option<Arc<str>>,
+    },
 }
 
 /// Why a client was not let in. It is told no more than that.
@@ -52,7 +56,7 @@ impl Principal {
         match &self.0 {
             Kind::Anonymous => "anonymous",
             Kind::System(what) => what,
-            Kind::User(name) => name,
+            Kind::User { name, .. } => name,
         }
     }
 
@@ -62,7 +66,7 @@ impl Principal {
 
     /// Whether this is the user of that name, and not somebody else who is called so.
     pub fn is_user(&self, name: &str) -> bool {
-        matches!(&self.0, Kind::User(user) if **user == *name)
+        matches!(&self.0, Kind::User { name: user, .. } if **user == *name)
     }
 
     /// No two have the same.
@@ -70,7 +74,7 @@ impl Principal {
         match &self.0 {
             Kind::Anonymous => "anonymous".to_owned(),
             Kind::System(what) => format!("system:{what}"),
-            Kind::User(name) => format!("user:{name}"),
+            Kind::User { name, .. } => format!("user:{name}"),
         }
     }
 
@@ -78,7 +82,9 @@ impl Principal {
     pub fn with_id(id: &str) -> Option<Principal> {
         match id.split_once(':') {
             None if id == "anonymous" => Some(Principal(Kind::Anonymous)),
-            Some(("user", name)) => Name::new(name).ok().map(|name| Principal(Kind::User(name))),
+            Some(("user", name)) => {
+                Name::new(name).ok().map(|name| Principal(Kind::User { name, shown: None }))
+            }
             _ => None,
         }
     }
@@ -86,7 +92,7 @@ impl Principal {
     /// The user as it is now.
     pub(crate) fn user<'c>(&self, catalog: &'c Catalog) -> Option<&'c Arc<User>> {
         match &self.0 {
-            Kind::User(name) => catalog.user(name),
+            Kind::User { name, .. } => catalog.user(name),
             Kind::Anonymous | Kind::System(_) => None,
         }
     }
@@ -101,22 +107,32 @@ impl Principal {
     ) -> bool {
         match &self.0 {
             Kind::Anonymous | Kind::System(_) => true,
-            Kind::User(user) => {
+            Kind::User { name: user, .. } => {
                 catalog.user(user).is_some_and(|user| user.may(action, resource, namespace, name))
             }
+        }
+    }
+
+    /// Whether the user is still there, with the password that was shown.
+    pub(crate) fn standing(&self, catalog: &Catalog) -> Result<(), Revoked> {
+        let Kind::User { name, shown } = &self.0 else { return Ok(()) };
+        let user = catalog.user(name).ok_or_else(|| Revoked::Deleted(name.to_string()))?;
+        match shown {
+            Some(shown) if **shown != *user.password_hash => Err(Revoked::Password(name.to_string())),
+            _ => Ok(()),
         }
     }
 
     pub(crate) fn is_administrator(&self, catalog: &Catalog) -> bool {
         match &self.0 {
             Kind::Anonymous | Kind::System(_) => true,
-            Kind::User(user) => catalog.user(user).is_some_and(|user| user.administrator),
+            Kind::User { name, .. } => catalog.user(name).is_some_and(|user| user.administrator),
         }
     }
 
     pub(crate) fn may_enter(&self, catalog: &Catalog, namespace: &str) -> bool {
-        let Kind::User(user) = &self.0 else { return true };
-        catalog.user(user).is_some_and(|user| {
+        let Kind::User { name, .. } = &self.0 else { return true };
+        catalog.user(name).is_some_and(|user| {
             user.administrator || user.permissions.iter().any(|p| glob(&p.namespace, namespace))
         })
     }
@@ -228,7 +244,8 @@ fn admit(user: &User, loopback: bool) -> Result<Principal, AuthenticationError> 
     if user.loopback_only && !loopback {
         return Err(AuthenticationError::LoopbackOnly);
     }
-    Ok(Principal(Kind::User(user.name.clone())))
+    let shown = Some(Arc::from(&*user.password_hash));
+    Ok(Principal(Kind::User { name: user.name.clone(), shown }))
 }
 
 /// The user that a new data directory has.

@@ -13,6 +13,7 @@ use crate::{
     login::LogIns,
     metrics::Metrics,
     retained::RetainedView,
+    revocation::Revocations,
     tap::Taps,
     thread::Input,
 };
@@ -65,6 +66,8 @@ pub struct Footprint {
     pub live_readers: usize,
     /// Connections that made exclusive queues.
     pub exclusive_owners: usize,
+    /// Connections that are told when their rights change.
+    pub rights_watches: usize,
 }
 
 /// What all of it shares.
@@ -75,6 +78,7 @@ pub(crate) struct Shared {
     pub logs: Arc<Logs>,
     pub retained: RetainedView,
     pub passwords: KnownPasswords,
+    pub revocations: Revocations,
     pub log_ins: LogIns,
     pub inbox_bytes: AtomicUsize,
     /// When the journal last had no room for what is published, in milliseconds since 1970.
@@ -141,6 +145,7 @@ impl Shared {
             logs: parts.logs,
             retained: RetainedView::default(),
             passwords: KnownPasswords::default(),
+            revocations: Revocations::default(),
             log_ins: LogIns::default(),
             clock: parts.clock,
             work: parts.work,
@@ -185,8 +190,12 @@ impl Shared {
         self.catalog.load()
     }
 
-    pub fn publish_catalog(&self, catalog: Arc<Catalog>) {
-        self.catalog.store(catalog);
+    /// Shows readers a new state of the catalog.
+    pub fn publish_catalog(self: &Arc<Self>, catalog: Arc<Catalog>) {
+        let before = self.catalog.swap(catalog.clone());
+        if !before.has_users_of(&catalog) {
+            self.users_changed();
+        }
     }
 
     pub fn thread_of(&self, shard: ShardId) -> usize {
@@ -414,6 +423,7 @@ impl Broker {
             taps: self.shared.taps.len(),
             live_readers: self.shared.live.load().len(),
             exclusive_owners: self.shared.exclusive_owners.lock().len(),
+            rights_watches: self.shared.revocations.len(),
         }
     }
 

@@ -33,6 +33,7 @@ mod repair;
 mod resolve;
 mod retained;
 mod retention;
+mod revocation;
 mod salvage;
 pub mod stepped;
 mod tap;
@@ -59,6 +60,7 @@ pub use metrics::Metrics;
 pub use open::{Fatal, OpenError};
 pub use repair::{QUARANTINE_DIR, Repair, repair};
 pub use resolve::Resolved;
+pub use revocation::{Revoked, RightsWatch};
 pub use thread::DeliverySink;
 
 pub use posthaste_engine as engine;

@@ -161,7 +161,7 @@ struct State {
     in_flight: BTreeMap<u64, InFlight>,
     written: u64,
     synced: u64,
-    /// Where the last batch that the journal has placed ends; at first, where the journal began to be written.
+    /// Where the last batch that was placed ends; at first, where the journal began to be written.
     last_end: Lsn,
     /// Where the latest batches end in the journal.
     ends: BTreeMap<u64, Lsn>,
@@ -212,8 +212,7 @@ impl EngineThread {
         journal: Journal,
         inbox: Inbox,
     ) -> EngineThread {
-        let last_end = journal.durable();
-        let state = State { number: 1, catalog_dirty: true, last_end, ..State::default() };
+        let state = State { number: 1, catalog_dirty: true, last_end: journal.durable(), ..State::default() };
         EngineThread { shared, number, shards, catalog, journal, inbox, state }
     }
 
@@ -611,8 +610,7 @@ impl EngineThread {
         let need = Need { written: 0, synced: self.state.number - 1 };
         let keeps_catalog = self.catalog.is_some();
         // With nothing on its way, whatever this thread journals next lies above what is durable now.
-        let idle = self.state.in_flight.is_empty();
-        let at = idle.then(|| self.journal.durable());
+        let at = self.state.in_flight.is_empty().then(|| self.journal.durable());
         let checkpoint = ThreadCheckpoint { shards, catalog, keeps_catalog, at };
         self.state.hold(need, Waiting::Checkpoint(reply, checkpoint, self.state.number - 1));
         self.release();

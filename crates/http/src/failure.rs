@@ -5,7 +5,7 @@ use hyper::{
     Response, StatusCode,
     header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE},
 };
-use posthaste_broker::{AuthenticationError, Error, ReadError};
+use posthaste_broker::{AuthenticationError, Error, ReadError, Revoked};
 use posthaste_engine::effect::Refusal;
 use serde::Serialize;
 
@@ -139,6 +139,12 @@ impl From<AuthenticationError> for Failure {
         let challenge = "Basic realm=\"posthaste\", charset=\"UTF-8\"".to_owned();
         Failure::new(StatusCode::UNAUTHORIZED, "unauthenticated", error.to_string())
             .with(WWW_AUTHENTICATE, challenge)
+    }
+}
+
+impl From<Revoked> for Failure {
+    fn from(revoked: Revoked) -> Failure {
+        Failure::new(StatusCode::UNAUTHORIZED, "unauthenticated", revoked.to_string())
     }
 }
 

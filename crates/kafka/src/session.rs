@@ -17,7 +17,7 @@ use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
-use posthaste_broker::{Batch, Broker, Outcome};
+use posthaste_broker::{Batch, Broker, Outcome, RightsWatch};
 use posthaste_model::Name;
 use posthaste_net::{Close, Closed, Mailbox, Output, Peer, Protocol, Session};
 use tokio::task::AbortHandle;
@@ -67,6 +67,8 @@ pub enum Event {
     Answered { slot: u64, response: Option<Result<Frame, EncodeError>> },
     /// The batches of some Produce requests are as safe as promised, or refused.
     Produced { batch: u64, outcome: Outcome },
+    /// What the client may do has changed.
+    Rights,
 }
 
 /// The state of one connection.
@@ -106,6 +108,7 @@ enum Access {
     Admitted {
         context: Context,
         by_password: bool,
+        _rights: RightsWatch,
     },
 }
 
@@ -248,7 +251,9 @@ impl Conversation {
             topic_ids: self.topic_ids,
             fetches: Arc::new(Mutex::default()),
         };
-        self.access = Access::Admitted { context: context.clone(), by_password };
+        let mailbox = self.mailbox.clone();
+        let rights = context.client.watch_rights(move || mailbox.send(Event::Rights));
+        self.access = Access::Admitted { context: context.clone(), by_password, _rights: rights };
         context
     }
 
@@ -416,6 +421,13 @@ impl Session for Conversation {
 
     async fn event(&mut self, event: Event, out: &mut Output) -> Result<(), Close> {
         match event {
+            // Each request is judged by itself; only what belongs to nobody any more ends.
+            Event::Rights => match &self.access {
+                Access::Admitted { context, .. } => {
+                    context.client.standing().map_err(|revoked| Close::Error(revoked.to_string()))?;
+                }
+                Access::Stranger | Access::Handshaken { .. } => {}
+            },
             Event::Answered { slot, response } => {
                 self.running = None;
                 self.fill(slot, response, out)?;

@@ -1,7 +1,9 @@
 //! Rights of users, checked.
 
-use crate::client::{Client, World, plain, publish_octets, refusal, short, to};
-use posthaste_amqp::wire::{BasicProperties, FieldTable, FieldValue, Method, channel, exchange, queue};
+use crate::client::{Client, World, persistent, plain, publish_octets, refusal, short, to};
+use posthaste_amqp::wire::{
+    BasicProperties, FieldTable, FieldValue, Method, basic, channel, exchange, queue,
+};
 use posthaste_broker::{Credentials, hash_password};
 use posthaste_engine::catalog::{Action, Permission, Resource, User};
 use posthaste_model::Name;
@@ -9,15 +11,26 @@ use std::net::Ipv4Addr;
 
 /// A connection of a user with these permissions.
 async fn clerk(world: &World, permissions: &[(Resource, &str, &[Action])]) -> Client {
+    set_clerk(world, permissions).await;
+    let mut client = world.connect();
+    client.handshake("/", plain("clerk", "secret"), 0).await;
+    client.open_channel(1).await;
+    client
+}
+
+/// Adds the user with the password `secret`, or gives it other permissions; returns the client that did so.
+async fn set_clerk(world: &World, permissions: &[(Resource, &str, &[Action])]) -> posthaste_broker::Client {
     let permission = |(resource, name, actions): &(Resource, &str, &[Action])| Permission {
         namespace: "default".into(),
         resource: Some(*resource),
         name: (*name).into(),
         actions: actions.to_vec(),
     };
+    let known = world.broker.catalog().user("clerk").cloned();
     let user = User {
         name: Name::constant("clerk"),
-        password_hash: hash_password(b"secret").unwrap(),
+        password_hash: known
+            .map_or_else(|| hash_password(b"secret").unwrap(), |user| user.password_hash.clone()),
         loopback_only: false,
         administrator: false,
         permissions: permissions.iter().map(permission).collect(),
@@ -27,10 +40,7 @@ async fn clerk(world: &World, permissions: &[(Resource, &str, &[Action])]) -> Cl
     let connection = world.broker.next_connection();
     let admin = world.broker.client(principal.unwrap(), Name::constant("default"), connection);
     admin.put_user(user).await.unwrap();
-    let mut client = world.connect();
-    client.handshake("/", plain("clerk", "secret"), 0).await;
-    client.open_channel(1).await;
-    client
+    admin
 }
 
 async fn reopen(client: &mut Client) {
@@ -128,4 +138,39 @@ async fn to_declare_what_is_there_is_to_configure_it() {
     assert_eq!(answer, exchange::DeclareOk {}.into());
     let answer = clerk.call(1, &declare).await;
     assert_eq!(refusal(&answer), Some(refused("configure", "exchange 'amq.topic'")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn consumers_and_connections_end_with_the_rights_that_they_rest_on() {
+    let world = World::new();
+    let mut admin = world.open().await;
+    for name in ["orders", "news"] {
+        admin.declare(queue::Declare { queue: short(name), ..Default::default() }).await;
+    }
+    let read = |name: &'static str| (Resource::Queue, name, &[Action::Read][..]);
+    let mut clerk = clerk(&world, &[read("orders"), read("news")]).await;
+    clerk.open_channel(2).await;
+    clerk.consume(1, basic::Consume { queue: short("orders"), ..Default::default() }).await;
+    clerk.consume(2, basic::Consume { queue: short("news"), ..Default::default() }).await;
+    let administrator = set_clerk(&world, &[read("news")]).await;
+    assert_eq!(
+        refusal(&clerk.method().await).unwrap(),
+        "403 ACCESS_REFUSED - read access to queue 'orders' in vhost '/' refused for user 'clerk'"
+    );
+    clerk.send(1, &channel::CloseOk {}).await;
+    admin.send_octets(&publish_octets(1, &to("", "orders"), &persistent(), b"theirs")).await;
+    admin.send_octets(&publish_octets(1, &to("", "news"), &persistent(), b"ours")).await;
+    assert_eq!(clerk.delivery().await.body(), "ours");
+    assert_eq!(admin.get_soon("orders").await.1.body.into_bytes(), "theirs");
+    let known = User::clone(world.broker.catalog().user("clerk").unwrap());
+    let password_hash = hash_password(b"another").unwrap();
+    administrator.put_user(User { password_hash, ..known }).await.unwrap();
+    assert_eq!(
+        refusal(&clerk.method().await).unwrap(),
+        "! 320 CONNECTION_FORCED - the password of user 'clerk' was changed; log in again"
+    );
+    let mut clerk = world.connect();
+    clerk.handshake("/", plain("clerk", "another"), 0).await;
+    administrator.delete_user(&Name::constant("clerk")).await.unwrap();
+    assert_eq!(refusal(&clerk.method().await).unwrap(), "! 320 CONNECTION_FORCED - user 'clerk' was deleted");
 }

@@ -86,6 +86,11 @@ impl Catalog {
         self.users.values()
     }
 
+    /// Whether the users are those of another state of this catalog: found by comparing pointers.
+    pub fn has_users_of(&self, other: &Catalog) -> bool {
+        self.users.ptr_eq(&other.users)
+    }
+
     pub fn queue_by_id(&self, id: QueueId) -> Option<&Arc<Queue>> {
         self.queues.get(&id)
     }

@@ -1,8 +1,9 @@
-//! What the live streams have in common: lines of JSON to somebody who may hang up at any time.
+//! What the live streams have in common: lines of JSON to somebody who may hang up, or lose the right to
+//! them, at any time.
 
 use crate::{call::Call, failure::Failure, server::stopped};
 use bytes::Bytes;
-use posthaste_broker::DeliverySink;
+use posthaste_broker::{Client, DeliverySink, Error, RightsWatch};
 use posthaste_engine::Delivery;
 use posthaste_model::ConsumerId;
 use serde::Serialize;
@@ -13,9 +14,17 @@ use tokio::sync::{mpsc, watch};
 pub struct Lines {
     sender: mpsc::Sender<Bytes>,
     stopping: watch::Receiver<bool>,
+    client: Client,
+    /// Whether the client may have what the stream shows.
+    judge: Judge,
+    /// The client's rights have changed.
+    changed: watch::Receiver<()>,
+    _rights: RightsWatch,
 }
 
-/// The client has hung up, or everything ends.
+type Judge = Box<dyn Fn(&Client) -> Result<(), Error> + Send + Sync>;
+
+/// The client has hung up or lost its right, or everything ends.
 #[derive(Debug)]
 pub struct Ended;
 
@@ -23,11 +32,18 @@ pub struct Ended;
 const CHUNK_BYTES: usize = 64 << 10;
 
 impl Lines {
-    /// Both ends of a stream.
-    pub fn new(call: &Call) -> (Lines, mpsc::Receiver<Bytes>) {
+    /// Both ends of a stream. `judge` says whether the client may have what the stream shows: it is asked
+    /// again after each change of the client's rights.
+    pub fn new(
+        call: &Call,
+        judge: impl Fn(&Client) -> Result<(), Error> + Send + Sync + 'static,
+    ) -> (Lines, mpsc::Receiver<Bytes>) {
         // One at a time, so that room for the next says that this one was taken.
         let (sender, receiver) = mpsc::channel(1);
-        (Lines { sender, stopping: call.stopping() }, receiver)
+        let (tell, changed) = watch::channel(());
+        let rights = call.client.watch_rights(move || tell.send_replace(()));
+        let (client, judge) = (call.client.clone(), Box::new(judge));
+        (Lines { sender, stopping: call.stopping(), client, judge, changed, _rights: rights }, receiver)
     }
 
     /// Sends items, each a line. Returns when the connection has taken them.
@@ -56,6 +72,28 @@ impl Lines {
     }
 
     async fn send_chunk(&mut self, chunk: Vec<u8>) -> Result<(), Ended> {
+        if self.changed.has_changed().unwrap_or(false) {
+            self.judge_again().await?;
+        }
+        self.send_unjudged(chunk).await
+    }
+
+    /// Ends the stream with a line that says why, if the client may not have it any more.
+    async fn judge_again(&mut self) -> Result<(), Ended> {
+        self.changed.mark_unchanged();
+        let failure = match self.client.standing() {
+            Err(revoked) => Failure::from(revoked),
+            Ok(()) => match (self.judge)(&self.client) {
+                Err(error) => Failure::from(error),
+                Ok(()) => return Ok(()),
+            },
+        };
+        // Either way it is over.
+        let _ = self.send_unjudged(failure.to_json()).await;
+        Err(Ended)
+    }
+
+    async fn send_unjudged(&mut self, chunk: Vec<u8>) -> Result<(), Ended> {
         let sender = &self.sender;
         let sending = async {
             sender.send(chunk.into()).await.map_err(|_| Ended)?;
@@ -69,9 +107,15 @@ impl Lines {
 
     /// Returns when there is no use in going on.
     pub async fn ended(&mut self) -> Ended {
-        tokio::select! {
-            () = self.sender.closed() => Ended,
-            () = stopped(&mut self.stopping) => Ended,
+        loop {
+            tokio::select! {
+                () = self.sender.closed() => return Ended,
+                () = stopped(&mut self.stopping) => return Ended,
+                _ = self.changed.changed() => {}
+            }
+            if let Err(ended) = self.judge_again().await {
+                return ended;
+            }
         }
     }
 }

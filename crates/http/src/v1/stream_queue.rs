@@ -37,7 +37,9 @@ pub async fn start(call: Call) -> Answer {
     let prefetch = u32::try_from(count).unwrap_or(u32::MAX).min(prefetch);
     let queue = call.client.queue_to::<right::Read>(call.text())?;
     let (sink, mailbox) = mailbox();
-    let (lines, body) = Lines::new(&call);
+    let judged = Arc::clone(&queue);
+    let (lines, body) =
+        Lines::new(&call, move |client| client.allow::<right::Read, _>(judged.clone()).map(drop));
     let holder = call.client.holder(&queue);
     let options = ConsumeOptions { credit: prefetch, mode: Mode::Lease, exclusive: false, priority: 0 };
     call.client.consume(holder, options, sink).await?;

@@ -46,7 +46,8 @@ pub async fn start(call: Call) -> Answer {
     let parsed = Pattern::parse(&pattern, Syntax::DOTTED);
     let parsed = parsed.map_err(|e| Failure::invalid(format!("pattern: {e}")))?;
     call.client.may(Action::Read, Resource::Subject, &pattern)?;
-    let (lines, body) = Lines::new(&call);
+    let judged = pattern.clone();
+    let (lines, body) = Lines::new(&call, move |client| client.may(Action::Read, Resource::Subject, &judged));
     let (ready, is_ready) = oneshot::channel();
     // The task, not the request, owns the queue: the request may be given up at any moment.
     tokio::spawn(async move {

@@ -8,7 +8,7 @@ use crate::{
         topic_messages::{From, Reader, find_partition, readable},
     },
 };
-use posthaste_broker::{Broker, Client, PartitionLog, ReadError, Readable};
+use posthaste_broker::{Broker, Client, PartitionLog, ReadError, Readable, right};
 use posthaste_engine::catalog::{Partition, Topic};
 use serde::Deserialize;
 use std::sync::Arc;
@@ -54,7 +54,9 @@ pub fn start(call: Call) -> Answer {
         log.watch(&moved);
         cursors.push(Cursor { partition, part, next: from.resolve(&log), log });
     }
-    let (lines, body) = Lines::new(&call);
+    let judged = Arc::clone(&topic);
+    let (lines, body) =
+        Lines::new(&call, move |client| client.allow::<right::Read, _>(judged.clone()).map(drop));
     let client = call.client.clone();
     tokio::spawn(async move { follow(&client, &topic, cursors, lines, &moved, count).await });
     Ok(Reply::Lines(body))

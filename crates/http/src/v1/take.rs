@@ -71,6 +71,9 @@ pub async fn take(call: &Call) -> Answer {
     let mut taken = taker.pull(count).await?;
     if taken.is_empty() && !wait.is_zero() {
         taken = taker.wait(call, wait).await?;
+        // Rights may have changed meanwhile; what was taken goes back then.
+        call.client.standing()?;
+        call.client.allow::<right::Read, _>(taker.queue.clone())?;
         if !taken.is_empty() {
             taken.extend(taker.pull(count.saturating_sub(taken.len())).await?);
         }

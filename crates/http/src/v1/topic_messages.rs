@@ -79,6 +79,9 @@ pub async fn read(call: &Call) -> Answer {
     }
     if from == log.end() && !wait.is_zero() {
         wait_for(call, &log, from, wait).await;
+        // Rights may have changed meanwhile.
+        call.client.standing()?;
+        call.client.allow::<right::Read, _>(Arc::clone(&topic))?;
     }
     let entries = log.read(from, bytes).await?;
     let reader = Reader { broker: call.broker(), topic: &topic.name, partition: index };

@@ -115,6 +115,10 @@ pub async fn put(call: &Call) -> Answer {
     let known = call.broker().catalog().user(&name).cloned();
     let is_new = known.is_none();
     let password_hash = match (replacement.password, &known) {
+        // Hashes are salted: a new one of the same password would end the user's connections.
+        (Some(password), Some(known)) if call.broker().has_password(&name, password.as_bytes()).await => {
+            known.password_hash.clone()
+        }
         (Some(password), _) => hashed(call, password).await?,
         (None, Some(known)) => known.password_hash.clone(),
         (None, None) => return Err(Failure::invalid("a new user needs a password")),

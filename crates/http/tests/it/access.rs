@@ -1,10 +1,5 @@
 use crate::support::*;
-use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::json;
-
-fn basic(user: &str, password: &str) -> String {
-    format!("Authorization: Basic {}\r\n", STANDARD.encode(format!("{user}:{password}")))
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_asks() {

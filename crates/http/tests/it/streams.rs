@@ -127,3 +127,42 @@ async fn what_producers_append_to_a_topic_is_seen_on_the_bus() {
     let line = &stream.lines(1).await[0];
     assert_eq!((&line["body"], &line["key"], &line["subject"]), (&json!("x"), &json!("k"), &json!("orders")));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_ends_with_the_right_to_it() {
+    let f = Fixture::new().await;
+    f.expect(201, "POST", "/v1/queues", Some(json!({"name": "q"}))).await;
+    f.expect(201, "POST", "/v1/topics", Some(json!({"name": "t"}))).await;
+    let set = async |resource: Option<&str>| {
+        let permissions =
+            json!([{"resource": resource, "name": "*", "actions": ["read", "write", "configure"]}]);
+        let user = json!({"password": "secret", "permissions": permissions});
+        f.send("PUT", "/v1/users/clerk", Some(user)).await;
+    };
+    let posted = "Content-Type: application/json\r\nContent-Length: 0\r\n";
+    for (method, path, headers) in [
+        ("POST", "/v1/queues/q/stream", posted),
+        ("GET", "/v1/topics/t/stream", ""),
+        ("POST", "/v1/subjects/stream?pattern=a", posted),
+    ] {
+        let begin = async || {
+            let mut connection = f.connect().await;
+            let headers = format!("{}{headers}", basic("clerk", "secret"));
+            connection.start(method, path, None, &headers).await;
+            assert_eq!(connection.read_head().await.status, 200, "{path}");
+            connection
+        };
+        set(None).await;
+        let mut stream = begin().await;
+        set(Some("group")).await;
+        let last = stream.lines(1).await;
+        assert_eq!(last[0]["error"]["code"], "denied", "{path}: {last:?}");
+        assert_eq!(stream.chunk().await, None);
+        set(None).await;
+        let mut stream = begin().await;
+        f.expect(204, "DELETE", "/v1/users/clerk", None).await;
+        let last = stream.lines(1).await;
+        assert_eq!(last[0]["error"]["code"], "unauthenticated", "{path}: {last:?}");
+        assert_eq!(stream.chunk().await, None);
+    }
+}

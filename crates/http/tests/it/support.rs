@@ -1,5 +1,6 @@
 //! A broker with an HTTP listener in this process, and a client that speaks to it over a real socket.
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use posthaste_broker::{Broker, Config, Formats};
 use posthaste_model::Limits;
 use posthaste_net::{Listener, Shared};
@@ -182,4 +183,9 @@ impl Response {
     pub fn json(&self) -> Json {
         if self.text.is_empty() { Json::Null } else { serde_json::from_str(&self.text).unwrap() }
     }
+}
+
+/// The header line of a user.
+pub fn basic(user: &str, password: &str) -> String {
+    format!("Authorization: Basic {}\r\n", STANDARD.encode(format!("{user}:{password}")))
 }

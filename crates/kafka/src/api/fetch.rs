@@ -50,6 +50,7 @@ pub async fn handle(cx: &Context, version: i16, request: &FetchRequest) -> Fetch
     }
     let mut fetch = Fetch::new(cx, version, request);
     fetch.take_ahead(cx);
+    let rights = cx.client.rights();
     let wait = u64::try_from(request.max_wait_ms).unwrap_or(0);
     let deadline = Instant::now() + Duration::from_millis(wait);
     fetch.collect().await;
@@ -63,6 +64,11 @@ pub async fn handle(cx: &Context, version: i16, request: &FetchRequest) -> Fetch
             if expired {
                 break;
             }
+        }
+        if cx.client.rights() != rights {
+            // What the client may not read any more does not leave, although it waited for it.
+            fetch = Fetch::new(cx, version, request);
+            fetch.collect().await;
         }
     }
     fetch.respond(cx)

@@ -15,6 +15,7 @@ use crate::wire::messages::{
     produce as produce_messages, sync_group,
 };
 use crate::wire::{ApiKey, SUPPORTED};
+use posthaste_engine::catalog::{Action, Permission, User};
 
 const AFAR: &str = "10.1.2.3:5000";
 
@@ -331,4 +332,43 @@ async fn every_version_of_every_api_is_answered() {
     }
     // The two of SASL end or change a conversation and have tests of their own.
     assert_eq!(covered + 1 + 2, SUPPORTED.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_ends_with_its_user() {
+    let world = World::new();
+    let administrator = world.client().await;
+    let mut talk = world.connect();
+    talk.ask(1, &SaslHandshakeRequest { mechanism: "PLAIN".into() }).await;
+    assert_eq!(talk.ask(2, &plain("guest")).await.error_code, ErrorCode::None);
+    administrator.delete_user(&Name::constant("guest")).await.unwrap();
+    let ended = loop {
+        if let Err(close) = talk.event().await {
+            break close;
+        }
+    };
+    assert_eq!(ended, Close::Error("user 'guest' was deleted".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fetch_that_waits_hands_out_nothing_after_its_right_is_gone() {
+    let world = World::new();
+    let administrator = world.client().await;
+    administrator.create_topic(&Name::constant("t"), 1, Default::default()).await.unwrap();
+    let set = async |actions: Vec<Action>| {
+        let guest = User::clone(world.broker.catalog().user("guest").unwrap());
+        let permission = Permission { namespace: "*".into(), resource: None, name: "*".into(), actions };
+        let user = User { administrator: false, permissions: vec![permission], ..guest };
+        administrator.put_user(user).await.unwrap();
+    };
+    set(vec![Action::Read]).await;
+    let mut talk = world.connect();
+    talk.ask(1, &SaslHandshakeRequest { mechanism: "PLAIN".into() }).await;
+    talk.ask(2, &plain("guest")).await;
+    talk.send(12, &waiting_fetch("t", 0)).await.unwrap();
+    set(vec![Action::Configure]).await;
+    let secret = produce("t", 0, -1, batch(&["secret"]));
+    world.connect().ask(9, &secret).await;
+    let (_, response) = talk.response::<FetchRequest>(12).await.unwrap();
+    assert_eq!(response.responses[0].partitions[0].error_code, ErrorCode::TopicAuthorizationFailed);
 }

@@ -10,7 +10,7 @@ use posthaste_engine::effect::HandleState;
 use posthaste_model::{Name, Subject};
 use posthaste_net::{Close, Mailbox, Output, Peer};
 
-use super::connection::Event;
+use super::connection::{Event, EventKind};
 use super::conversation::Conversation;
 use super::deliver::Delivering;
 use super::publish::Incoming;
@@ -150,6 +150,8 @@ async fn converse(
     };
     remember(&mut occupancy.connections, peer.connection);
     let link = Arc::new(Link::new(mailbox.clone()));
+    let told = mailbox.clone();
+    let rights = client.watch_rights(move || told.send(Event(EventKind::Rights)));
     occupancy.link = Some(link.clone());
     occupancy.owner = Some(client.principal().id());
     let conversation = Conversation {
@@ -175,6 +177,7 @@ async fn converse(
         incoming: Incoming::default(),
         delivering: Delivering::default(),
         settlements: Vec::new(),
+        _rights: rights,
     };
     Ok((conversation, connack))
 }

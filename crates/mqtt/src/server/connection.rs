@@ -49,6 +49,8 @@ pub(crate) enum EventKind {
     },
     /// There is room for more output.
     Resume,
+    /// What the client may do has changed.
+    Rights,
     /// What had to be stored before these packet identifiers' PUBLISH or PUBREL may leave is stored.
     Stored(Vec<PacketIdentifier>, Result<(), Error>),
     /// The client has connected anew.

@@ -5,7 +5,7 @@ use std::future::{Future, poll_fn};
 use std::sync::Arc;
 use std::task::Poll;
 
-use posthaste_broker::{Broker, Client, Error, Holder, LiveSink, Readable, Rights};
+use posthaste_broker::{Broker, Client, Error, Holder, LiveSink, Readable, Rights, RightsWatch};
 use posthaste_engine::catalog::Queue;
 use posthaste_engine::{Delivery, Position, command::Outcome};
 use posthaste_model::{ConnectionId, ConsumerId, Name};
@@ -58,6 +58,7 @@ pub(crate) struct Conversation {
     pub incoming: Incoming,
     pub delivering: Delivering,
     pub settlements: Vec<Settlements>,
+    pub _rights: RightsWatch,
 }
 
 /// A shared subscription that the session is a member of.
@@ -102,6 +103,10 @@ impl Conversation {
             EventKind::Published { answers, bytes, outcome } => self.published(answers, bytes, &outcome)?,
             EventKind::Received { receipt, bytes, result } => self.received(receipt, bytes, result)?,
             EventKind::Resume => self.delivering.resuming = false,
+            EventKind::Rights => match self.client.standing() {
+                Ok(()) => self.judge().await,
+                Err(revoked) => return Err(Ended::Broker(ReasonCode::NotAuthorized, revoked.to_string())),
+            },
             EventKind::Stored(ids, result) => self.stored(ids, result)?,
             EventKind::TakenOver { clean_start } => return Err(Ended::TakenOver { clean_start }),
         }

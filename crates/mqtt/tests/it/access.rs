@@ -13,7 +13,7 @@ async fn add_user(server: &Server) {
     add(server, "device", &[(&[Action::Write, Action::Read], "sensors.*"), (&[Action::Read], "news")]).await;
 }
 
-/// Adds or replaces a user with the password `secret`.
+/// Adds a user with the password `secret`, or gives it other permissions.
 async fn add(server: &Server, name: &'static str, permissions: &[(&[Action], &str)]) {
     let permission = |actions: &[Action], name: &str| Permission {
         namespace: "default".into(),
@@ -21,9 +21,10 @@ async fn add(server: &Server, name: &'static str, permissions: &[(&[Action], &st
         name: name.into(),
         actions: actions.to_vec(),
     };
+    let known = server.broker.catalog().user(name).map(|user| user.password_hash.clone());
     let user = User {
         name: Name::constant(name),
-        password_hash: hash_password(b"secret").unwrap(),
+        password_hash: known.unwrap_or_else(|| hash_password(b"secret").unwrap()),
         loopback_only: false,
         administrator: false,
         permissions: permissions.iter().map(|(actions, name)| permission(actions, name)).collect(),
@@ -228,5 +229,47 @@ async fn a_subscription_that_its_user_may_not_read_any_more_delivers_nothing() {
         let message = ann.message().await;
         got.push(String::from_utf8_lossy(&message.payload).into_owned());
         ann.acknowledge(&message).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_ends_with_its_user() {
+    let server = Server::start().await;
+    for version in VERSIONS {
+        add(&server, "device", &[(&[Action::Read], "news")]).await;
+        let (mut device, _) = server.connect_with(login(version, "device", "secret")).await;
+        let known = User::clone(server.broker.catalog().user("device").unwrap());
+        let changed = User { password_hash: hash_password(b"another").unwrap(), ..known.clone() };
+        server.admin.put_user(changed).await.unwrap();
+        let reason = (version == V5).then_some(ReasonCode::NotAuthorized);
+        assert_eq!(device.end().await, reason);
+        let (mut device, _) = server.connect_with(login(version, "device", "another")).await;
+        server.admin.delete_user(&Name::constant("device")).await.unwrap();
+        assert_eq!(device.end().await, reason);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_may_be_shared_and_delivers_what_its_new_user_may_read() {
+    for version in VERSIONS {
+        let server = Server::with_shared_client_ids().await;
+        add(&server, "ann", &[(&[Action::Read, Action::Write], "*")]).await;
+        add(&server, "bob", &[(&[Action::Read], "news")]).await;
+        let (mut ann, _) = server.connect_with(as_user(version, "ann", lasting(version, "reader"))).await;
+        for filter in ["news", "secret"] {
+            ann.subscribe(filter, 1).await;
+        }
+        ann.disconnect().await;
+        let (mut writer, _) = server.connect_with(as_user(version, "ann", Connect::new(version, "w"))).await;
+        for topic in ["secret", "news"] {
+            writer.publish(topic, topic, QoS::AtLeastOnce).await;
+        }
+        let (mut bob, connack) =
+            server.connect_with(as_user(version, "bob", lasting(version, "reader"))).await;
+        assert_eq!((connack.reason_code, connack.session_present), (ReasonCode::Success, true));
+        let got = bob.message().await;
+        assert_eq!(&got.payload[..], b"news");
+        bob.acknowledge(&got).await;
+        bob.silence().await;
     }
 }

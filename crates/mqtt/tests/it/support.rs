@@ -37,10 +37,15 @@ pub struct Server {
 
 impl Server {
     pub async fn start() -> Server {
-        Server::on(tempfile::tempdir().unwrap(), Limits::default()).await
+        Server::on(tempfile::tempdir().unwrap(), Limits::default(), false).await
     }
 
-    async fn on(directory: tempfile::TempDir, limits: Limits) -> Server {
+    /// One that hands a session to any user who names it.
+    pub async fn with_shared_client_ids() -> Server {
+        Server::on(tempfile::tempdir().unwrap(), Limits::default(), true).await
+    }
+
+    async fn on(directory: tempfile::TempDir, limits: Limits, shared_client_ids: bool) -> Server {
         let config = Config {
             data: directory.path().join("data"),
             limits: limits.clone(),
@@ -63,7 +68,8 @@ impl Server {
             next_connection: Arc::new(move || ids.next_connection()),
             leave: Default::default(),
         };
-        let mqtt = Arc::new(posthaste_mqtt::protocol(broker.clone()));
+        let settings = Settings { shared_client_ids, ..Settings::new(broker.limits()) };
+        let mqtt = Arc::new(posthaste_mqtt::protocol_with(broker.clone(), settings));
         let serving = tokio::spawn(posthaste_net::serve(listener, mqtt.clone(), shared));
         Server { directory, broker, admin, mqtt, address, serving }
     }
@@ -77,7 +83,7 @@ impl Server {
         self.broker.announce_stop();
         tokio::time::timeout(PATIENCE, self.serving).await.unwrap().unwrap();
         tokio::task::block_in_place(|| self.broker.stop());
-        Server::on(self.directory, limits).await
+        Server::on(self.directory, limits, false).await
     }
 
     /// Where the broker keeps its data.
