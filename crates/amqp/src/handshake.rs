@@ -10,14 +10,13 @@ use crate::{
     },
 };
 use bytes::Bytes;
-use posthaste_broker::{Broker, Credentials, Principal};
+use posthaste_broker::{Broker, Credentials, Origin, Principal};
 use posthaste_model::Name;
-use std::net::SocketAddr;
 
 /// Frames before the tuning: as large as a client with a token for a password needs (RabbitMQ 4.1).
 pub(crate) const FRAME_MAX_BEFORE_TUNE: u32 = 8_192;
 const MECHANISMS: &str = "PLAIN AMQPLAIN";
-const MECHANISMS_ON_LOOPBACK: &str = "PLAIN AMQPLAIN ANONYMOUS";
+const MECHANISMS_WITH_ANONYMOUS: &str = "PLAIN AMQPLAIN ANONYMOUS";
 const LOCALES: &str = "en_US";
 /// What this vhost is called in the broker.
 const DEFAULT_VHOST: &str = "/";
@@ -73,15 +72,15 @@ pub(crate) enum Step {
 pub(crate) struct Surroundings<'a> {
     pub broker: &'a Broker,
     pub options: &'a Options,
-    pub peer: SocketAddr,
+    pub origin: &'a Origin,
 }
 
 impl Handshake {
     /// The protocol header was AMQP 0-9-1's.
     pub fn start(&mut self, around: &Surroundings<'_>) -> Method {
         *self = Handshake::StartOk;
-        let mechanisms = match around.peer.ip().to_canonical().is_loopback() {
-            true => MECHANISMS_ON_LOOPBACK,
+        let mechanisms = match around.broker.admits_anonymous(around.origin) {
+            true => MECHANISMS_WITH_ANONYMOUS,
             false => MECHANISMS,
         };
         connection::Start {
@@ -128,7 +127,7 @@ impl Handshake {
         let capabilities = Capabilities::of(&start_ok.client_properties);
         let login = Login::read(&start_ok)?;
         let (user, credentials) = login.credentials();
-        let principal = match around.broker.log_in("amqp", credentials, around.peer).await {
+        let principal = match around.broker.log_in(around.origin, credentials).await {
             Ok(principal) => principal,
             Err(error) => {
                 if !capabilities.authentication_failure_close {
@@ -227,7 +226,7 @@ fn find_vhost(
     };
     if !around.broker.may_enter(principal, namespace) {
         let text = format!("access to vhost '{vhost}' refused for user '{}'", principal.name());
-        around.broker.log_in_refused("amqp", Some(principal.name()), around.peer, &text);
+        around.broker.log_in_refused(around.origin, Some(principal.name()), &text);
         return Err(Exception::new(ReplyCode::NotAllowed, text));
     }
     Ok((text.to_owned(), found.name.clone()))

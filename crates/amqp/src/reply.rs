@@ -90,7 +90,9 @@ pub(crate) fn not_authenticated(error: AuthenticationError, mechanism: &str, use
         AuthenticationError::Busy => {
             Exception::new(ReplyCode::AccessRefused, format_args!("{mechanism} login refused: {error}"))
         }
-        AuthenticationError::AnonymousFromAfar | AuthenticationError::Wrong => Exception::new(
+        AuthenticationError::AnonymousFromAfar
+        | AuthenticationError::AnonymousOff
+        | AuthenticationError::Wrong => Exception::new(
             ReplyCode::AccessRefused,
             format_args!(
                 "Login was refused using authentication mechanism {mechanism}. For details see the \

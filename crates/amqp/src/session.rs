@@ -12,9 +12,9 @@ use crate::{
     },
 };
 use bytes::BytesMut;
-use posthaste_broker::{Broker, Holder, Outcome};
+use posthaste_broker::{Broker, Holder, Origin, Outcome};
 use posthaste_engine::Delivery;
-use posthaste_model::ConsumerId;
+use posthaste_model::{ConnectionId, ConsumerId};
 use posthaste_net::{Close, Closed, Mailbox, Output, Peer, Protocol};
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
@@ -48,7 +48,8 @@ impl Protocol for Amqp {
         Session {
             broker: self.broker.clone(),
             options: self.options.clone(),
-            peer,
+            origin: self.broker.origin(Amqp::NAME, &peer),
+            connection: peer.connection,
             mailbox,
             reader: FrameReader::default(),
             frame_max: FrameMax::new(FRAME_MAX_BEFORE_TUNE).unwrap_or(FrameMax::MIN),
@@ -79,7 +80,8 @@ pub enum Event {
 pub struct Session {
     broker: Broker,
     options: Arc<Options>,
-    peer: Peer,
+    origin: Origin,
+    connection: ConnectionId,
     mailbox: Mailbox<Event>,
     reader: FrameReader,
     frame_max: FrameMax,
@@ -173,7 +175,7 @@ impl posthaste_net::Session for Session {
     }
 
     async fn closed(mut self, why: Closed) {
-        tracing::debug!(peer = %self.peer.address, connection = %self.peer.connection, ?why, "connection \
+        tracing::debug!(peer = %self.origin.peer, connection = %self.connection, ?why, "connection \
              closed");
         if let Phase::Open(open) = &mut self.phase {
             open.release().await;
@@ -249,8 +251,8 @@ impl Session {
         match &mut self.phase {
             Phase::Open(_) => Ok(()),
             Phase::Handshake(handshake) => {
-                let around =
-                    Surroundings { broker: &self.broker, options: &self.options, peer: self.peer.address };
+                let (broker, options, origin) = (&self.broker, &*self.options, &self.origin);
+                let around = Surroundings { broker, options, origin };
                 let step = match channel {
                     0 => handshake.frame(frame, &around).await,
                     _ => Err(Exception::new(ReplyCode::ChannelError, "a channel before connection.open-ok")),
@@ -274,8 +276,8 @@ impl Session {
 
     fn start(&mut self, out: &mut Output) -> Result<(), Close> {
         let Phase::Handshake(handshake) = &mut self.phase else { return Ok(()) };
-        let peer = self.peer.address;
-        let start = handshake.start(&Surroundings { broker: &self.broker, options: &self.options, peer });
+        let (broker, options, origin) = (&self.broker, &*self.options, &self.origin);
+        let start = handshake.start(&Surroundings { broker, options, origin });
         self.send(start, out);
         Ok(())
     }
@@ -297,8 +299,8 @@ impl Session {
     fn open(&mut self, opened: Opened, out: &mut Output) {
         let tuned = &opened.tuned;
         tracing::info!(
-            peer = %self.peer.address,
-            connection = %self.peer.connection,
+            peer = %self.origin.peer,
+            connection = %self.connection,
             user = tuned.client.principal.name(),
             vhost = opened.vhost,
             client = tuned.client.client_name,
@@ -309,8 +311,7 @@ impl Session {
         self.deadline = None;
         self.send(connection::OpenOk {}.into(), out);
         let inbox = Inbox::new(self.mailbox.clone());
-        self.phase =
-            Phase::Open(Box::new(Connection::new(&self.broker, opened, self.peer.connection, inbox)));
+        self.phase = Phase::Open(Box::new(Connection::new(&self.broker, opened, self.connection, inbox)));
     }
 
     /// What one read contained is complete: it goes to the broker.
@@ -327,8 +328,8 @@ impl Session {
         let Fault { channel, exception } = fault;
         let hard = channel == 0 || exception.reply_code.is_hard_error();
         tracing::warn!(
-            peer = %self.peer.address,
-            connection = %self.peer.connection,
+            peer = %self.origin.peer,
+            connection = %self.connection,
             channel,
             method = %exception.method,
             reason = %exception.reply_text,

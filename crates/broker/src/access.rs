@@ -4,7 +4,9 @@
 //! A proof says what was allowed when it was made. A holder of an old one asks again ([`Client::allow`])
 //! when the users have changed.
 
-use crate::{authentication::Principal, client::Client, error::Error, log::PartitionLog};
+use crate::{
+    authentication::Principal, client::Client, error::Error, log::PartitionLog, origin::Grant,
+};
 use posthaste_engine::{
     Catalog,
     catalog::{Action, Partition, Queue, Resource, Topic, User},
@@ -143,7 +145,11 @@ pub struct Holder {
 
 /// What a client's rights rest on, to see whether they have changed.
 #[derive(Clone, Debug)]
-pub struct Rights(Option<Arc<User>>);
+pub struct Rights {
+    user: Option<Arc<User>>,
+    /// Of a client without credentials.
+    grant: Option<Grant>,
+}
 
 /// How far a partition reaches, without what is in it.
 #[derive(Clone)]
@@ -201,16 +207,17 @@ impl Holder {
 
 impl Rights {
     pub(crate) fn of(principal: &Principal, catalog: &Catalog) -> Rights {
-        Rights(principal.user(catalog).cloned())
+        Rights { user: principal.user(catalog).cloned(), grant: principal.grant(catalog) }
     }
 }
 
 impl PartialEq for Rights {
     fn eq(&self, other: &Rights) -> bool {
-        match (&self.0, &other.0) {
+        let same_user = match (&self.user, &other.user) {
             (Some(one), Some(another)) => Arc::ptr_eq(one, another),
             (one, another) => one.is_none() && another.is_none(),
-        }
+        };
+        same_user && self.grant == other.grant
     }
 }
 

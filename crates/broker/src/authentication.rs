@@ -1,6 +1,10 @@
 //! Who a client is, and what it may do. The one check; each protocol's own access rules are views of it.
 
-use crate::{broker::Broker, revocation::Revoked};
+use crate::{
+    broker::Broker,
+    origin::{GUEST, Grant, Unnamed},
+    revocation::Revoked,
+};
 use argon2::{
     Algorithm, Argon2, Params, Version,
     password_hash::{PasswordHash, PasswordHasher, PasswordVerifier, SaltString},
@@ -26,8 +30,8 @@ pub struct Principal(Kind);
 
 #[derive(Clone, Debug)]
 enum Kind {
-    /// A client of this machine that shows no credentials.
-    Anonymous,
+    /// A client that shows no credentials.
+    Anonymous(Unnamed),
     /// A part of the broker, by its name in the log.
     System(&'static str),
     User {
@@ -42,6 +46,10 @@ enum Kind {
 pub enum AuthenticationError {
     #[error("clients without credentials are let in from this machine only; log in as a user")]
     AnonymousFromAfar,
+    #[error(
+        "clients without credentials are not let in; log in as a user, or set `anonymous` under [access]"
+    )]
+    AnonymousOff,
     #[error("this user is let in from this machine only")]
     LoopbackOnly,
     #[error("too many log-ins are being checked; try again in a moment")]
@@ -54,7 +62,7 @@ impl Principal {
     /// For people and for what is compared with what a client says of itself.
     pub fn name(&self) -> &str {
         match &self.0 {
-            Kind::Anonymous => "anonymous",
+            Kind::Anonymous(_) => "anonymous",
             Kind::System(what) => what,
             Kind::User { name, .. } => name,
         }
@@ -72,7 +80,7 @@ impl Principal {
     /// No two have the same.
     pub fn id(&self) -> String {
         match &self.0 {
-            Kind::Anonymous => "anonymous".to_owned(),
+            Kind::Anonymous(_) => "anonymous".to_owned(),
             Kind::System(what) => format!("system:{what}"),
             Kind::User { name, .. } => format!("user:{name}"),
         }
@@ -81,7 +89,7 @@ impl Principal {
     /// What [`Principal::id`] is the id of.
     pub fn with_id(id: &str) -> Option<Principal> {
         match id.split_once(':') {
-            None if id == "anonymous" => Some(Principal(Kind::Anonymous)),
+            None if id == "anonymous" => Some(Principal::anonymous(Unnamed::local())),
             Some(("user", name)) => {
                 Name::new(name).ok().map(|name| Principal(Kind::User { name, shown: None }))
             }
@@ -93,7 +101,7 @@ impl Principal {
     pub(crate) fn user<'c>(&self, catalog: &'c Catalog) -> Option<&'c Arc<User>> {
         match &self.0 {
             Kind::User { name, .. } => catalog.user(name),
-            Kind::Anonymous | Kind::System(_) => None,
+            Kind::Anonymous(_) | Kind::System(_) => None,
         }
     }
 
@@ -106,16 +114,24 @@ impl Principal {
         name: &str,
     ) -> bool {
         match &self.0 {
-            Kind::Anonymous | Kind::System(_) => true,
+            Kind::Anonymous(unnamed) => unnamed.grant(catalog).allows(action),
+            Kind::System(_) => true,
             Kind::User { name: user, .. } => {
                 catalog.user(user).is_some_and(|user| user.may(action, resource, namespace, name))
             }
         }
     }
 
-    /// Whether the user is still there, with the password that was shown.
+    /// Whether the user is still there, with the password that was shown; of a client without credentials,
+    /// whether such are let in.
     pub(crate) fn standing(&self, catalog: &Catalog) -> Result<(), Revoked> {
-        let Kind::User { name, shown } = &self.0 else { return Ok(()) };
+        let (name, shown) = match &self.0 {
+            Kind::Anonymous(unnamed) if unnamed.grant(catalog) == Grant::Nothing => {
+                return Err(Revoked::Anonymous);
+            }
+            Kind::Anonymous(_) | Kind::System(_) => return Ok(()),
+            Kind::User { name, shown } => (name, shown),
+        };
         let user = catalog.user(name).ok_or_else(|| Revoked::Deleted(name.to_string()))?;
         match shown {
             Some(shown) if **shown != *user.password_hash => Err(Revoked::Password(name.to_string())),
@@ -125,20 +141,33 @@ impl Principal {
 
     pub(crate) fn is_administrator(&self, catalog: &Catalog) -> bool {
         match &self.0 {
-            Kind::Anonymous | Kind::System(_) => true,
+            Kind::Anonymous(unnamed) => unnamed.grant(catalog) == Grant::Everything,
+            Kind::System(_) => true,
             Kind::User { name, .. } => catalog.user(name).is_some_and(|user| user.administrator),
         }
     }
 
     pub(crate) fn may_enter(&self, catalog: &Catalog, namespace: &str) -> bool {
-        let Kind::User { name, .. } = &self.0 else { return true };
+        let name = match &self.0 {
+            Kind::Anonymous(unnamed) => return unnamed.grant(catalog) != Grant::Nothing,
+            Kind::System(_) => return true,
+            Kind::User { name, .. } => name,
+        };
         catalog.user(name).is_some_and(|user| {
             user.administrator || user.permissions.iter().any(|p| glob(&p.namespace, namespace))
         })
     }
 
-    pub(crate) fn anonymous() -> Principal {
-        Principal(Kind::Anonymous)
+    pub(crate) fn anonymous(unnamed: Unnamed) -> Principal {
+        Principal(Kind::Anonymous(unnamed))
+    }
+
+    /// What a client without credentials may do at the moment; none for any other.
+    pub(crate) fn grant(&self, catalog: &Catalog) -> Option<Grant> {
+        match &self.0 {
+            Kind::Anonymous(unnamed) => Some(unnamed.grant(catalog)),
+            Kind::System(_) | Kind::User { .. } => None,
+        }
     }
 
     /// A part of the broker, for what it does on nobody's behalf.
@@ -251,7 +280,7 @@ fn admit(user: &User, loopback: bool) -> Result<Principal, AuthenticationError> 
 /// The user that a new data directory has.
 pub(crate) fn guest() -> User {
     User {
-        name: Name::constant("guest"),
+        name: Name::constant(GUEST),
         password_hash: GUEST_HASH.to_owned(),
         loopback_only: true,
         administrator: true,

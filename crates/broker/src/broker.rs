@@ -12,6 +12,7 @@ use crate::{
     log::Logs,
     login::LogIns,
     metrics::Metrics,
+    origin::Anonymous,
     retained::RetainedView,
     revocation::Revocations,
     tap::Taps,
@@ -92,6 +93,8 @@ pub(crate) struct Shared {
     /// Connections that have exclusive queues.
     pub exclusive_owners: parking_lot::Mutex<std::collections::HashSet<ConnectionId>>,
     pub advertised: parking_lot::RwLock<HashMap<String, String>>,
+    /// By name of the listener.
+    pub anonymous: parking_lot::RwLock<HashMap<String, Anonymous>>,
     clock: Clock,
     pub work: Work,
     catalog: ArcSwap<Catalog>,
@@ -159,6 +162,7 @@ impl Shared {
             live_change: parking_lot::Mutex::new(()),
             exclusive_owners: parking_lot::Mutex::default(),
             advertised: parking_lot::RwLock::new(parts.advertised),
+            anonymous: parking_lot::RwLock::default(),
             catalog: ArcSwap::from_pointee(parts.catalog),
             inboxes: parts.inboxes,
             outboxes: parts.outboxes,

@@ -10,13 +10,14 @@ use crate::{
     Broker, Error,
     authentication::{AuthenticationError, Credentials, Principal, hash_password},
     environment::Work,
+    origin::Origin,
 };
 use parking_lot::Mutex;
 use posthaste_model::{Name, Timestamp};
 use std::{
     collections::HashMap,
     fmt::Display,
-    net::{IpAddr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv6Addr},
     sync::{
         Arc, OnceLock,
         atomic::{AtomicUsize, Ordering},
@@ -236,23 +237,22 @@ fn start_threads() -> mpsc::Sender<Job> {
 }
 
 impl Broker {
-    /// Finds out who a client is. `protocol` and `peer` are for the log and for what the place may use up.
+    /// Finds out who a client is.
     pub async fn log_in(
         &self,
-        protocol: &'static str,
+        origin: &Origin,
         credentials: Credentials<'_>,
-        peer: SocketAddr,
     ) -> Result<Principal, AuthenticationError> {
-        let local = peer.ip().to_canonical().is_loopback();
+        let (local, peer) = (origin.is_local, origin.peer);
         let (user, password) = match credentials {
-            Credentials::Anonymous if self.admits_anonymous(peer.ip()) => return Ok(Principal::anonymous()),
-            Credentials::Anonymous => {
-                return Err(self.refused(protocol, None, peer, AuthenticationError::AnonymousFromAfar));
+            Credentials::Anonymous if self.admits_anonymous(origin) => {
+                return Ok(Principal::anonymous(origin.unnamed()));
             }
+            Credentials::Anonymous => return Err(self.refused(origin, None, origin.why_no_anonymous())),
             Credentials::Password { user, password } => (user, password),
         };
         if let Some(known) = self.known_password(user, password, local) {
-            return known.map_err(|error| self.refused(protocol, Some(user), peer, error));
+            return known.map_err(|error| self.refused(origin, Some(user), error));
         }
         let turns = self.shared.log_ins.table.lock().place(peer.ip()).turns.clone();
         let _turn = match turns.clone().try_acquire_owned() {
@@ -261,7 +261,7 @@ impl Broker {
                 let patience = Duration::from_millis(self.limits().handshake_ms_max);
                 match tokio::time::timeout(patience, turns.acquire_owned()).await {
                     Ok(Ok(turn)) => turn,
-                    _ => return Err(self.refused(protocol, Some(user), peer, AuthenticationError::Busy)),
+                    _ => return Err(self.refused(origin, Some(user), AuthenticationError::Busy)),
                 }
             }
         };
@@ -271,7 +271,7 @@ impl Broker {
             None => self.check_password(user, password, local).await,
         };
         let Err(error) = result else { return result };
-        let error = self.refused(protocol, Some(user), peer, error);
+        let error = self.refused(origin, Some(user), error);
         if error != AuthenticationError::Busy {
             let known = self.catalog().user(user).map(|user| user.name.clone());
             let now = self.shared.now();
@@ -287,12 +287,7 @@ impl Broker {
         credentials: Credentials<'_>,
         peer: IpAddr,
     ) -> Result<Principal, AuthenticationError> {
-        self.log_in("direct", credentials, SocketAddr::new(peer, 0)).await
-    }
-
-    /// Whether a client that shows no credentials is let in from there.
-    pub fn admits_anonymous(&self, peer: IpAddr) -> bool {
-        peer.to_canonical().is_loopback()
+        self.log_in(&Origin::direct(peer), credentials).await
     }
 
     /// A salted hash of a password, as users keep it.
@@ -306,28 +301,22 @@ impl Broker {
 
     fn refused(
         &self,
-        protocol: &'static str,
+        origin: &Origin,
         user: Option<&str>,
-        peer: SocketAddr,
         error: AuthenticationError,
     ) -> AuthenticationError {
-        self.log_in_refused(protocol, user, peer, &error);
+        self.log_in_refused(origin, user, &error);
         error
     }
 
     /// Writes down that somebody was not let in, also where the protocol saw why; `reason` is no secret.
-    pub fn log_in_refused(
-        &self,
-        protocol: &'static str,
-        user: Option<&str>,
-        peer: SocketAddr,
-        reason: &dyn Display,
-    ) {
+    pub fn log_in_refused(&self, origin: &Origin, user: Option<&str>, reason: &dyn Display) {
+        let Origin { protocol, listener, peer, .. } = origin;
         self.metrics().authentication_failures.add(1);
         let line = self.shared.log_ins.table.lock().line(peer.ip(), self.shared.now());
         let Some(unwritten) = line else { return };
         let user: String = user.unwrap_or_default().chars().take(NAME_SHOWN).collect();
-        tracing::warn!(protocol, user, %peer, %reason, unwritten, "log-in refused");
+        tracing::warn!(protocol, %listener, user, %peer, %reason, unwritten, "log-in refused");
     }
 
     /// Hashes or checks a password, off the threads that others need.

@@ -36,6 +36,8 @@ pub struct RightsWatch {
 /// A client may not stay connected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Revoked {
+    #[error("clients without credentials are not let in any more; log in as a user")]
+    Anonymous,
     #[error("user '{0}' was deleted")]
     Deleted(String),
     #[error("the password of user '{0}' was changed; log in again")]

@@ -6,7 +6,7 @@ use hyper::{
     HeaderMap, StatusCode,
     header::{AUTHORIZATION, HOST, ORIGIN},
 };
-use posthaste_broker::{AuthenticationError, Broker, Credentials, Principal};
+use posthaste_broker::{AuthenticationError, Broker, Credentials, Origin, Principal};
 use std::net::{IpAddr, SocketAddr};
 
 /// Refuses what a web page in somebody's browser asks for, whatever it is: a page of another origin, and one
@@ -14,7 +14,7 @@ use std::net::{IpAddr, SocketAddr};
 ///
 /// # Errors
 /// 403.
-pub fn check_origin(broker: &Broker, headers: &HeaderMap, peer: IpAddr) -> Result<(), Failure> {
+pub fn check_origin(broker: &Broker, headers: &HeaderMap, is_local: bool) -> Result<(), Failure> {
     let from = headers.get("sec-fetch-site").map(|site| site.as_bytes());
     if from.is_some_and(|site| site != b"same-origin" && site != b"none") {
         return Err(foreign("requests of web pages from other origins are not answered"));
@@ -31,7 +31,7 @@ pub fn check_origin(broker: &Broker, headers: &HeaderMap, peer: IpAddr) -> Resul
     }
     // A browser on this machine is a neighbour that anybody's page can make speak; from elsewhere a name says
     // nothing that the credentials do not say better.
-    if !peer.to_canonical().is_loopback() || names_this_machine(host) {
+    if !is_local || names_this_machine(host) {
         return Ok(());
     }
     let advertised = broker.peers_address("http");
@@ -50,21 +50,17 @@ pub fn check_origin(broker: &Broker, headers: &HeaderMap, peer: IpAddr) -> Resul
 pub async fn authenticate(
     broker: &Broker,
     headers: &HeaderMap,
-    peer: SocketAddr,
+    origin: &Origin,
 ) -> Result<Principal, Failure> {
     let Some(given) = headers.get(AUTHORIZATION) else {
-        return Ok(broker.log_in("http", Credentials::Anonymous, peer).await?);
+        return Ok(broker.log_in(origin, Credentials::Anonymous).await?);
     };
     let Some((user, password)) = given.to_str().ok().and_then(basic) else {
-        broker.log_in_refused(
-            "http",
-            None,
-            peer,
-            &"the header Authorization is not `Basic` with user and password",
-        );
+        let why = "the header Authorization is not `Basic` with user and password";
+        broker.log_in_refused(origin, None, &why);
         return Err(AuthenticationError::Wrong.into());
     };
-    Ok(broker.log_in("http", Credentials::Password { user: &user, password: &password }, peer).await?)
+    Ok(broker.log_in(origin, Credentials::Password { user: &user, password: &password }).await?)
 }
 
 fn foreign(message: &str) -> Failure {

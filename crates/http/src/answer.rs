@@ -16,8 +16,9 @@ use hyper::{
     header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue},
 };
 use percent_encoding::percent_decode_str;
+use posthaste_broker::Origin;
 use posthaste_model::{ConnectionId, Name};
-use std::{future::poll_fn, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+use std::{future::poll_fn, pin::Pin, sync::Arc, time::Duration};
 use tokio::{sync::OwnedSemaphorePermit, time::timeout};
 
 /// A request body that publishes nothing.
@@ -29,16 +30,15 @@ const SMALL_BYTES_MAX: u64 = 64 << 10;
 const NAMESPACE_DEFAULT: &str = "default";
 
 /// Who is connected.
-#[derive(Clone, Copy)]
 pub struct Connection {
-    pub peer: SocketAddr,
+    pub origin: Origin,
     pub id: ConnectionId,
 }
 
 /// Never fails: what goes wrong is a response too.
 pub async fn answer(
     server: Arc<Server>,
-    connection: Connection,
+    connection: &Connection,
     request: Request<Incoming>,
 ) -> Response<ResponseBody> {
     let is_head = *request.method() == Method::HEAD;
@@ -48,9 +48,9 @@ pub async fn answer(
     }
 }
 
-async fn handle(server: Arc<Server>, connection: Connection, request: Request<Incoming>) -> Answer {
+async fn handle(server: Arc<Server>, connection: &Connection, request: Request<Incoming>) -> Answer {
     let (head, body) = request.into_parts();
-    access::check_origin(&server.broker, &head.headers, connection.peer.ip())?;
+    access::check_origin(&server.broker, &head.headers, connection.origin.is_local)?;
     let path = head.uri.path();
     let (operation, names) = match find(&head.method, path) {
         Found::Operation(operation, names) => (operation, names),
@@ -64,7 +64,7 @@ async fn handle(server: Arc<Server>, connection: Connection, request: Request<In
     if operation.is_public() {
         return v1::health::answer(operation, &server);
     }
-    let principal = access::authenticate(&server.broker, &head.headers, connection.peer).await?;
+    let principal = access::authenticate(&server.broker, &head.headers, &connection.origin).await?;
     let names: Result<Vec<String>, Failure> = names.into_iter().map(decoded).collect();
     let (namespace, query) = split_query(head.uri.query().unwrap_or_default())?;
     let client = server.broker.client(principal, namespace, connection.id);

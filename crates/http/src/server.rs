@@ -8,10 +8,9 @@ use crate::{
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use posthaste_broker::Broker;
-use posthaste_net::{Listener, Shared, Stream};
+use posthaste_net::{Listener, Peer, Shared, Stream};
 use std::{
     convert::Infallible,
-    net::SocketAddr,
     pin::pin,
     sync::{
         Arc,
@@ -54,8 +53,9 @@ pub async fn serve(listener: Listener, broker: Broker, shared: Shared) {
                 let server = server.clone();
                 conversations.spawn(async move {
                     let _open = open;
-                    let Some(stream) = secure.handshake(stream, peer).await else { return };
-                    converse(stream, peer, server).await;
+                    let id = (server.shared.next_connection)();
+                    let Some((stream, peer)) = secure.handshake(stream, peer, id).await else { return };
+                    converse(stream, &peer, server).await;
                 });
             }
             Some(ended) = conversations.join_next() => {
@@ -92,15 +92,16 @@ impl Drop for Open {
     }
 }
 
-async fn converse(stream: Stream, peer: SocketAddr, server: Arc<Server>) {
+async fn converse(stream: Stream, peer: &Peer, server: Arc<Server>) {
     let limits = server.shared.limits.clone();
     let stream = server.shared.leave.guard(stream);
     let stream = Patience::new(stream, Duration::from_millis(limits.slow_reader_ms_max));
-    let connection = Connection { peer, id: (server.shared.next_connection)() };
+    let origin = server.broker.origin("http", peer);
+    let connection = Arc::new(Connection { origin, id: peer.connection });
     let mut stopping = server.shared.stopping.clone();
     let service = service_fn(move |request| {
-        let answering = answer(server.clone(), connection, request);
-        async move { Ok::<_, Infallible>(answering.await) }
+        let (server, connection) = (server.clone(), connection.clone());
+        async move { Ok::<_, Infallible>(answer(server, &connection, request).await) }
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
@@ -115,6 +116,6 @@ async fn converse(stream: Stream, peer: SocketAddr, server: Arc<Server>) {
         }
     };
     if let Err(error) = ended {
-        tracing::debug!(protocol = "http", %peer, %error, "connection closed");
+        tracing::debug!(protocol = "http", peer = %peer.address, %error, "connection closed");
     }
 }

@@ -17,8 +17,8 @@ use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
-use posthaste_broker::{Batch, Broker, Outcome, RightsWatch};
-use posthaste_model::Name;
+use posthaste_broker::{Batch, Broker, Origin, Outcome, RightsWatch};
+use posthaste_model::{ConnectionId, Name};
 use posthaste_net::{Close, Closed, Mailbox, Output, Peer, Protocol, Session};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -57,7 +57,7 @@ impl Protocol for Kafka {
     const NAME: &'static str = "kafka";
 
     fn open(&self, peer: Peer, mailbox: Mailbox<Event>) -> Conversation {
-        Conversation::new(self.broker.clone(), self.topic_ids, peer, mailbox)
+        Conversation::new(self.broker.clone(), self.topic_ids, &peer, mailbox)
     }
 }
 
@@ -75,7 +75,8 @@ pub enum Event {
 pub struct Conversation {
     broker: Broker,
     topic_ids: TopicIds,
-    peer: Peer,
+    connection: ConnectionId,
+    origin: Origin,
     mailbox: Mailbox<Event>,
     access: Access,
     /// Requests that have arrived and not started.
@@ -113,11 +114,12 @@ enum Access {
 }
 
 impl Conversation {
-    fn new(broker: Broker, topic_ids: TopicIds, peer: Peer, mailbox: Mailbox<Event>) -> Self {
+    fn new(broker: Broker, topic_ids: TopicIds, peer: &Peer, mailbox: Mailbox<Event>) -> Self {
         Self {
+            origin: broker.origin(Kafka::NAME, peer),
             broker,
             topic_ids,
-            peer,
+            connection: peer.connection,
             mailbox,
             access: Access::Stranger,
             waiting: VecDeque::new(),
@@ -232,7 +234,7 @@ impl Conversation {
                 Err(Close::Error("a request came where the credentials were expected".to_owned()))
             }
             Access::Stranger => {
-                let principal = sasl::anonymous(&self.broker, self.peer.address).await;
+                let principal = sasl::anonymous(&self.broker, &self.origin).await;
                 let principal = principal.map_err(|error| Close::Error(error.to_string()))?;
                 Ok(self.admit(principal, false))
             }
@@ -240,13 +242,13 @@ impl Conversation {
     }
 
     fn address(&self) -> IpAddr {
-        self.peer.address.ip()
+        self.origin.peer.ip()
     }
 
     fn admit(&mut self, principal: posthaste_broker::Principal, by_password: bool) -> Context {
         let namespace = Name::constant("default");
         let context = Context {
-            client: self.broker.client(principal, namespace, self.peer.connection),
+            client: self.broker.client(principal, namespace, self.connection),
             peer: self.address(),
             topic_ids: self.topic_ids,
             fetches: Arc::new(Mutex::default()),
@@ -283,7 +285,7 @@ impl Conversation {
     ) -> Result<(), Close> {
         let handshaken = matches!(self.access, Access::Handshaken { .. });
         let result = match handshaken {
-            true => sasl::authenticate(&self.broker, self.peer.address, token).await,
+            true => sasl::authenticate(&self.broker, &self.origin, token).await,
             false => Err((ErrorCode::IllegalSaslState, "SaslHandshake comes first".to_owned())),
         };
         let failed = result.is_err();
@@ -297,7 +299,7 @@ impl Conversation {
 
     /// SaslHandshake v0 is followed by the mechanism's own tokens, in frames without headers.
     async fn bare_token(&mut self, token: &[u8], out: &mut Output) -> Result<(), Close> {
-        match sasl::authenticate(&self.broker, self.peer.address, token).await {
+        match sasl::authenticate(&self.broker, &self.origin, token).await {
             Ok(principal) => {
                 self.admit(principal, true);
                 out.bytes().extend_from_slice(&[0; LENGTH_BYTES]);
@@ -457,7 +459,7 @@ impl Session for Conversation {
         match self.access {
             Access::Admitted { .. } => true,
             // Whoever needs no credentials need not say more than ApiVersions.
-            Access::Stranger => self.next_slot > 0 && self.broker.admits_anonymous(self.address()),
+            Access::Stranger => self.next_slot > 0 && self.broker.admits_anonymous(&self.origin),
             Access::Handshaken { .. } => false,
         }
     }

@@ -17,5 +17,6 @@ pub use leave::{Ask, Guarded, Leave, Wait};
 pub use listener::{BindError, Listener, Shared, serve, serve_stream};
 pub use loops::Loops;
 pub use output::Output;
-pub use session::{Close, Closed, Mailbox, Peer, Protocol, Session};
+pub use posthaste_model::{Peer, TlsPeer};
+pub use session::{Close, Closed, Mailbox, Protocol, Session};
 pub use tls::{Stream, TlsError, acceptor};

@@ -4,10 +4,10 @@ use crate::{
     driver::{drive, stopped},
     leave::Leave,
     loops::{Loops, Place},
-    session::{Mailbox, Peer, Protocol},
+    session::{Mailbox, Protocol},
     tls::Stream,
 };
-use posthaste_model::{ConnectionId, Limits};
+use posthaste_model::{ConnectionId, Limits, Peer};
 use socket2::{SockRef, TcpKeepalive};
 use std::{
     io,
@@ -28,6 +28,7 @@ use tokio_rustls::TlsAcceptor;
 
 /// A bound port.
 pub struct Listener {
+    name: Arc<str>,
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
     address: SocketAddr,
@@ -68,8 +69,8 @@ const PROBE_EVERY: Duration = Duration::from_secs(20);
 const BREATH: Duration = Duration::from_millis(50);
 
 impl Listener {
-    /// Binds `address`, HOST:PORT; port 0 picks a free one.
-    pub async fn bind(address: &str, tls: Option<TlsAcceptor>) -> Result<Listener, BindError> {
+    /// Binds `address`, HOST:PORT; port 0 picks a free one. `name` is the listener's in the configuration.
+    pub async fn bind(name: &str, address: &str, tls: Option<TlsAcceptor>) -> Result<Listener, BindError> {
         let named = || address.to_owned();
         let mut addresses =
             lookup_host(address).await.map_err(|error| BindError::Address { address: named(), error })?;
@@ -81,7 +82,7 @@ impl Listener {
             _ => BindError::Other { address: named(), error },
         })?;
         let address = listener.local_addr().map_err(|error| BindError::Other { address: named(), error })?;
-        Ok(Listener { listener, tls, address })
+        Ok(Listener { name: Arc::from(name), listener, tls, address })
     }
 
     /// Where it really listens.
@@ -111,23 +112,33 @@ impl Listener {
 
     /// Does the TLS handshake, if this listener wants one.
     pub fn secure(&self, limit: Duration) -> Secure {
-        Secure { tls: self.tls.clone(), limit }
+        Secure { listener: self.name.clone(), tls: self.tls.clone(), limit }
     }
 }
 
 /// How a listener's connections are secured; can be taken along to a task.
 #[derive(Clone)]
 pub struct Secure {
+    listener: Arc<str>,
     tls: Option<TlsAcceptor>,
     limit: Duration,
 }
 
 impl Secure {
-    /// The stream to talk over; none when the handshake failed.
-    pub async fn handshake(self, stream: TcpStream, peer: SocketAddr) -> Option<Stream> {
-        let Some(tls) = self.tls else { return Some(Stream::Plain(stream)) };
+    /// The stream to talk over, and with which peer; none when the handshake failed.
+    pub async fn handshake(
+        self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        connection: ConnectionId,
+    ) -> Option<(Stream, Peer)> {
+        let mut known = Peer::plain(self.listener, peer, connection);
+        let Some(tls) = self.tls else { return Some((Stream::Plain(stream), known)) };
         match timeout(self.limit, tls.accept(stream)).await {
-            Ok(Ok(stream)) => Some(Stream::Tls(Box::new(stream))),
+            Ok(Ok(stream)) => {
+                known.tls = Some(Arc::default());
+                Some((Stream::Tls(Box::new(stream)), known))
+            }
             Ok(Err(error)) => {
                 tracing::debug!(%peer, %error, "no TLS handshake");
                 None
@@ -195,11 +206,12 @@ pub async fn serve_stream<P: Protocol>(
 ) {
     let _open = Open::new(shared.connections.clone());
     let (mailbox, events) = Mailbox::new();
+    let address = peer.address;
     let session = protocol.open(peer, mailbox);
     let (reader, writer) = tokio::io::split(stream);
     let writer = shared.leave.guard(writer);
     let (why, error) = drive(session, reader, writer, events, shared.stopping, &shared.limits).await;
-    tracing::debug!(protocol = P::NAME, peer = %peer.address, ?why, error, "connection closed");
+    tracing::debug!(protocol = P::NAME, peer = %address, ?why, error, "connection closed");
 }
 
 /// Counts a connection for as long as it is open.
@@ -243,14 +255,12 @@ async fn converse<P: Protocol>(
     _open: Open,
 ) {
     let mut stopping = shared.stopping.clone();
-    let stream = tokio::select! {
-        stream = secure.handshake(stream, address) => stream,
+    let talk = tokio::select! {
+        talk = secure.handshake(stream, address, (shared.next_connection)()) => talk,
         () = stopped(&mut stopping) => None,
     };
-    let Some(stream) = stream else { return };
+    let Some((stream, peer)) = talk else { return };
     let (mailbox, events) = Mailbox::new();
-    let tls = matches!(stream, Stream::Tls(_));
-    let peer = Peer { address, tls, connection: (shared.next_connection)() };
     let session = protocol.open(peer, mailbox);
     let limits = shared.limits.clone();
     let (why, error) = match stream {

@@ -2,8 +2,8 @@
 
 use crate::{loops, output::Output};
 use bytes::BytesMut;
-use posthaste_model::{ConnectionId, bell::Bell};
-use std::{future::Future, net::SocketAddr, sync::Arc};
+use posthaste_model::{Peer, bell::Bell};
+use std::{future::Future, sync::Arc};
 use tokio::{sync::mpsc, time::Instant};
 
 /// One conversation. Its methods are called one at a time; while one of them waits, nothing more is read.
@@ -56,14 +56,6 @@ pub trait Protocol: Send + Sync + 'static {
     const NAME: &'static str;
 
     fn open(&self, peer: Peer, mailbox: Mailbox<<Self::Session as Session>::Event>) -> Self::Session;
-}
-
-/// Who has connected.
-#[derive(Clone, Copy, Debug)]
-pub struct Peer {
-    pub address: SocketAddr,
-    pub tls: bool,
-    pub connection: ConnectionId,
 }
 
 /// Why a session ends its connection. What it has written is sent first.

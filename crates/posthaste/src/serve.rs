@@ -203,7 +203,7 @@ async fn bind(settings: &Settings) -> Result<Vec<Option<Listener>>, String> {
         let tls = tls.as_ref().filter(|(_, protocols)| {
             protocols.as_ref().is_none_or(|protocols| protocols.iter().any(|p| p == speaker.name))
         });
-        let listener = Listener::bind(address, tls.map(|(acceptor, _)| acceptor.clone())).await;
+        let listener = Listener::bind(speaker.name, address, tls.map(|(acceptor, _)| acceptor.clone())).await;
         listeners.push(Some(listener.map_err(|e| format!("{}: {e}", speaker.name))?));
     }
     Ok(listeners)

@@ -473,7 +473,7 @@ fn door<P: Protocol>(protocol: P, shared: &posthaste_net::Shared) -> Box<dyn Fn(
     Box::new(move |stream| {
         let (protocol, shared) = (protocol.clone(), shared.clone());
         let connection = (shared.next_connection)();
-        let peer = Peer { address: SocketAddr::from(([127, 0, 0, 1], 40_000)), tls: false, connection };
+        let peer = Peer::plain(P::NAME.into(), SocketAddr::from(([127, 0, 0, 1], 40_000)), connection);
         tokio::task::spawn_local(async move {
             posthaste_net::serve_stream(stream, peer, &*protocol, shared).await;
         });

@@ -66,7 +66,7 @@ impl World {
     pub fn connect_from(&self, address: &str) -> Client {
         let (mailbox, events) = Mailbox::new();
         let address: SocketAddr = address.parse().unwrap();
-        let peer = Peer { address, tls: false, connection: self.broker.next_connection() };
+        let peer = Peer::plain("amqp".into(), address, self.broker.next_connection());
         let amqp: Amqp = protocol(self.broker.clone());
         Client {
             session: amqp.open(peer, mailbox),

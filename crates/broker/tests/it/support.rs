@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use posthaste_broker::{
-    Allowed, Broker, Client, Config, Credentials, DeliverySink, Formats, Holder, Outcome, PartitionLog,
-    Protected, Resolved, encode_message, right::Right,
+    Allowed, Broker, Client, Config, DeliverySink, Formats, Holder, Outcome, PartitionLog, Protected,
+    Resolved, encode_message, right::Right,
 };
 use posthaste_engine::{
     Delivery,
@@ -11,7 +11,6 @@ use posthaste_engine::{
 };
 use posthaste_model::{ConsumerId, Envelope, Limits, Message, Name, Payload, Subject};
 use std::{
-    net::IpAddr,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -37,9 +36,7 @@ pub fn open(path: &Path, limits: Limits) -> Broker {
 }
 
 pub async fn client_of(broker: &Broker) -> Client {
-    let local = IpAddr::from([127, 0, 0, 1]);
-    let principal = broker.authenticate(Credentials::Anonymous, local).await.unwrap();
-    broker.client(principal, name("default"), broker.next_connection())
+    broker.system_client("test", name("default"), broker.next_connection())
 }
 
 impl Fixture {

@@ -91,6 +91,11 @@ impl Catalog {
         self.users.ptr_eq(&other.users)
     }
 
+    /// Whether there is a user that is not called `name`.
+    pub fn has_users_besides(&self, name: &str) -> bool {
+        self.users.len() > usize::from(self.users.contains_key(name))
+    }
+
     pub fn queue_by_id(&self, id: QueueId) -> Option<&Arc<Queue>> {
         self.queues.get(&id)
     }

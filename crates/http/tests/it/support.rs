@@ -1,7 +1,7 @@
 //! A broker with an HTTP listener in this process, and a client that speaks to it over a real socket.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use posthaste_broker::{Broker, Config, Formats};
+use posthaste_broker::{Anonymous, Broker, Config, Formats};
 use posthaste_model::Limits;
 use posthaste_net::{Listener, Shared};
 use serde_json::Value as Json;
@@ -55,7 +55,8 @@ impl Fixture {
             threads: Some(2),
         };
         let broker = tokio::task::block_in_place(|| Broker::open(config)).unwrap();
-        let listener = Listener::bind("127.0.0.1:0", None).await.unwrap();
+        broker.set_anonymous("http", Anonymous::Administrator);
+        let listener = Listener::bind("http", "127.0.0.1:0", None).await.unwrap();
         let address = listener.address();
         let connections = Arc::new(AtomicUsize::new(0));
         broker.watch_connections(connections.clone());

@@ -1,8 +1,6 @@
 //! SaslHandshake (17) and SaslAuthenticate (36): PLAIN (RFC 4616).
 
-use std::net::SocketAddr;
-
-use posthaste_broker::{AuthenticationError, Broker, Credentials, Principal};
+use posthaste_broker::{AuthenticationError, Broker, Credentials, Origin, Principal};
 
 use crate::wire::ErrorCode;
 use crate::wire::messages::sasl_authenticate::SaslAuthenticateResponse;
@@ -35,23 +33,23 @@ pub fn handshake(
 }
 
 /// Lets in a client that shows no credentials, if it may.
-pub async fn anonymous(broker: &Broker, peer: SocketAddr) -> Result<Principal, AuthenticationError> {
-    broker.log_in("kafka", Credentials::Anonymous, peer).await
+pub async fn anonymous(broker: &Broker, origin: &Origin) -> Result<Principal, AuthenticationError> {
+    broker.log_in(origin, Credentials::Anonymous).await
 }
 
 /// Judges a PLAIN token. The error is a code and a sentence for the client.
 pub async fn authenticate(
     broker: &Broker,
-    peer: SocketAddr,
+    origin: &Origin,
     token: &[u8],
 ) -> Result<Principal, (ErrorCode, String)> {
     let refused = |why: &str| (ErrorCode::SaslAuthenticationFailed, format!("Authentication failed: {why}"));
     let (user, password) = credentials(token).map_err(|why| {
-        broker.log_in_refused("kafka", None, peer, &why);
+        broker.log_in_refused(origin, None, &why);
         refused(why)
     })?;
     let credentials = Credentials::Password { user, password };
-    broker.log_in("kafka", credentials, peer).await.map_err(|error| refused(&error.to_string()))
+    broker.log_in(origin, credentials).await.map_err(|error| refused(&error.to_string()))
 }
 
 /// `[authorization id] NUL user NUL password`

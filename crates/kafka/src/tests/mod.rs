@@ -71,7 +71,7 @@ impl World {
     fn connect_from(&self, address: &str) -> Talk {
         let address: SocketAddr = address.parse().unwrap();
         let (mailbox, events) = Mailbox::new();
-        let peer = Peer { address, tls: false, connection: self.broker.next_connection() };
+        let peer = Peer::plain("kafka".into(), address, self.broker.next_connection());
         let conversation = Kafka::new(self.broker.clone()).open(peer, mailbox);
         Talk {
             conversation,

@@ -8,9 +8,9 @@ use posthaste_engine::catalog::{Action, Queue, Resource};
 use posthaste_engine::command::Mode;
 use posthaste_engine::effect::HandleState;
 use posthaste_model::{Name, Subject};
-use posthaste_net::{Close, Mailbox, Output, Peer};
+use posthaste_net::{Close, Mailbox, Output};
 
-use super::connection::{Event, EventKind};
+use super::connection::{Event, EventKind, From};
 use super::conversation::Conversation;
 use super::deliver::Delivering;
 use super::publish::Incoming;
@@ -26,14 +26,14 @@ const PULLED: u32 = 256;
 /// Answers a CONNECT: with a conversation, or by closing the connection.
 pub(crate) async fn connect(
     sessions: Arc<Sessions>,
-    peer: Peer,
+    from: &From,
     mailbox: Mailbox<Event>,
     connect: Connect,
     now_ms: u64,
     out: &mut Output,
 ) -> Result<Conversation, Close> {
     let version = connect.version;
-    match accept(sessions, peer, mailbox, connect, now_ms).await {
+    match accept(sessions, from, mailbox, connect, now_ms).await {
         Ok((conversation, connack)) => {
             let encoded = connack.encode(version, out.bytes());
             encoded.map_err(|error| Close::Error(error.to_string()))?;
@@ -51,7 +51,7 @@ pub(crate) async fn connect(
 
 async fn accept(
     sessions: Arc<Sessions>,
-    peer: Peer,
+    from: &From,
     mailbox: Mailbox<Event>,
     connect: Connect,
     now_ms: u64,
@@ -61,13 +61,13 @@ async fn accept(
         let reason = "no method of enhanced authentication is available";
         return Err(handshake.refuse(ReasonCode::BadAuthenticationMethod, Some(reason)));
     }
-    let (client, system) = match authenticate(&sessions, peer, &handshake).await {
+    let (client, system) = match authenticate(&sessions, from, &handshake).await {
         Ok(clients) => clients,
         Err((reason, text)) => return Err(handshake.refuse(reason, Some(&text))),
     };
     if handshake.needs_client_identifier() {
         // The epoch rises with each start, and no connection is given an id twice after one.
-        let identifier = format!("auto-{}-{}", sessions.broker.epoch(), peer.connection);
+        let identifier = format!("auto-{}-{}", sessions.broker.epoch(), from.connection);
         handshake.assign_client_identifier(identifier);
     }
     let name = names::session(handshake.client_identifier());
@@ -77,7 +77,7 @@ async fn accept(
         let why = format_args!(
             "queue '{name}' is the session of '{owner}'; delete it, or allow `[mqtt] shared_client_ids`"
         );
-        sessions.broker.log_in_refused("mqtt", Some(client.principal().name()), peer.address, &why);
+        sessions.broker.log_in_refused(&from.origin, Some(client.principal().name()), &why);
         sessions.counters.foreign_sessions.add(1);
         sessions.vacate(&name, occupancy);
         let reason = "this client identifier is another user's";
@@ -97,7 +97,7 @@ async fn accept(
     };
     let accepted = Accepted { client, system, mailbox, name, queue, now_ms };
     let (mut conversation, connack) =
-        converse(sessions, peer, handshake, state, accepted, &mut occupancy).await?;
+        converse(sessions, from, handshake, state, accepted, &mut occupancy).await?;
     drop(occupancy);
     if let Err(error) = conversation.resume().await {
         // The session goes on without what it could not have: its client sees nothing of it until it connects
@@ -121,7 +121,7 @@ struct Accepted {
 /// Makes the conversation, and has it take the session's place.
 async fn converse(
     sessions: Arc<Sessions>,
-    peer: Peer,
+    from: &From,
     handshake: Handshake,
     state: Option<SessionState<Handle>>,
     accepted: Accepted,
@@ -148,7 +148,7 @@ async fn converse(
         Some(queue) => sessions.subscriptions(queue, occupancy),
         None => Default::default(),
     };
-    remember(&mut occupancy.connections, peer.connection);
+    remember(&mut occupancy.connections, from.connection);
     let link = Arc::new(Link::new(mailbox.clone()));
     let told = mailbox.clone();
     let rights = client.watch_rights(move || told.send(Event(EventKind::Rights)));
@@ -185,7 +185,7 @@ async fn converse(
 /// The client with its permissions, and the listener's own.
 async fn authenticate(
     sessions: &Sessions,
-    peer: Peer,
+    from: &From,
     handshake: &Handshake,
 ) -> Result<(Client, Client), (ReasonCode, String)> {
     let connect = handshake.connect();
@@ -197,12 +197,12 @@ async fn authenticate(
         },
     };
     let refused = |error| (reply::authentication(error), error.to_string());
-    let principal = sessions.broker.log_in("mqtt", credentials, peer.address).await.map_err(refused)?;
+    let principal = sessions.broker.log_in(&from.origin, credentials).await.map_err(refused)?;
     let namespace = sessions.settings.namespace.clone();
-    let client = sessions.broker.client(principal, namespace, peer.connection);
+    let client = sessions.broker.client(principal, namespace, from.connection);
     // What was stored is known from here on.
     sessions.system().await;
-    let system = sessions.system_for(peer.connection);
+    let system = sessions.system_for(from.connection);
     if let Some(will) = &connect.will {
         if check_topic_name(&will.topic).is_err() || !is_shallow(&will.topic) {
             return Err((ReasonCode::TopicNameInvalid, "the will's topic is not valid".to_owned()));

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use posthaste_broker::{Error, Holder, Outcome};
+use posthaste_broker::{Error, Holder, Origin, Outcome};
 use posthaste_engine::{Delivery, Position};
-use posthaste_model::ConsumerId;
+use posthaste_model::{ConnectionId, ConsumerId};
 use posthaste_net::{Close, Closed, Mailbox, Output, Peer, Session};
 use tokio::time::Instant;
 
@@ -67,10 +67,16 @@ pub(crate) struct ShareDelivery {
     pub position: Position,
 }
 
+/// Where a client comes from.
+pub(crate) struct From {
+    pub origin: Origin,
+    pub connection: ConnectionId,
+}
+
 /// A connection of an MQTT client.
 pub struct Connection {
     sessions: Arc<Sessions>,
-    peer: Peer,
+    from: From,
     mailbox: Mailbox<Event>,
     decoder: Decoder,
     started: Instant,
@@ -90,10 +96,11 @@ enum State {
 const PROGRESS_BYTES: usize = 16 << 10;
 
 impl Connection {
-    pub(crate) fn new(sessions: Arc<Sessions>, peer: Peer, mailbox: Mailbox<Event>) -> Connection {
+    pub(crate) fn new(sessions: Arc<Sessions>, peer: &Peer, mailbox: Mailbox<Event>) -> Connection {
+        let from = From { origin: sessions.broker.origin("mqtt", peer), connection: peer.connection };
         let decoder = Decoder::for_server(sessions.settings.options.maximum_packet_size);
         let started = Instant::now();
-        Connection { sessions, peer, mailbox, decoder, started, state: State::Opening, partial: 0 }
+        Connection { sessions, from, mailbox, decoder, started, state: State::Opening, partial: 0 }
     }
 
     /// Handles all packets that have arrived completely, as far as there is room for their consequences.
@@ -106,7 +113,7 @@ impl Connection {
                         let sessions = self.sessions.clone();
                         let mailbox = self.mailbox.clone();
                         let conversation =
-                            super::connect::connect(sessions, self.peer, mailbox, *connect, now_ms, out)
+                            super::connect::connect(sessions, &self.from, mailbox, *connect, now_ms, out)
                                 .await;
                         self.state = State::Open(Box::new(conversation.map_err(Ended::Refused)?));
                     }

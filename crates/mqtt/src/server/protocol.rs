@@ -41,6 +41,6 @@ impl Protocol for Mqtt {
     const NAME: &'static str = "mqtt";
 
     fn open(&self, peer: Peer, mailbox: Mailbox<Event>) -> Connection {
-        Connection::new(self.sessions.clone(), peer, mailbox)
+        Connection::new(self.sessions.clone(), &peer, mailbox)
     }
 }

@@ -8,9 +8,9 @@ use crate::wire::ReasonCode;
 /// The reason code for CONNACK.
 pub(crate) fn authentication(error: AuthenticationError) -> ReasonCode {
     match error {
-        AuthenticationError::AnonymousFromAfar | AuthenticationError::LoopbackOnly => {
-            ReasonCode::NotAuthorized
-        }
+        AuthenticationError::AnonymousFromAfar
+        | AuthenticationError::AnonymousOff
+        | AuthenticationError::LoopbackOnly => ReasonCode::NotAuthorized,
         AuthenticationError::Busy => ReasonCode::ServerBusy,
         AuthenticationError::Wrong => ReasonCode::BadUserNameOrPassword,
     }

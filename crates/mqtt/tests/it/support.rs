@@ -1,12 +1,12 @@
 //! A broker with an MQTT listener on a temporary directory, and clients that speak packet by packet.
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, atomic::AtomicUsize};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use posthaste_broker::{Broker, Client as Admin, Config, Credentials, Formats};
+use posthaste_broker::{Anonymous, Broker, Client as Admin, Config, Formats};
 use posthaste_model::{Limits, Name};
 use posthaste_mqtt::wire::{
     Ack, Connack, Connect, Decoder, PACKET_SIZE_MAX_BYTES, Packet, PacketIdentifier, ProtocolVersion,
@@ -54,10 +54,9 @@ impl Server {
             threads: Some(2),
         };
         let broker = tokio::task::block_in_place(|| Broker::open(config)).unwrap();
-        let local = IpAddr::from([127, 0, 0, 1]);
-        let principal = broker.authenticate(Credentials::Anonymous, local).await.unwrap();
-        let admin = broker.client(principal, Name::constant("default"), broker.next_connection());
-        let listener = Listener::bind("127.0.0.1:0", None).await.unwrap();
+        broker.set_anonymous("mqtt", Anonymous::Administrator);
+        let admin = broker.system_client("test", Name::constant("default"), broker.next_connection());
+        let listener = Listener::bind("mqtt", "127.0.0.1:0", None).await.unwrap();
         let address = listener.address();
         let ids = broker.clone();
         let shared = Shared {

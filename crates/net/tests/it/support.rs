@@ -44,7 +44,7 @@ pub fn serving_alone() -> (watch::Sender<bool>, Peer, Shared) {
         leave: Default::default(),
     };
     let address = SocketAddr::from(([127, 0, 0, 1], 1));
-    (running, Peer { address, tls: false, connection: ConnectionId(1) }, shared)
+    (running, Peer::plain(Arc::from("lines"), address, ConnectionId(1)), shared)
 }
 
 /// What the sessions of a test share.
@@ -178,7 +178,7 @@ pub struct Fixture {
 
 impl Fixture {
     pub async fn start(limits: Limits) -> Fixture {
-        let listener = Listener::bind("127.0.0.1:0", None).await.unwrap();
+        let listener = Listener::bind("lines", "127.0.0.1:0", None).await.unwrap();
         Fixture::serve(listener, limits)
     }
 

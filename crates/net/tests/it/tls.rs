@@ -22,7 +22,7 @@ fn certificate() -> CertifiedKey<rcgen::KeyPair> {
 async fn start() -> (Fixture, CertificateDer<'static>) {
     let CertifiedKey { cert, signing_key } = certificate();
     let acceptor = acceptor(cert.pem().as_bytes(), signing_key.serialize_pem().as_bytes()).unwrap();
-    let listener = Listener::bind("127.0.0.1:0", Some(acceptor)).await.unwrap();
+    let listener = Listener::bind("lines", "127.0.0.1:0", Some(acceptor)).await.unwrap();
     assert!(listener.is_tls());
     let limits = Limits { handshake_ms_max: 500, ..Limits::default() };
     (Fixture::serve(listener, limits), cert.der().clone())

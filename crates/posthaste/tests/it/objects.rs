@@ -128,6 +128,11 @@ fn users_and_namespaces() {
         broker.feed(&["user", "create", "ann", "--allow", "read:topic:orders*@shop"], b"secret\n"),
         "created user ann\n"
     );
+    // A client without credentials was an administrator until there was a user.
+    let (code, text) = broker.refused(&["topic", "list"]);
+    assert!(code == 1 && text.contains("log in as a user"), "{text}");
+    let as_guest =
+        |arguments: &[&'static str]| [arguments, &["--user", "guest", "--password", "guest"]].concat();
     let as_ann = |arguments: &[&'static str], password: &'static str| {
         let mut all = arguments.to_vec();
         all.extend(["--user", "ann", "--password", password, "-n", "shop"]);
@@ -138,10 +143,13 @@ fn users_and_namespaces() {
     assert!(code == 1 && text.contains("'ann' may not configure topic 'more'"), "{text}");
     let (code, text) = broker.refused(&as_ann(&["topic", "list"], "wrong"));
     assert!(code == 1 && text.contains("--user and --password"), "{text}");
-    broker.run(&["user", "alter", "ann", "--administrator", "--new-password", "other"]);
+    broker.run(&as_guest(&["user", "alter", "ann", "--administrator", "--new-password", "other"]));
     broker.run(&as_ann(&["topic", "create", "more"], "other"));
-    assert!(broker.run(&["user", "describe", "ann"]).contains("orders*"), "its permissions are gone");
-    broker.run(&["user", "delete", "ann"]);
+    assert!(
+        broker.run(&as_guest(&["user", "describe", "ann"])).contains("orders*"),
+        "its permissions are gone"
+    );
+    broker.run(&as_guest(&["user", "delete", "ann"]));
     assert_eq!(broker.refused(&as_ann(&["topic", "list"], "other")).0, 1);
     broker.run(&["namespace", "delete", "shop"]);
     assert!(broker.run(&["group", "list"]).starts_with("NAME"));
