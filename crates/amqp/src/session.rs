@@ -311,7 +311,9 @@ impl Session {
         self.deadline = None;
         self.send(connection::OpenOk {}.into(), out);
         let inbox = Inbox::new(self.mailbox.clone());
-        self.phase = Phase::Open(Box::new(Connection::new(&self.broker, opened, self.connection, inbox)));
+        let connection = Connection::new(&self.broker, opened, self.connection, inbox);
+        connection.client.audit_log_in(&self.origin);
+        self.phase = Phase::Open(Box::new(connection));
     }
 
     /// What one read contained is complete: it goes to the broker.

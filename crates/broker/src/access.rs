@@ -4,9 +4,7 @@
 //! A proof says what was allowed when it was made. A holder of an old one asks again ([`Client::allow`])
 //! when the users have changed.
 
-use crate::{
-    authentication::Principal, client::Client, error::Error, log::PartitionLog, origin::Grant,
-};
+use crate::{authentication::Principal, client::Client, error::Error, log::PartitionLog, origin::Grant};
 use posthaste_engine::{
     Catalog,
     catalog::{Action, Partition, Queue, Resource, Topic, User},

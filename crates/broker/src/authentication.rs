@@ -18,6 +18,13 @@ use posthaste_model::Name;
 use sha2::{Digest, Sha256};
 use std::{collections::HashMap, sync::Arc};
 
+/// The namespace of what the broker keeps of itself. Only administrators may do anything there, whatever the
+/// patterns of a permission match.
+pub const SYSTEM_NAMESPACE: &str = "posthaste";
+
+/// What the broker itself is called in the log.
+pub(crate) const BROKER: &str = "broker";
+
 /// What a client shows of itself.
 pub enum Credentials<'a> {
     Anonymous,
@@ -72,6 +79,11 @@ impl Principal {
         matches!(self.0, Kind::System(_))
     }
 
+    /// Whether this is the broker itself, and not an adapter or the configuration.
+    pub(crate) fn is_broker(&self) -> bool {
+        matches!(self.0, Kind::System(BROKER))
+    }
+
     /// Whether this is the user of that name, and not somebody else who is called so.
     pub fn is_user(&self, name: &str) -> bool {
         matches!(&self.0, Kind::User { name: user, .. } if **user == *name)
@@ -113,6 +125,9 @@ impl Principal {
         namespace: &str,
         name: &str,
     ) -> bool {
+        if namespace == SYSTEM_NAMESPACE {
+            return self.is_administrator(catalog);
+        }
         match &self.0 {
             Kind::Anonymous(unnamed) => unnamed.grant(catalog).allows(action),
             Kind::System(_) => true,
@@ -148,6 +163,9 @@ impl Principal {
     }
 
     pub(crate) fn may_enter(&self, catalog: &Catalog, namespace: &str) -> bool {
+        if namespace == SYSTEM_NAMESPACE {
+            return self.is_administrator(catalog);
+        }
         let name = match &self.0 {
             Kind::Anonymous(unnamed) => return unnamed.grant(catalog) != Grant::Nothing,
             Kind::System(_) => return true,

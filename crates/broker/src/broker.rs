@@ -1,6 +1,7 @@
 //! The broker as everyone holds it.
 
 use crate::{
+    audit::Audit,
     authentication::{KnownPasswords, Principal},
     client::Client,
     damage::Damage,
@@ -80,6 +81,7 @@ pub(crate) struct Shared {
     pub retained: RetainedView,
     pub passwords: KnownPasswords,
     pub revocations: Revocations,
+    pub audit: Audit,
     pub log_ins: LogIns,
     pub inbox_bytes: AtomicUsize,
     /// When the journal last had no room for what is published, in milliseconds since 1970.
@@ -149,6 +151,7 @@ impl Shared {
             retained: RetainedView::default(),
             passwords: KnownPasswords::default(),
             revocations: Revocations::default(),
+            audit: Audit::default(),
             log_ins: LogIns::default(),
             clock: parts.clock,
             work: parts.work,

@@ -6,7 +6,7 @@ mod sessions;
 
 use crate::{
     access::{Configurable, right},
-    authentication::Principal,
+    authentication::{BROKER, Principal},
     batch::Batch,
     broker::{Broker, Shared},
     error::{self, Error},
@@ -65,7 +65,7 @@ impl Client {
 
     /// The broker's own handle, for what it does on nobody's behalf.
     pub(crate) fn system(broker: Broker, namespace: Name) -> Client {
-        Client::new(broker, Principal::system("broker"), namespace, ConnectionId(0))
+        Client::new(broker, Principal::system(BROKER), namespace, ConnectionId(0))
     }
 
     pub fn broker(&self) -> &Broker {
@@ -120,6 +120,7 @@ impl Client {
         let (by, namespace, kind) = (self.principal.name(), &self.namespace, error::lower(&what));
         if lasting && !self.principal.is_system() {
             tracing::info!(by, kind, name, %namespace, "{done}");
+            self.shared().audit_change(&self.principal, done, what, namespace, name);
         } else {
             tracing::debug!(by, kind, name, %namespace, "{done}");
         }
@@ -418,6 +419,7 @@ impl Client {
     fn note_user(&self, done: &'static str, name: &str) {
         // Who may log in is never beside the point, whoever changed it.
         tracing::info!(by = self.principal.name(), kind = "user", name, "{done}");
+        self.shared().audit_user(&self.principal, done, name);
     }
 
     fn administers(&self, name: &Name) -> Result<(), Error> {

@@ -7,6 +7,7 @@
 
 mod access;
 mod ahead;
+mod audit;
 mod authentication;
 mod batch;
 mod broker;
@@ -45,7 +46,8 @@ pub use access::{
     Allowed, Configurable, Extent, Holder, Protected, Readable, Rights, Visible, Writable, right,
 };
 pub use ahead::ReadAhead;
-pub use authentication::{AuthenticationError, Credentials, Principal, hash_password};
+pub use audit::AUDIT_TOPIC;
+pub use authentication::{AuthenticationError, Credentials, Principal, SYSTEM_NAMESPACE, hash_password};
 pub use batch::{AppendBatch, Batch, Outcome, Routed};
 pub use broker::{Broker, Config, Footprint};
 pub use check::{Check, CheckpointsCheck, JournalCheck, SegmentsCheck, check};

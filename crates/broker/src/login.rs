@@ -317,6 +317,7 @@ impl Broker {
         let Some(unwritten) = line else { return };
         let user: String = user.unwrap_or_default().chars().take(NAME_SHOWN).collect();
         tracing::warn!(protocol, %listener, user, %peer, %reason, unwritten, "log-in refused");
+        self.shared.audit_refused(origin, &user, reason.to_string());
     }
 
     /// Hashes or checks a password, off the threads that others need.

@@ -60,4 +60,6 @@ pub struct Metrics {
     /// Checkpoints that could not be made; the journal keeps what they were to move.
     pub checkpoint_failures: Counter,
     pub authentication_failures: Counter,
+    /// Events that the audit topic should have and has not.
+    pub audit_lost: Counter,
 }

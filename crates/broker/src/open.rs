@@ -1,7 +1,7 @@
 //! Starting a broker: recovery, then threads.
 
 use crate::{
-    Broker, Config, Error, authentication,
+    Broker, Config, Error, audit, authentication,
     broker::{Chore, Parts, Shared},
     checkpoint::{Checkpointer, Meta, key},
     client::Client,
@@ -266,6 +266,7 @@ impl Tasks {
         }
         runtime.spawn(do_chores(broker.clone(), self.chores));
         runtime.spawn(retention::run(broker.clone()));
+        runtime.spawn(audit::keep(broker.clone()));
         let broker = broker.clone();
         let (ready, is_ready) = oneshot::channel();
         runtime.spawn(async move {

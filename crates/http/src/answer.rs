@@ -16,9 +16,14 @@ use hyper::{
     header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue},
 };
 use percent_encoding::percent_decode_str;
-use posthaste_broker::Origin;
+use posthaste_broker::{Client, Origin};
 use posthaste_model::{ConnectionId, Name};
-use std::{future::poll_fn, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 use tokio::{sync::OwnedSemaphorePermit, time::timeout};
 
 /// A request body that publishes nothing.
@@ -33,6 +38,20 @@ const NAMESPACE_DEFAULT: &str = "default";
 pub struct Connection {
     pub origin: Origin,
     pub id: ConnectionId,
+    /// Whose log-in was noted last: each request shows its credentials anew.
+    pub noted: Mutex<Option<String>>,
+}
+
+impl Connection {
+    /// Notes a log-in, if the request before this one was not the same client's.
+    fn note(&self, client: &Client) {
+        let id = client.principal().id();
+        let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        if noted.as_ref() != Some(&id) {
+            client.audit_log_in(&self.origin);
+            *noted = Some(id);
+        }
+    }
 }
 
 /// Never fails: what goes wrong is a response too.
@@ -68,6 +87,7 @@ async fn handle(server: Arc<Server>, connection: &Connection, request: Request<I
     let names: Result<Vec<String>, Failure> = names.into_iter().map(decoded).collect();
     let (namespace, query) = split_query(head.uri.query().unwrap_or_default())?;
     let client = server.broker.client(principal, namespace, connection.id);
+    connection.note(&client);
     let has_body = !matches!(head.method, Method::GET | Method::HEAD | Method::DELETE);
     let (body, _room) = if has_body {
         check_content_type(head.headers.get(CONTENT_TYPE))?;

@@ -76,6 +76,7 @@ fn counters(out: &mut Exposition, call: &Call) {
             "Checkpoints that could not be made; the journal is kept.",
             m.checkpoint_failures.value(),
         ),
+        ("audit_lost", "Events that the audit topic should have and has not.", m.audit_lost.value()),
         ("authentication_failures", "Logins that were refused.", m.authentication_failures.value()),
     ] {
         out.counter(&format!("posthaste_{name}_total"), help, value);

@@ -13,7 +13,7 @@ use std::{
     convert::Infallible,
     pin::pin,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -97,7 +97,7 @@ async fn converse(stream: Stream, peer: &Peer, server: Arc<Server>) {
     let stream = server.shared.leave.guard(stream);
     let stream = Patience::new(stream, Duration::from_millis(limits.slow_reader_ms_max));
     let origin = server.broker.origin("http", peer);
-    let connection = Arc::new(Connection { origin, id: peer.connection });
+    let connection = Arc::new(Connection { origin, id: peer.connection, noted: Mutex::default() });
     let mut stopping = server.shared.stopping.clone();
     let service = service_fn(move |request| {
         let (server, connection) = (server.clone(), connection.clone());

@@ -253,6 +253,7 @@ impl Conversation {
             topic_ids: self.topic_ids,
             fetches: Arc::new(Mutex::default()),
         };
+        context.client.audit_log_in(&self.origin);
         let mailbox = self.mailbox.clone();
         let rights = context.client.watch_rights(move || mailbox.send(Event::Rights));
         self.access = Access::Admitted { context: context.clone(), by_password, _rights: rights };

@@ -66,6 +66,8 @@ pub struct Limits {
     pub reserve_bytes: u64,
     /// Idempotent producers remembered in one partition. Default 10,000.
     pub producers_per_partition_max: usize,
+    /// Size of the audit trail, in bytes; older events go. 0: none is kept. Default 64 MiB.
+    pub audit_bytes_max: u64,
     /// Times a message is dead-lettered before it is dropped instead, so that a circle of queues ends.
     /// Default 16.
     pub deaths_max: usize,
@@ -102,6 +104,7 @@ impl Default for Limits {
             recent_bytes_max: 32 * MIB,
             reserve_bytes: 8 * MIB as u64,
             producers_per_partition_max: 10_000,
+            audit_bytes_max: 64 * MIB as u64,
             deaths_max: 16,
         }
     }

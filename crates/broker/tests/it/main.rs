@@ -3,6 +3,7 @@
 
 mod access;
 mod anonymous;
+mod audit;
 mod churn;
 mod crossing;
 mod damage;

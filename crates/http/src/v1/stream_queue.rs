@@ -11,7 +11,7 @@ use crate::{
 use posthaste_broker::{Client, ConsumeOptions, Holder, right};
 use posthaste_engine::{
     Position,
-    catalog::Queue,
+    catalog::{Queue, Resource},
     command::{Mode, Outcome},
 };
 use serde::Deserialize;
@@ -37,6 +37,7 @@ pub async fn start(call: Call) -> Answer {
     let prefetch = u32::try_from(count).unwrap_or(u32::MAX).min(prefetch);
     let queue = call.client.queue_to::<right::Read>(call.text())?;
     let (sink, mailbox) = mailbox();
+    call.client.audit_read(Resource::Queue, call.text());
     let judged = Arc::clone(&queue);
     let (lines, body) =
         Lines::new(&call, move |client| client.allow::<right::Read, _>(judged.clone()).map(drop));

@@ -46,6 +46,7 @@ pub async fn start(call: Call) -> Answer {
     let parsed = Pattern::parse(&pattern, Syntax::DOTTED);
     let parsed = parsed.map_err(|e| Failure::invalid(format!("pattern: {e}")))?;
     call.client.may(Action::Read, Resource::Subject, &pattern)?;
+    call.client.audit_read(Resource::Subject, &pattern);
     let judged = pattern.clone();
     let (lines, body) = Lines::new(&call, move |client| client.may(Action::Read, Resource::Subject, &judged));
     let (ready, is_ready) = oneshot::channel();

@@ -9,7 +9,7 @@ use crate::{
     },
 };
 use posthaste_broker::{Broker, Client, PartitionLog, ReadError, Readable, right};
-use posthaste_engine::catalog::{Partition, Topic};
+use posthaste_engine::catalog::{Partition, Resource, Topic};
 use serde::Deserialize;
 use std::sync::Arc;
 use tokio::sync::Notify;
@@ -54,6 +54,7 @@ pub fn start(call: Call) -> Answer {
         log.watch(&moved);
         cursors.push(Cursor { partition, part, next: from.resolve(&log), log });
     }
+    call.client.audit_read(Resource::Topic, &topic.name);
     let judged = Arc::clone(&topic);
     let (lines, body) =
         Lines::new(&call, move |client| client.allow::<right::Read, _>(judged.clone()).map(drop));

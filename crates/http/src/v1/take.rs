@@ -13,7 +13,7 @@ use crate::{
 use posthaste_broker::{Broker, Client, ConsumeOptions, Holder, Readable, Resolved, right};
 use posthaste_engine::{
     Delivery, Position,
-    catalog::Queue,
+    catalog::{Queue, Resource},
     command::{Mode, Outcome},
 };
 use posthaste_model::DeathReason;
@@ -77,6 +77,9 @@ pub async fn take(call: &Call) -> Answer {
         if !taken.is_empty() {
             taken.extend(taker.pull(count.saturating_sub(taken.len())).await?);
         }
+    }
+    if !taken.is_empty() {
+        call.client.audit_read(Resource::Queue, &taker.queue.name);
     }
     let held = taken.iter().map(|r| (r.delivery.lane, r.delivery.position)).collect();
     let name = taker.queue.name.clone();

@@ -7,7 +7,7 @@ use crate::{
     server::stopped,
 };
 use posthaste_broker::{Allowed, Broker, LogEntry, PartitionLog, Readable, right};
-use posthaste_engine::catalog::{Partition, Topic};
+use posthaste_engine::catalog::{Partition, Resource, Topic};
 use serde::{Deserialize, Serialize};
 use std::{sync::Arc, time::Duration};
 use tokio::sync::Notify;
@@ -84,6 +84,9 @@ pub async fn read(call: &Call) -> Answer {
         call.client.allow::<right::Read, _>(Arc::clone(&topic))?;
     }
     let entries = log.read(from, bytes).await?;
+    if !entries.is_empty() {
+        call.client.audit_read(Resource::Topic, &topic.name);
+    }
     let reader = Reader { broker: call.broker(), topic: &topic.name, partition: index };
     let (messages, next) = reader.items(entries, from, count);
     Reply::json(&List { messages, next, start: log.start(), end: log.end() })

@@ -144,6 +144,7 @@ async fn converse(
         }
     };
     sessions.counters.connections.add(1);
+    client.audit_log_in(&from.origin);
     let subscriptions = match &queue {
         Some(queue) => sessions.subscriptions(queue, occupancy),
         None => Default::default(),
