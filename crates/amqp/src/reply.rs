@@ -59,7 +59,9 @@ fn refused(refusal: Refusal, error: &Error, about: Resource<'_>) -> Exception {
 
 fn denied(user: &str, action: Action, resource: Kind, name: &str, about: Resource<'_>) -> Exception {
     let permission = match action {
+        Action::Administer => "administer",
         Action::Configure => "configure",
+        Action::Describe => "describe",
         Action::Read => "read",
         Action::Write => "write",
     };
@@ -72,6 +74,7 @@ fn denied(user: &str, action: Action, resource: Kind, name: &str, about: Resourc
         Kind::Group => format!("group '{name}' in vhost '{vhost}'"),
         Kind::Topic => format!("topic '{name}' in vhost '{vhost}'"),
         Kind::Namespace => format!("vhost '{name}'"),
+        Kind::Broker => format!("broker '{name}'"),
     };
     Exception::new(
         ReplyCode::AccessRefused,

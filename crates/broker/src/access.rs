@@ -7,7 +7,7 @@
 use crate::{authentication::Principal, client::Client, error::Error, log::PartitionLog, origin::Grant};
 use posthaste_engine::{
     Catalog,
-    catalog::{Action, Partition, Queue, Resource, Topic, User},
+    catalog::{Action, Grants, Partition, Queue, Resource, Topic},
 };
 use posthaste_model::{ConnectionId, ConsumerId, Name, QueueId};
 use std::{fmt, marker::PhantomData, ops::Deref, sync::Arc};
@@ -39,7 +39,8 @@ pub mod right {
     }
 
     impl Right for See {
-        const ACTIONS: &'static [Action] = &[Action::Read, Action::Write, Action::Configure];
+        const ACTIONS: &'static [Action] =
+            &[Action::Read, Action::Write, Action::Configure, Action::Describe];
     }
 
     mod sealed {
@@ -142,11 +143,11 @@ pub struct Holder {
 }
 
 /// What a client's rights rest on, to see whether they have changed.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Rights {
-    user: Option<Arc<User>>,
+    grants: Grants,
     /// Of a client without credentials.
-    grant: Option<Grant>,
+    unnamed: Option<Grant>,
 }
 
 /// How far a partition reaches, without what is in it.
@@ -205,17 +206,7 @@ impl Holder {
 
 impl Rights {
     pub(crate) fn of(principal: &Principal, catalog: &Catalog) -> Rights {
-        Rights { user: principal.user(catalog).cloned(), grant: principal.grant(catalog) }
-    }
-}
-
-impl PartialEq for Rights {
-    fn eq(&self, other: &Rights) -> bool {
-        let same_user = match (&self.user, &other.user) {
-            (Some(one), Some(another)) => Arc::ptr_eq(one, another),
-            (one, another) => one.is_none() && another.is_none(),
-        };
-        same_user && self.grant == other.grant
+        Rights { grants: principal.grants(catalog), unnamed: principal.grant(catalog) }
     }
 }
 

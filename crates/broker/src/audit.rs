@@ -117,14 +117,15 @@ impl Shared {
         self.audit(format!("{kind}.{}", done.replace(' ', "-")), format!("{kind}/{name}"), data);
     }
 
-    /// A user was made, changed or deleted.
-    pub(crate) fn audit_user(&self, by: &Principal, done: &'static str, name: &str) {
+    /// A user or a group of users was made, changed or deleted.
+    pub(crate) fn audit_user(&self, by: &Principal, done: &'static str, kind: &'static str, name: &str) {
         // The first user of a new directory is nobody's doing.
         if by.is_broker() {
             return;
         }
         let data = Data { by: by.name().to_owned(), ..Data::default() };
-        self.audit(format!("user.{done}"), format!("user/{name}"), data);
+        let kind = kind.replace(' ', "-");
+        self.audit(format!("{kind}.{done}"), format!("{kind}/{name}"), data);
     }
 }
 

@@ -1,22 +1,15 @@
 //! Who a client is, and what it may do. The one check; each protocol's own access rules are views of it.
 
 use crate::{
-    broker::Broker,
-    origin::{GUEST, Grant, Unnamed},
+    origin::{Grant, Origin, Unnamed},
     revocation::Revoked,
 };
-use argon2::{
-    Algorithm, Argon2, Params, Version,
-    password_hash::{PasswordHash, PasswordHasher, PasswordVerifier, SaltString},
-};
-use parking_lot::Mutex;
 use posthaste_engine::{
     Catalog,
-    catalog::{Action, Options, Resource, User, glob},
+    catalog::{Asker, Grants, User, Wish},
 };
 use posthaste_model::Name;
-use sha2::{Digest, Sha256};
-use std::{collections::HashMap, sync::Arc};
+use std::{net::IpAddr, sync::Arc};
 
 /// The namespace of what the broker keeps of itself. Only administrators may do anything there, whatever the
 /// patterns of a permission match.
@@ -41,11 +34,27 @@ enum Kind {
     Anonymous(Unnamed),
     /// A part of the broker, by its name in the log.
     System(&'static str),
-    User {
-        name: Name,
-        /// The stored hash of the password that was shown; none was for one that is named by its id.
-        shown: Option<Arc<str>>,
-    },
+    User(Arc<Identity>),
+}
+
+/// Somebody who has logged in.
+#[derive(Debug)]
+struct Identity {
+    name: Name,
+    /// Groups that it is in besides those of the user's entry.
+    groups: Vec<Name>,
+    /// The client's address; none for what was stored.
+    from: Option<IpAddr>,
+    shown: Shown,
+}
+
+/// What a client has logged in with: it stays connected as long as that is good.
+#[derive(Debug)]
+pub(crate) enum Shown {
+    /// It is named by its id.
+    Nothing,
+    /// The password of the user as it was then.
+    Password(Arc<User>),
 }
 
 /// Why a client was not let in. It is told no more than that.
@@ -71,7 +80,7 @@ impl Principal {
         match &self.0 {
             Kind::Anonymous(_) => "anonymous",
             Kind::System(what) => what,
-            Kind::User { name, .. } => name,
+            Kind::User(identity) => &identity.name,
         }
     }
 
@@ -86,7 +95,7 @@ impl Principal {
 
     /// Whether this is the user of that name, and not somebody else who is called so.
     pub fn is_user(&self, name: &str) -> bool {
-        matches!(&self.0, Kind::User { name: user, .. } if **user == *name)
+        matches!(&self.0, Kind::User(identity) if *identity.name == *name)
     }
 
     /// No two have the same.
@@ -94,7 +103,7 @@ impl Principal {
         match &self.0 {
             Kind::Anonymous(_) => "anonymous".to_owned(),
             Kind::System(what) => format!("system:{what}"),
-            Kind::User { name, .. } => format!("user:{name}"),
+            Kind::User(identity) => format!("user:{}", identity.name),
         }
     }
 
@@ -102,55 +111,49 @@ impl Principal {
     pub fn with_id(id: &str) -> Option<Principal> {
         match id.split_once(':') {
             None if id == "anonymous" => Some(Principal::anonymous(Unnamed::local())),
-            Some(("user", name)) => {
-                Name::new(name).ok().map(|name| Principal(Kind::User { name, shown: None }))
-            }
+            Some(("user", name)) => Name::new(name).ok().map(|name| {
+                let (groups, from, shown) = (Vec::new(), None, Shown::Nothing);
+                Principal(Kind::User(Arc::new(Identity { name, groups, from, shown })))
+            }),
             _ => None,
         }
     }
 
-    /// The user as it is now.
-    pub(crate) fn user<'c>(&self, catalog: &'c Catalog) -> Option<&'c Arc<User>> {
+    /// What the rights of a user rest on now.
+    pub(crate) fn grants(&self, catalog: &Catalog) -> Grants {
         match &self.0 {
-            Kind::User { name, .. } => catalog.user(name),
-            Kind::Anonymous(_) | Kind::System(_) => None,
+            Kind::User(identity) => catalog.grants(&identity.name, &identity.groups),
+            Kind::Anonymous(_) | Kind::System(_) => Grants::default(),
         }
     }
 
-    pub(crate) fn may(
-        &self,
-        catalog: &Catalog,
-        action: Action,
-        resource: Resource,
-        namespace: &str,
-        name: &str,
-    ) -> bool {
-        if namespace == SYSTEM_NAMESPACE {
+    /// Whether it may do something; `client` is what the client calls itself.
+    pub(crate) fn may(&self, catalog: &Catalog, client: Option<&str>, wish: &Wish<'_>) -> bool {
+        if wish.namespace == SYSTEM_NAMESPACE {
             return self.is_administrator(catalog);
         }
         match &self.0 {
-            Kind::Anonymous(unnamed) => unnamed.grant(catalog).allows(action),
+            Kind::Anonymous(unnamed) => unnamed.grant(catalog).allows(wish.action),
             Kind::System(_) => true,
-            Kind::User { name: user, .. } => {
-                catalog.user(user).is_some_and(|user| user.may(action, resource, namespace, name))
-            }
+            Kind::User(identity) => catalog.may(&identity.asker(client), &identity.groups, wish),
         }
     }
 
-    /// Whether the user is still there, with the password that was shown; of a client without credentials,
+    /// Whether the user is still there, and what it has shown is still good; of a client without credentials,
     /// whether such are let in.
     pub(crate) fn standing(&self, catalog: &Catalog) -> Result<(), Revoked> {
-        let (name, shown) = match &self.0 {
+        let identity = match &self.0 {
             Kind::Anonymous(unnamed) if unnamed.grant(catalog) == Grant::Nothing => {
                 return Err(Revoked::Anonymous);
             }
             Kind::Anonymous(_) | Kind::System(_) => return Ok(()),
-            Kind::User { name, shown } => (name, shown),
+            Kind::User(identity) => identity,
         };
-        let user = catalog.user(name).ok_or_else(|| Revoked::Deleted(name.to_string()))?;
-        match shown {
-            Some(shown) if **shown != *user.password_hash => Err(Revoked::Password(name.to_string())),
-            _ => Ok(()),
+        let name = || identity.name.to_string();
+        let user = catalog.user(&identity.name).ok_or_else(|| Revoked::Deleted(name()))?;
+        match &identity.shown {
+            Shown::Password(shown) if shown.password != user.password => Err(Revoked::Password(name())),
+            Shown::Nothing | Shown::Password(_) => Ok(()),
         }
     }
 
@@ -158,7 +161,7 @@ impl Principal {
         match &self.0 {
             Kind::Anonymous(unnamed) => unnamed.grant(catalog) == Grant::Everything,
             Kind::System(_) => true,
-            Kind::User { name, .. } => catalog.user(name).is_some_and(|user| user.administrator),
+            Kind::User(identity) => catalog.is_administrator(&identity.name, &identity.groups),
         }
     }
 
@@ -166,14 +169,24 @@ impl Principal {
         if namespace == SYSTEM_NAMESPACE {
             return self.is_administrator(catalog);
         }
-        let name = match &self.0 {
-            Kind::Anonymous(unnamed) => return unnamed.grant(catalog) != Grant::Nothing,
-            Kind::System(_) => return true,
-            Kind::User { name, .. } => name,
-        };
-        catalog.user(name).is_some_and(|user| {
-            user.administrator || user.permissions.iter().any(|p| glob(&p.namespace, namespace))
-        })
+        match &self.0 {
+            Kind::Anonymous(unnamed) => unnamed.grant(catalog) != Grant::Nothing,
+            Kind::System(_) => true,
+            Kind::User(identity) => catalog.may_enter(&identity.asker(None), &identity.groups, namespace),
+        }
+    }
+
+    /// Lets in the user of an entry of the catalog, who has shown something good.
+    pub(crate) fn admit(
+        user: &User,
+        origin: &Origin,
+        shown: Shown,
+    ) -> Result<Principal, AuthenticationError> {
+        if user.loopback_only && !origin.is_local {
+            return Err(AuthenticationError::LoopbackOnly);
+        }
+        let (name, from) = (user.name.clone(), Some(origin.peer.ip()));
+        Ok(Principal(Kind::User(Arc::new(Identity { name, groups: Vec::new(), from, shown }))))
     }
 
     pub(crate) fn anonymous(unnamed: Unnamed) -> Principal {
@@ -184,7 +197,7 @@ impl Principal {
     pub(crate) fn grant(&self, catalog: &Catalog) -> Option<Grant> {
         match &self.0 {
             Kind::Anonymous(unnamed) => Some(unnamed.grant(catalog)),
-            Kind::System(_) | Kind::User { .. } => None,
+            Kind::System(_) | Kind::User(_) => None,
         }
     }
 
@@ -194,145 +207,8 @@ impl Principal {
     }
 }
 
-/// Passwords that were right before, so that a reconnect does not cost a hash: user to (what was hashed, the
-/// stored hash it was right for).
-#[derive(Default)]
-pub(crate) struct KnownPasswords {
-    salt: std::sync::OnceLock<[u8; 16]>,
-    right: Mutex<HashMap<Name, ([u8; 32], String)>>,
-    /// What the password of a user that is not there is checked against.
-    decoy: std::sync::OnceLock<String>,
-}
-
-/// Of the password that everyone knows; so it needs neither a salt of its own nor time at the first start.
-const GUEST_HASH: &str =
-    "$argon2id$v=19$m=7168,t=5,p=1$ghygQEKRFVLbnWeVwpwwPQ$2O21MK2FmptEFzQr5BtNd17jY5NGt8FyXP7ur4YvM9c";
-const KNOWN_PASSWORDS_MAX: usize = 10_000;
-const PASSWORD_BYTES_MAX: usize = 1_024;
-
-impl KnownPasswords {
-    fn fingerprint(&self, password: &[u8]) -> [u8; 32] {
-        let salt = self.salt.get_or_init(|| {
-            let mut salt = [0; 16];
-            // Without randomness the fingerprint is merely unsalted; it never leaves this process.
-            let _ = getrandom::fill(&mut salt);
-            salt
-        });
-        Sha256::new().chain_update(salt).chain_update(password).finalize().into()
-    }
-
-    fn decoy(&self) -> &str {
-        self.decoy.get_or_init(|| hash_password(b"nobody").unwrap_or_default())
-    }
-}
-
-impl Broker {
-    /// Whether a user exists and has this password. Nothing is logged, nothing delayed.
-    pub async fn has_password(&self, user: &str, password: &[u8]) -> bool {
-        match self.known_password(user, password, true) {
-            Some(known) => known.is_ok(),
-            None => self.check_password(user, password, true).await.is_ok(),
-        }
-    }
-
-    /// What is to be said to credentials that can be judged without hashing the password.
-    pub(crate) fn known_password(
-        &self,
-        user: &str,
-        password: &[u8],
-        local: bool,
-    ) -> Option<Result<Principal, AuthenticationError>> {
-        if password.len() > PASSWORD_BYTES_MAX {
-            return Some(Err(AuthenticationError::Wrong));
-        }
-        let catalog = self.shared.catalog_now();
-        let user = catalog.user(user)?;
-        let fingerprint = self.shared.passwords.fingerprint(password);
-        let known = self.shared.passwords.right.lock();
-        let (right, hash) = known.get(&user.name)?;
-        (*right == fingerprint && *hash == user.password_hash).then(|| admit(user, local))
-    }
-
-    /// Checks a password against its hash, which costs some milliseconds of work.
-    pub(crate) async fn check_password(
-        &self,
-        name: &str,
-        password: &[u8],
-        local: bool,
-    ) -> Result<Principal, AuthenticationError> {
-        let user = self.catalog().user(name).cloned();
-        let fingerprint = self.shared.passwords.fingerprint(password);
-        // An unknown user costs as much as a wrong password, so that names cannot be guessed by time.
-        let hash = user.as_ref().map(|user| user.password_hash.clone());
-        let (password, shared) = (password.to_vec(), self.shared.clone());
-        let check = move || match hash {
-            Some(hash) => verify(&password, &hash),
-            None => {
-                verify(&password, shared.passwords.decoy());
-                false
-            }
-        };
-        match (user, self.hash_work(check).await) {
-            (_, None) => Err(AuthenticationError::Busy),
-            (Some(user), Some(true)) => {
-                let mut known = self.shared.passwords.right.lock();
-                if known.len() < KNOWN_PASSWORDS_MAX || known.contains_key(&user.name) {
-                    known.insert(user.name.clone(), (fingerprint, user.password_hash.clone()));
-                }
-                drop(known);
-                admit(&user, local)
-            }
-            _ => Err(AuthenticationError::Wrong),
-        }
-    }
-}
-
-fn admit(user: &User, loopback: bool) -> Result<Principal, AuthenticationError> {
-    if user.loopback_only && !loopback {
-        return Err(AuthenticationError::LoopbackOnly);
-    }
-    let shown = Some(Arc::from(&*user.password_hash));
-    Ok(Principal(Kind::User { name: user.name.clone(), shown }))
-}
-
-/// The user that a new data directory has.
-pub(crate) fn guest() -> User {
-    User {
-        name: Name::constant(GUEST),
-        password_hash: GUEST_HASH.to_owned(),
-        loopback_only: true,
-        administrator: true,
-        permissions: Vec::new(),
-        options: Options::new(),
-    }
-}
-
-/// Argon2id with 7 MiB and 5 passes, one of OWASP's recommended settings.
-fn hasher() -> Result<Argon2<'static>, String> {
-    let params = Params::new(7 * 1024, 5, 1, None).map_err(|e| e.to_string())?;
-    Ok(Argon2::new(Algorithm::Argon2id, Version::V0x13, params))
-}
-
-/// A salted hash of a password, as users keep it. Costs some milliseconds.
-pub fn hash_password(password: &[u8]) -> Result<String, String> {
-    let mut salt = [0u8; 16];
-    getrandom::fill(&mut salt).map_err(|e| format!("no randomness for a salt: {e}"))?;
-    let salt = SaltString::encode_b64(&salt).map_err(|e| e.to_string())?;
-    hasher()?.hash_password(password, &salt).map(|hash| hash.to_string()).map_err(|e| e.to_string())
-}
-
-fn verify(password: &[u8], hash: &str) -> bool {
-    let (Ok(hasher), Ok(hash)) = (hasher(), PasswordHash::new(hash)) else { return false };
-    hasher.verify_password(password, &hash).is_ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn guest_logs_in_with_the_password_that_everyone_knows() {
-        let user = guest();
-        assert!(verify(b"guest", &user.password_hash) && user.loopback_only);
+impl Identity {
+    fn asker<'a>(&'a self, client: Option<&'a str>) -> Asker<'a> {
+        Asker { user: &self.name, client, from: self.from }
     }
 }

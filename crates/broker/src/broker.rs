@@ -2,7 +2,7 @@
 
 use crate::{
     audit::Audit,
-    authentication::{KnownPasswords, Principal},
+    authentication::Principal,
     client::Client,
     damage::Damage,
     environment::{Clock, Work},
@@ -14,6 +14,7 @@ use crate::{
     login::LogIns,
     metrics::Metrics,
     origin::Anonymous,
+    password::KnownPasswords,
     retained::RetainedView,
     revocation::Revocations,
     tap::Taps,

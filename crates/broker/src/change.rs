@@ -29,7 +29,8 @@ pub(crate) fn subject_of(command: &CatalogCommand) -> String {
             exchange.to_string()
         }
         CatalogCommand::PutUser(user) => user.name.to_string(),
-        CatalogCommand::DeleteUser(name) => name.to_string(),
+        CatalogCommand::PutUserGroup(group) => group.name.to_string(),
+        CatalogCommand::DeleteUser(name) | CatalogCommand::DeleteUserGroup(name) => name.to_string(),
     }
 }
 
@@ -139,6 +140,7 @@ pub(crate) fn only_deletes(changes: &[Change]) -> bool {
                 | CatalogEvent::ExchangeDeleted { .. }
                 | CatalogEvent::Unbound { .. }
                 | CatalogEvent::UserDeleted(_)
+                | CatalogEvent::UserGroupDeleted(_)
         )
     })
 }

@@ -495,6 +495,7 @@ fn catalog_key(index: usize, event: &CatalogEvent) -> Vec<u8> {
             let identity = identity.unwrap_or_default();
             (6, format!("{namespace}\0{exchange}\0{:08x}{}", crc32c::crc32c(&identity), hex(&identity)))
         }
+        CatalogEvent::UserGroupPut(group) => (8, group.name.to_string()),
         // Others are no part of a catalog's own events.
         _ => (7, index.to_string()),
     };

@@ -6,6 +6,7 @@ mod sessions;
 
 use crate::{
     access::{Configurable, right},
+    administration::Administration,
     authentication::{BROKER, Principal},
     batch::Batch,
     broker::{Broker, Shared},
@@ -16,7 +17,7 @@ use posthaste_engine::{
     Catalog, Command, Reply,
     catalog::{
         Action, BUS, Binding, CatalogCommand, Exchange, ExchangeSpec, Partition, Queue, QueueConfig,
-        Resource, Target, Topic, TopicConfig, User,
+        Resource, Target, Topic, TopicConfig, User, UserGroup, Wish,
     },
     command::Mode,
     effect::QueueState,
@@ -31,6 +32,8 @@ pub struct Client {
     principal: Principal,
     namespace: Name,
     connection: ConnectionId,
+    /// What the client calls itself.
+    calls_itself: Option<Arc<str>>,
 }
 
 /// What a new queue is to be.
@@ -60,7 +63,7 @@ impl Client {
         namespace: Name,
         connection: ConnectionId,
     ) -> Client {
-        Client { broker, principal, namespace, connection }
+        Client { broker, principal, namespace, connection, calls_itself: None }
     }
 
     /// The broker's own handle, for what it does on nobody's behalf.
@@ -84,6 +87,11 @@ impl Client {
         self.connection
     }
 
+    /// The same connection, of a client that has said what it calls itself.
+    pub fn calling_itself(self, name: &str) -> Client {
+        Client { calls_itself: Some(name.into()), ..self }
+    }
+
     /// The same connection in another namespace.
     pub fn in_namespace(&self, namespace: Name) -> Client {
         Client { namespace, ..self.clone() }
@@ -102,14 +110,19 @@ impl Client {
         resource: Resource,
         name: &str,
     ) -> Result<(), Error> {
-        if self.principal.may(catalog, action, resource, &self.namespace, name) {
+        let wish = Wish { action, resource, namespace: &self.namespace, name };
+        if self.principal.may(catalog, self.calls_itself.as_deref(), &wish) {
             return Ok(());
         }
         let (user, name) = (self.principal.name().to_owned(), name.to_owned());
         Err(Error::Denied { user, action, resource, name })
     }
 
-    /// Whether the principal may do everything, and manage users.
+    pub(crate) fn may_wish(&self, wish: &Wish<'_>) -> bool {
+        self.principal.may(&self.shared().catalog_now(), self.calls_itself.as_deref(), wish)
+    }
+
+    /// Whether the principal may do everything.
     pub fn is_administrator(&self) -> bool {
         self.principal.is_administrator(&self.shared().catalog_now())
     }
@@ -399,35 +412,45 @@ impl Client {
         Ok(())
     }
 
-    /// Adds or replaces a user. Only administrators may.
+    /// Adds or replaces a user.
     pub async fn put_user(&self, user: User) -> Result<(), Error> {
-        self.administers(&user.name)?;
+        self.may_administer(Administration::Users)?;
         let name = user.name.clone();
         let done = if self.broker.catalog().user(&name).is_some() { "changed" } else { "created" };
-        self.shared().change_catalog(CatalogCommand::PutUser(user)).await?;
-        self.note_user(done, &name);
+        self.shared().change_catalog(CatalogCommand::PutUser(Box::new(user))).await?;
+        self.note_user(done, "user", &name);
         Ok(())
     }
 
     pub async fn delete_user(&self, name: &Name) -> Result<(), Error> {
-        self.administers(name)?;
+        self.may_administer(Administration::Users)?;
         self.shared().change_catalog(CatalogCommand::DeleteUser(name.clone())).await?;
-        self.note_user("deleted", name);
+        self.note_user("deleted", "user", name);
         Ok(())
     }
 
-    fn note_user(&self, done: &'static str, name: &str) {
-        // Who may log in is never beside the point, whoever changed it.
-        tracing::info!(by = self.principal.name(), kind = "user", name, "{done}");
-        self.shared().audit_user(&self.principal, done, name);
+    /// Adds or replaces a group of users.
+    pub async fn put_user_group(&self, group: UserGroup) -> Result<(), Error> {
+        self.may_administer(Administration::UserGroups)?;
+        let name = group.name.clone();
+        let done = if self.broker.catalog().user_group(&name).is_some() { "changed" } else { "created" };
+        self.shared().change_catalog(CatalogCommand::PutUserGroup(Box::new(group))).await?;
+        self.note_user(done, "user group", &name);
+        Ok(())
     }
 
-    fn administers(&self, name: &Name) -> Result<(), Error> {
-        if self.is_administrator() {
-            return Ok(());
-        }
-        let (user, name) = (self.principal.name().to_owned(), name.to_string());
-        Err(Error::Denied { user, action: Action::Configure, resource: Resource::Namespace, name })
+    /// Deletes a group of users that has no members.
+    pub async fn delete_user_group(&self, name: &Name) -> Result<(), Error> {
+        self.may_administer(Administration::UserGroups)?;
+        self.shared().change_catalog(CatalogCommand::DeleteUserGroup(name.clone())).await?;
+        self.note_user("deleted", "user group", name);
+        Ok(())
+    }
+
+    fn note_user(&self, done: &'static str, kind: &'static str, name: &str) {
+        // Who may log in is never beside the point, whoever changed it.
+        tracing::info!(by = self.principal.name(), kind, name, "{done}");
+        self.shared().audit_user(&self.principal, done, kind, name);
     }
 
     /// The connection is over: its exclusive queues go.

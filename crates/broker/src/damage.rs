@@ -214,6 +214,8 @@ fn change_of_names(event: &CatalogEvent) -> String {
         CatalogEvent::ExchangeDeleted { name, .. } => format!("the end of exchange {name}"),
         CatalogEvent::Unbound { exchange, .. } => format!("the end of a binding of exchange {exchange}"),
         CatalogEvent::UserDeleted(name) => format!("the end of user {name}"),
+        CatalogEvent::UserGroupPut(group) => format!("the making or settings of user group {}", group.name),
+        CatalogEvent::UserGroupDeleted(name) => format!("the end of user group {name}"),
         CatalogEvent::IdsReserved(_) => "a reservation of ids".to_owned(),
     }
 }

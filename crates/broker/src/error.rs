@@ -96,6 +96,13 @@ pub(crate) fn from_catalog(refusal: CatalogRefusal, name: &str) -> Error {
         CatalogRefusal::TopicUnknown => Error::NotFound(Resource::Topic, name.to_owned()),
         CatalogRefusal::Unchanged => Error::Exists,
         CatalogRefusal::Unknown => Error::NotFound(Resource::Namespace, name.to_owned()),
+        CatalogRefusal::TakenCredential => Error::Invalid(format!(
+            "a certificate name or an access key of user '{name}' is another user's; take it from there first"
+        )),
+        CatalogRefusal::UserGroupUnknown => {
+            Error::Invalid("there is no such group of users; create it first".to_owned())
+        }
+        CatalogRefusal::UserUnknown => Error::Invalid(format!("there is no user '{name}'")),
         CatalogRefusal::Shrinks => {
             Error::Invalid("a topic cannot have fewer partitions than it has".to_owned())
         }

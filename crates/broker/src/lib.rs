@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod access;
+mod administration;
 mod ahead;
 mod audit;
 mod authentication;
@@ -30,6 +31,7 @@ mod open;
 mod origin;
 mod outbox;
 mod ownership;
+mod password;
 mod record;
 mod repair;
 mod resolve;
@@ -37,6 +39,7 @@ mod retained;
 mod retention;
 mod revocation;
 mod salvage;
+mod scram;
 pub mod stepped;
 mod tap;
 mod thread;
@@ -45,9 +48,10 @@ mod tickets;
 pub use access::{
     Allowed, Configurable, Extent, Holder, Protected, Readable, Rights, Visible, Writable, right,
 };
+pub use administration::Administration;
 pub use ahead::ReadAhead;
 pub use audit::AUDIT_TOPIC;
-pub use authentication::{AuthenticationError, Credentials, Principal, SYSTEM_NAMESPACE, hash_password};
+pub use authentication::{AuthenticationError, Credentials, Principal, SYSTEM_NAMESPACE};
 pub use batch::{AppendBatch, Batch, Outcome, Routed};
 pub use broker::{Broker, Config, Footprint};
 pub use check::{Check, CheckpointsCheck, JournalCheck, SegmentsCheck, check};
@@ -62,9 +66,11 @@ pub use login::FAILED_LOG_IN_DELAY;
 pub use metrics::Metrics;
 pub use open::{Fatal, OpenError};
 pub use origin::{Anonymous, Origin};
+pub use password::hash_password;
 pub use repair::{QUARANTINE_DIR, Repair, repair};
 pub use resolve::Resolved;
 pub use revocation::{Revoked, RightsWatch};
+pub use scram::{Exchange as ScramExchange, Mechanism as ScramMechanism};
 pub use thread::DeliverySink;
 
 pub use posthaste_engine as engine;

@@ -8,11 +8,13 @@
 
 use crate::{
     Broker, Error,
-    authentication::{AuthenticationError, Credentials, Principal, hash_password},
+    authentication::{AuthenticationError, Credentials, Principal},
     environment::Work,
     origin::Origin,
+    password::hash_password,
 };
 use parking_lot::Mutex;
+use posthaste_engine::catalog::Password;
 use posthaste_model::{Name, Timestamp};
 use std::{
     collections::HashMap,
@@ -243,7 +245,7 @@ impl Broker {
         origin: &Origin,
         credentials: Credentials<'_>,
     ) -> Result<Principal, AuthenticationError> {
-        let (local, peer) = (origin.is_local, origin.peer);
+        let peer = origin.peer;
         let (user, password) = match credentials {
             Credentials::Anonymous if self.admits_anonymous(origin) => {
                 return Ok(Principal::anonymous(origin.unnamed()));
@@ -251,7 +253,7 @@ impl Broker {
             Credentials::Anonymous => return Err(self.refused(origin, None, origin.why_no_anonymous())),
             Credentials::Password { user, password } => (user, password),
         };
-        if let Some(known) = self.known_password(user, password, local) {
+        if let Some(known) = self.known_password(user, password, origin) {
             return known.map_err(|error| self.refused(origin, Some(user), error));
         }
         let turns = self.shared.log_ins.table.lock().place(peer.ip()).turns.clone();
@@ -266,9 +268,9 @@ impl Broker {
             }
         };
         // Somebody before may have shown the same.
-        let result = match self.known_password(user, password, local) {
+        let result = match self.known_password(user, password, origin) {
             Some(known) => known,
-            None => self.check_password(user, password, local).await,
+            None => self.check_password(user, password, origin).await,
         };
         let Err(error) = result else { return result };
         let error = self.refused(origin, Some(user), error);
@@ -290,11 +292,11 @@ impl Broker {
         self.log_in(&Origin::direct(peer), credentials).await
     }
 
-    /// A salted hash of a password, as users keep it.
+    /// What users keep of a password.
     ///
     /// # Errors
     /// Too many wait for theirs, or the machine has no randomness.
-    pub async fn hash_password(&self, password: Vec<u8>) -> Result<String, Error> {
+    pub async fn hash_password(&self, password: Vec<u8>) -> Result<Password, Error> {
         let hashed = self.hash_work(move || hash_password(&password)).await;
         hashed.ok_or(Error::Invalid(AuthenticationError::Busy.to_string()))?.map_err(Error::Invalid)
     }

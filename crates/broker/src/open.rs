@@ -1,7 +1,7 @@
 //! Starting a broker: recovery, then threads.
 
 use crate::{
-    Broker, Config, Error, audit, authentication,
+    Broker, Config, Error, audit,
     broker::{Chore, Parts, Shared},
     checkpoint::{Checkpointer, Meta, key},
     client::Client,
@@ -11,7 +11,7 @@ use crate::{
     inbox::{self, Inbox, inbox},
     kept::closed_by,
     log::{Chunk, JournalEntry, Logs, Storage},
-    outbox,
+    outbox, password,
     record::{self, StoredAt, stored_at},
     retention,
     salvage::Followed,
@@ -338,7 +338,7 @@ impl Broker {
                 Ok(()) | Err(Error::Exists) => {}
                 Err(error) => return Err(error.to_string()),
             }
-            client.put_user(authentication::guest()).await.map_err(|e| e.to_string())
+            client.put_user(password::guest()).await.map_err(|e| e.to_string())
         };
         if let Err(error) = created.await {
             tracing::error!(error, "the first namespace and user could not be created");

@@ -107,7 +107,7 @@ impl Grant {
         match self {
             Grant::Everything => true,
             Grant::Nothing => false,
-            Grant::Read => action == Action::Read,
+            Grant::Read => matches!(action, Action::Describe | Action::Read),
         }
     }
 }

@@ -2,8 +2,11 @@
 
 use crate::failure::Failure;
 use bytes::Bytes;
-use posthaste_broker::{Broker, Client};
-use posthaste_engine::catalog::{Action, Namespace, Resource};
+use posthaste_broker::{
+    Broker, Client,
+    right::{self, Right},
+};
+use posthaste_engine::catalog::{Namespace, Resource};
 use posthaste_model::Name;
 use posthaste_net::Shared;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -108,15 +111,13 @@ impl Call {
 
     /// Whether the caller may know of something: who may do anything with it may.
     pub fn sees(&self, resource: Resource, name: &str) -> bool {
-        [Action::Read, Action::Write, Action::Configure]
-            .into_iter()
-            .any(|action| self.client.may(action, resource, name).is_ok())
+        self.client.may_any(right::See::ACTIONS, resource, name).is_ok()
     }
 
     /// # Errors
     /// As [`Client::may`], when the caller may do nothing at all with it.
     pub fn check_sees(&self, resource: Resource, name: &str) -> Result<(), Failure> {
-        if self.sees(resource, name) { Ok(()) } else { Ok(self.client.may(Action::Read, resource, name)?) }
+        Ok(self.client.may_any(right::See::ACTIONS, resource, name)?)
     }
 }
 

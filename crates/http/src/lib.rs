@@ -13,10 +13,12 @@ mod message;
 mod metrics;
 mod partition;
 mod patience;
+mod permission;
 mod routes;
 mod server;
 mod v1;
 
+pub use permission::PermissionView;
 #[doc(hidden)]
 pub use routes::paths;
 pub use server::serve;

@@ -11,6 +11,7 @@ pub enum Operation {
     CreateQueue,
     CreateTopic,
     CreateUser,
+    CreateUserGroup,
     ChangeQueue,
     ChangeTopic,
     DeleteBinding,
@@ -20,12 +21,14 @@ pub enum Operation {
     DeleteQueue,
     DeleteTopic,
     DeleteUser,
+    DeleteUserGroup,
     DescribeExchange,
     DescribeGroup,
     DescribeNamespace,
     DescribeQueue,
     DescribeTopic,
     DescribeUser,
+    DescribeUserGroup,
     Health,
     ListBindings,
     ListExchanges,
@@ -33,6 +36,7 @@ pub enum Operation {
     ListNamespaces,
     ListQueues,
     ListTopics,
+    ListUserGroups,
     ListUsers,
     Metrics,
     PublishToExchange,
@@ -40,6 +44,7 @@ pub enum Operation {
     PublishToTopic,
     PurgeQueue,
     PutUser,
+    PutUserGroup,
     ReadTopic,
     Readiness,
     Status,
@@ -70,6 +75,7 @@ impl Operation {
             | O::DescribeQueue
             | O::DescribeTopic
             | O::DescribeUser
+            | O::DescribeUserGroup
             | O::Health
             | O::ListBindings
             | O::ListExchanges
@@ -77,6 +83,7 @@ impl Operation {
             | O::ListNamespaces
             | O::ListQueues
             | O::ListTopics
+            | O::ListUserGroups
             | O::ListUsers
             | O::Metrics
             | O::ReadTopic
@@ -89,6 +96,7 @@ impl Operation {
             | O::CreateQueue
             | O::CreateTopic
             | O::CreateUser
+            | O::CreateUserGroup
             | O::ChangeQueue
             | O::ChangeTopic
             | O::DeleteBinding
@@ -98,11 +106,13 @@ impl Operation {
             | O::DeleteQueue
             | O::DeleteTopic
             | O::DeleteUser
+            | O::DeleteUserGroup
             | O::PublishToExchange
             | O::PublishToQueue
             | O::PublishToTopic
             | O::PurgeQueue
             | O::PutUser
+            | O::PutUserGroup
             // They take messages, or make a queue to listen with.
             | O::StreamQueue
             | O::StreamSubject
@@ -158,6 +168,11 @@ pub const ROUTES: &[(&str, Methods)] = {
         ("/v1/bindings", &[(GET, O::ListBindings), (POST, O::CreateBinding), (DELETE, O::DeleteBinding)]),
         ("/v1/users", &[(GET, O::ListUsers), (POST, O::CreateUser)]),
         ("/v1/users/*", &[(GET, O::DescribeUser), (PUT, O::PutUser), (DELETE, O::DeleteUser)]),
+        ("/v1/user-groups", &[(GET, O::ListUserGroups), (POST, O::CreateUserGroup)]),
+        (
+            "/v1/user-groups/*",
+            &[(GET, O::DescribeUserGroup), (PUT, O::PutUserGroup), (DELETE, O::DeleteUserGroup)],
+        ),
         ("/v1/groups", &[(GET, O::ListGroups)]),
         ("/v1/groups/*", &[(GET, O::DescribeGroup), (DELETE, O::DeleteGroup)]),
         ("/v1/subjects/stream", &[(POST, O::StreamSubject)]),

@@ -111,6 +111,6 @@ fn denied(resource: Resource) -> ErrorCode {
         Resource::Topic | Resource::Subject | Resource::Queue | Resource::Exchange => {
             ErrorCode::TopicAuthorizationFailed
         }
-        Resource::Namespace => ErrorCode::ClusterAuthorizationFailed,
+        Resource::Namespace | Resource::Broker => ErrorCode::ClusterAuthorizationFailed,
     }
 }

@@ -1,6 +1,6 @@
 //! What the broker is started with: defaults, under the file, under the environment, under the flags.
 
-use crate::users::UserEntry;
+use crate::users::{UserEntry, UserGroupEntry};
 use posthaste_model::Limits;
 use serde::Deserialize;
 use std::{collections::BTreeMap, path::PathBuf};
@@ -24,6 +24,8 @@ pub struct File {
     pub limits: Limits,
     /// Users that are to be there, by name.
     pub users: BTreeMap<String, UserEntry>,
+    /// Groups of users that are to be there, by name.
+    pub user_groups: BTreeMap<String, UserGroupEntry>,
 }
 
 /// What can be set about the MQTT listener.

@@ -11,7 +11,9 @@ mod serve;
 mod users;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
-use client::{About, binding, exchange, group, namespace, publish, queue, status, subscribe, topic, user};
+use client::{
+    About, binding, exchange, group, namespace, publish, queue, status, subscribe, topic, user, user_group,
+};
 use std::process::ExitCode;
 
 /// A message broker that speaks Kafka, AMQP 0-9-1 and MQTT on one durable engine.
@@ -45,6 +47,8 @@ enum Command {
     Namespace(Box<About<namespace::Command>>),
     /// Create, list, describe, alter and delete users
     User(Box<About<user::Command>>),
+    /// Create, list, describe, alter and delete groups of users
+    UserGroup(Box<About<user_group::Command>>),
     Check(check::Flags),
     Repair(repair::Flags),
     /// Print a shell's completion script
@@ -72,6 +76,7 @@ fn main() -> ExitCode {
         Some(Command::Group(about)) => about.run(group::run),
         Some(Command::Namespace(about)) => about.run(namespace::run),
         Some(Command::User(about)) => about.run(user::run),
+        Some(Command::UserGroup(about)) => about.run(user_group::run),
         Some(Command::Check(flags)) => flags.run(),
         Some(Command::Repair(flags)) => flags.run(),
         Some(Command::Completions(wanted)) => {

@@ -1,48 +1,72 @@
 //! Permissions as people write them.
 
-use posthaste_broker::engine::catalog::{Action, Permission, Resource};
+use posthaste_broker::engine::catalog::{Action, Effect, NamePattern, Permission, Resource};
 
-/// Reads `ACTIONS:KIND:NAME[@NAMESPACE]`, such as `read,write:topic:orders*`.
+/// Reads `[deny:]ACTIONS:KIND:NAME[@NAMESPACE][ from ADDRESS]`, such as `read,write:topic:orders*`. A name is
+/// `literal=TEXT`, `prefix=TEXT`, `regex=EXPRESSION` or a text in which `*` stands for any.
 ///
 /// # Errors
 /// Says what is wrong with it.
 pub fn parse(text: &str) -> Result<Permission, String> {
     let wrong = || format!("'{text}' is not ACTIONS:KIND:NAME, such as read,write:topic:orders*");
-    let mut parts = text.splitn(3, ':');
+    let (effect, rest) = match text.strip_prefix("deny:") {
+        Some(rest) => (Effect::Deny, rest),
+        None => (Effect::Allow, text),
+    };
+    let (rest, from) = match rest.rsplit_once(" from ") {
+        Some((rest, network)) => (rest, Some(Permission::parse_network(network)?)),
+        None => (rest, None),
+    };
+    let mut parts = rest.splitn(3, ':');
     let (Some(actions), Some(kind), Some(rest)) = (parts.next(), parts.next(), parts.next()) else {
         return Err(wrong());
     };
     let (name, namespace) = rest.rsplit_once('@').unwrap_or((rest, "*"));
     Ok(Permission {
-        namespace: namespace.to_owned(),
+        effect,
+        namespace: NamePattern::glob(namespace),
         resource: resource(kind)?,
-        name: name.to_owned(),
+        name: pattern(name)?,
+        exchange: None,
         actions: actions.split(',').map(action).collect::<Result<_, _>>()?,
+        from,
     })
 }
 
-fn action(text: &str) -> Result<Action, String> {
-    match text {
-        "configure" => Ok(Action::Configure),
-        "read" => Ok(Action::Read),
-        "write" => Ok(Action::Write),
-        _ => Err(format!("'{text}' is no action; there are configure, read and write")),
+/// As [`parse`], of what is denied.
+///
+/// # Errors
+/// Says what is wrong with it.
+pub fn parse_denied(text: &str) -> Result<Permission, String> {
+    parse(text).map(Permission::denied)
+}
+
+fn pattern(text: &str) -> Result<NamePattern, String> {
+    match text.split_once('=') {
+        Some(("literal", name)) => Ok(NamePattern::Literal(name.to_owned())),
+        Some(("prefix", name)) => Ok(NamePattern::Prefix(name.to_owned())),
+        Some(("regex", expression)) => NamePattern::regex(expression),
+        _ => Ok(NamePattern::glob(text)),
     }
 }
 
+fn action(text: &str) -> Result<Action, String> {
+    let found = Action::ALL.iter().find(|(_, word)| *word == text);
+    found.map(|(action, _)| *action).ok_or_else(|| {
+        let words: Vec<&str> = Action::ALL.iter().map(|(_, word)| *word).collect();
+        format!("'{text}' is no action; there are {}", words.join(", "))
+    })
+}
+
 fn resource(text: &str) -> Result<Option<Resource>, String> {
-    match text {
-        "any" => Ok(None),
-        "exchange" => Ok(Some(Resource::Exchange)),
-        "group" => Ok(Some(Resource::Group)),
-        "namespace" => Ok(Some(Resource::Namespace)),
-        "queue" => Ok(Some(Resource::Queue)),
-        "subject" => Ok(Some(Resource::Subject)),
-        "topic" => Ok(Some(Resource::Topic)),
-        _ => Err(format!(
-            "'{text}' is no kind of thing; there are exchange, group, namespace, queue, subject, topic and any"
-        )),
+    if text == "any" {
+        return Ok(None);
     }
+    let found = Resource::ALL.iter().find(|(_, word)| *word == text);
+    found.map(|(resource, _)| Some(*resource)).ok_or_else(|| {
+        let words: Vec<&str> = Resource::ALL.iter().map(|(_, word)| *word).collect();
+        format!("'{text}' is no kind of thing; there are {} and any", words.join(", "))
+    })
 }
 
 #[cfg(test)]
@@ -51,19 +75,29 @@ mod tests {
 
     #[test]
     fn permissions() {
-        let permission = |namespace: &str, resource, name: &str, actions: &[Action]| {
-            let (namespace, name) = (namespace.to_owned(), name.to_owned());
-            Ok(Permission { namespace, resource, name, actions: actions.to_vec() })
+        let allow = |actions: &[Action], resource, name| Permission {
+            resource,
+            ..Permission::allow(actions, Resource::Topic, name)
         };
         let both = [Action::Read, Action::Write];
-        assert_eq!(parse("read,write:topic:a:b*"), permission("*", Some(Resource::Topic), "a:b*", &both));
-        assert_eq!(parse("configure:any:*@shop"), permission("shop", None, "*", &[Action::Configure]));
+        assert_eq!(parse("read,write:topic:a:b*"), Ok(allow(&both, Some(Resource::Topic), "a:b*")));
+        let in_shop =
+            Permission { namespace: NamePattern::glob("shop"), ..allow(&[Action::Configure], None, "*") };
+        assert_eq!(parse("configure:any:*@shop"), Ok(in_shop));
+        let denied = allow(&[Action::Describe], Some(Resource::Queue), "x").denied();
+        let network = Permission::parse_network("10.0.0.0/8").ok();
+        let far = Permission { from: network, name: NamePattern::regex("^a@b$").unwrap(), ..denied.clone() };
+        assert_eq!(parse("deny:describe:queue:x"), Ok(denied.clone()));
+        assert_eq!(parse_denied("describe:queue:x"), Ok(denied));
+        assert_eq!(parse("deny:describe:queue:regex=^a@b$@* from 10.9.9.9/8"), Ok(far));
         for (text, names) in [
             ("read", "ACTIONS:KIND:NAME"),
             ("read:topic", "ACTIONS:KIND:NAME"),
             (":topic:a", "''"),
             ("look:topic:a", "'look'"),
             ("read:table:a", "'table'"),
+            ("read:topic:regex=(", "regular expression"),
+            ("read:topic:a from here", "'here'"),
         ] {
             assert!(parse(text).unwrap_err().contains(names), "{text}");
         }

@@ -20,25 +20,17 @@ async fn clerk(world: &World, permissions: &[(Resource, &str, &[Action])]) -> Cl
 
 /// Adds the user with the password `secret`, or gives it other permissions; returns the client that did so.
 async fn set_clerk(world: &World, permissions: &[(Resource, &str, &[Action])]) -> posthaste_broker::Client {
-    let permission = |(resource, name, actions): &(Resource, &str, &[Action])| Permission {
-        namespace: "default".into(),
-        resource: Some(*resource),
-        name: (*name).into(),
-        actions: actions.to_vec(),
+    let permission = |(resource, name, actions): &(Resource, &str, &[Action])| {
+        Permission::allow(actions, *resource, name).within("default")
     };
     let known = world.broker.catalog().user("clerk").cloned();
     let user = User {
-        name: Name::constant("clerk"),
-        password_hash: known
-            .map_or_else(|| hash_password(b"secret").unwrap(), |user| user.password_hash.clone()),
-        loopback_only: false,
-        administrator: false,
+        password: known.map_or_else(|| hash_password(b"secret").unwrap(), |user| user.password.clone()),
         permissions: permissions.iter().map(permission).collect(),
-        options: Default::default(),
+        ..User::new(Name::constant("clerk"))
     };
-    let principal = world.broker.authenticate(Credentials::Anonymous, Ipv4Addr::LOCALHOST.into()).await;
     let connection = world.broker.next_connection();
-    let admin = world.broker.client(principal.unwrap(), Name::constant("default"), connection);
+    let admin = world.broker.system_client("test", Name::constant("default"), connection);
     admin.put_user(user).await.unwrap();
     admin
 }
@@ -163,8 +155,8 @@ async fn consumers_and_connections_end_with_the_rights_that_they_rest_on() {
     assert_eq!(clerk.delivery().await.body(), "ours");
     assert_eq!(admin.get_soon("orders").await.1.body.into_bytes(), "theirs");
     let known = User::clone(world.broker.catalog().user("clerk").unwrap());
-    let password_hash = hash_password(b"another").unwrap();
-    administrator.put_user(User { password_hash, ..known }).await.unwrap();
+    let password = hash_password(b"another").unwrap();
+    administrator.put_user(User { password, ..known }).await.unwrap();
     assert_eq!(
         refusal(&clerk.method().await).unwrap(),
         "! 320 CONNECTION_FORCED - the password of user 'clerk' was changed; log in again"

@@ -5,8 +5,8 @@ use posthaste_broker::{
     AuthenticationError, Client, Credentials, Error, QueueDeclaration, hash_password, right,
 };
 use posthaste_engine::catalog::{
-    Action, Binding, DeadLetter, ExchangeKind, ExchangeSpec, NoHeaders, Permission, QueueConfig, Resource,
-    Rule, Target, TopicConfig, User,
+    Action, Binding, DeadLetter, ExchangeKind, ExchangeSpec, NamePattern, NoHeaders, Permission, QueueConfig,
+    Resource, Rule, Target, TopicConfig, User, UserGroup,
 };
 use posthaste_model::{Pattern, Subject, pattern::Syntax};
 use std::net::IpAddr;
@@ -15,19 +15,11 @@ type Allowed = (Resource, &'static str, Action);
 
 /// Adds or replaces the user `clerk`.
 async fn allow(f: &Fixture, permissions: &[Allowed]) {
-    let permission = |(resource, name, action): &Allowed| Permission {
-        namespace: "*".into(),
-        resource: Some(*resource),
-        name: (*name).into(),
-        actions: vec![*action],
-    };
+    let permission = |(resource, name, action): &Allowed| Permission::allow(&[*action], *resource, name);
     let user = User {
-        name: name("clerk"),
-        password_hash: hash_password(b"secret").unwrap(),
-        loopback_only: false,
-        administrator: false,
+        password: hash_password(b"secret").unwrap(),
         permissions: permissions.iter().map(permission).collect(),
-        options: Default::default(),
+        ..User::new(name("clerk"))
     };
     f.client.put_user(user).await.unwrap();
 }
@@ -208,4 +200,107 @@ async fn many_log_ins_at_once_take_turns_and_none_is_lost() {
     assert_eq!(log_in(b"secret").await, Ok(()));
     assert_eq!(wrong.await.unwrap(), Err(AuthenticationError::Wrong));
     assert_eq!(f.broker.metrics().authentication_failures.value(), 1);
+}
+
+/// Who asks: a name, and an address.
+async fn log_in(f: &Fixture, user: &str, from: [u8; 4]) -> Client {
+    let credentials = Credentials::Password { user, password: b"secret" };
+    let principal = f.broker.authenticate(credentials, IpAddr::from(from)).await.unwrap();
+    f.broker.client(principal, name("default"), f.broker.next_connection())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn permissions_allow_and_deny_by_kind_of_pattern_address_group_and_client() {
+    use Action::{Configure, Describe, Read, Write};
+    let f = Fixture::new().await;
+    let topic = |actions: &[Action], text: &str| Permission::allow(actions, Resource::Topic, text);
+    let with = |permission: Permission, name: NamePattern| Permission { name, ..permission };
+    let staff = UserGroup {
+        permissions: vec![
+            topic(&[Read], "news.*"),
+            topic(&[Read], "news.secret").denied(),
+            with(topic(&[Read], ""), NamePattern::Prefix("p*".to_owned())),
+            with(topic(&[Read], ""), NamePattern::regex("^r[0-9]+$").unwrap()),
+        ],
+        ..UserGroup::new(name("staff"))
+    };
+    f.client.put_user_group(staff.clone()).await.unwrap();
+    let near = Permission::parse_network("192.0.2.0/24").ok();
+    let user = User {
+        password: hash_password(b"secret").unwrap(),
+        groups: vec![name("staff")],
+        permissions: vec![
+            topic(&[Read, Write], "of.%u.*"),
+            topic(&[Write], "devices.%c"),
+            topic(&[Describe], "seen"),
+            Permission { from: near, ..topic(&[Write], "local") },
+            topic(&[Read], "*").within("other"),
+            topic(&[Write], "news.*"),
+            topic(&[Write], "news.old").denied(),
+        ],
+        ..User::new(name("ann"))
+    };
+    f.client.put_user(user.clone()).await.unwrap();
+    let near = log_in(&f, "ann", [192, 0, 2, 1]).await;
+    let far = log_in(&f, "ann", [198, 51, 100, 1]).await;
+    let device = near.clone().calling_itself("d*1");
+    for (client, action, topic, expect) in [
+        (&near, Read, "news.today", true),
+        (&near, Read, "news.secret", false),
+        (&near, Write, "news.secret", true),
+        (&near, Write, "news.old", false),
+        (&near, Configure, "news.today", false),
+        (&near, Read, "p*x", true),
+        (&near, Read, "px", false),
+        (&near, Read, "r12", true),
+        (&near, Read, "r12x", false),
+        (&near, Read, "of.ann.x", true),
+        (&near, Read, "of.eve.x", false),
+        (&near, Read, "of.%u.x", false),
+        (&near, Write, "devices.d*1", false),
+        (&device, Write, "devices.d*1", true),
+        (&device, Write, "devices.dx1", false),
+        (&near, Write, "local", true),
+        (&far, Write, "local", false),
+        (&near, Read, "seen", false),
+        (&near, Read, "elsewhere", false),
+    ] {
+        assert_eq!(client.may(action, Resource::Topic, topic).is_ok(), expect, "{action:?} {topic}");
+    }
+    f.client.create_topic(&name("seen"), 1, TopicConfig::default()).await.unwrap();
+    assert!(near.topic_to::<right::See>("seen").is_ok() && near.topic_to::<right::Read>("seen").is_err());
+    // What a group may do counts as it is now, and administrators are denied nothing.
+    let before = near.rights();
+    f.client.put_user_group(UserGroup { administrator: true, ..staff.clone() }).await.unwrap();
+    assert!(near.may(Read, Resource::Topic, "news.secret").is_ok() && near.is_administrator());
+    assert!(near.rights() != before);
+    f.client.put_user_group(UserGroup { permissions: Vec::new(), ..staff }).await.unwrap();
+    assert!(near.may(Read, Resource::Topic, "news.today").is_err() && !near.is_administrator());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_administrators_do_can_be_given_one_by_one() {
+    let f = Fixture::new().await;
+    let broker = |text: &str| Permission::allow(&[Action::Administer], Resource::Broker, text);
+    let every =
+        Permission { resource: None, ..Permission::allow(&[Action::Administer], Resource::Topic, "*") };
+    for (permission, users, groups) in [
+        (broker("users"), true, false),
+        (broker("*"), true, true),
+        (broker("user-groups"), false, true),
+        // The broker itself has to be named.
+        (every, false, false),
+    ] {
+        let user = User {
+            password: hash_password(b"secret").unwrap(),
+            permissions: vec![permission],
+            ..User::new(name("ann"))
+        };
+        f.client.put_user(user).await.unwrap();
+        let ann = log_in(&f, "ann", [192, 0, 2, 1]).await;
+        assert_eq!(ann.put_user(User::new(name("bob"))).await.is_ok(), users);
+        assert_eq!(ann.put_user_group(UserGroup::new(name("staff"))).await.is_ok(), groups);
+        assert_eq!(ann.delete_user(&name("bob")).await.is_ok(), users);
+        assert_eq!(ann.delete_user_group(&name("staff")).await.is_ok(), groups);
+    }
 }

@@ -50,14 +50,7 @@ async fn clients_without_credentials_may_what_their_listener_says_at_the_moment(
     let addresses = [("127.0.0.1:1", true), ("[::ffff:127.0.0.1]:1", true), ("192.0.2.1:1", false)];
     for users in [false, true] {
         if users {
-            let user = User {
-                name: name("clerk"),
-                password_hash: hash_password(b"secret").unwrap(),
-                loopback_only: false,
-                administrator: false,
-                permissions: Vec::new(),
-                options: Default::default(),
-            };
+            let user = User { password: hash_password(b"secret").unwrap(), ..User::new(name("clerk")) };
             f.client.put_user(user).await.unwrap();
         }
         for (at, policy) in POLICIES.into_iter().enumerate() {

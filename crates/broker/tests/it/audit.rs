@@ -11,11 +11,6 @@ use std::net::IpAddr;
 
 const SECRETS: [&str; 2] = ["Tr0ub4dor-planted", "wr0ng-planted"];
 
-fn permitted() -> Vec<Permission> {
-    let actions = vec![Action::Configure, Action::Read, Action::Write];
-    vec![Permission { namespace: "*".into(), resource: None, name: "*".into(), actions }]
-}
-
 /// The first `count` events.
 async fn events(f: &Fixture, count: usize) -> Vec<Json> {
     let client = f.client.in_namespace(name(SYSTEM_NAMESPACE));
@@ -45,13 +40,13 @@ async fn log_in(f: &Fixture, user: &str, password: &str) -> Option<Client> {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_happened_is_told_in_order_and_no_secret_with_it() {
     let f = Fixture::new().await;
+    let actions = [Action::Configure, Action::Read, Action::Write];
     let user = User {
-        name: name("ann"),
-        password_hash: hash_password(SECRETS[0].as_bytes()).unwrap(),
-        loopback_only: false,
-        administrator: false,
-        permissions: permitted(),
-        options: Default::default(),
+        password: hash_password(SECRETS[0].as_bytes()).unwrap(),
+        permissions: [Resource::Topic, Resource::Queue]
+            .map(|kind| Permission::allow(&actions, kind, "*"))
+            .into(),
+        ..User::new(name("ann"))
     };
     f.client.put_user(user).await.unwrap();
     assert!(log_in(&f, "ann", SECRETS[1]).await.is_none());

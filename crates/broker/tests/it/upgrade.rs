@@ -13,8 +13,8 @@ use posthaste_broker::{
 };
 use posthaste_engine::{
     catalog::{
-        Action, Binding, DeadLetter, Durability, ExchangeKind, ExchangeSpec, NoHeaders, Permission,
-        QueueConfig, Resource, Rule, Target, TopicConfig, User,
+        Action, Binding, DeadLetter, Durability, ExchangeKind, ExchangeSpec, NamePattern, NoHeaders,
+        Permission, QueueConfig, Resource, Rule, Target, TopicConfig, User, UserGroup,
     },
     command::{Mode, Outcome},
     event::{CommittedOffset, Sequence},
@@ -28,9 +28,9 @@ use std::{
 };
 
 /// The oldest version that opens. Before the first release formats changed without an upgrade.
-const OLDEST: u32 = 3;
+const OLDEST: u32 = 4;
 /// The version that a new fixture is of. All up to it are tested.
-const NEWEST: u32 = 3;
+const NEWEST: u32 = 4;
 /// Files are kept in pieces of this size, unless they are zeros.
 const PIECE_BYTES: usize = 64;
 /// The year 2100.
@@ -141,19 +141,25 @@ async fn fill(broker: &Broker) {
     let client = client_of(broker).await;
     let tenant = name("tenant");
     client.create_namespace(&tenant).await.unwrap();
-    let permission = Permission {
-        namespace: "tenant".to_owned(),
-        resource: Some(Resource::Queue),
-        name: "*".to_owned(),
-        actions: vec![Action::Read],
-    };
+    let permissions = vec![
+        Permission::allow(&[Action::Read], Resource::Queue, "*").within("tenant"),
+        Permission {
+            name: NamePattern::regex("^%u").unwrap(),
+            ..Permission::allow(&[Action::Write], Resource::Topic, "")
+        }
+        .denied(),
+    ];
+    client
+        .put_user_group(UserGroup { permissions: permissions.clone(), ..UserGroup::new(name("staff")) })
+        .await
+        .unwrap();
     let user = User {
-        name: name("reader"),
-        password_hash: hash_password(b"secret").unwrap(),
+        password: hash_password(b"secret").unwrap(),
         loopback_only: true,
-        administrator: false,
-        permissions: vec![permission],
-        options: Default::default(),
+        permissions,
+        groups: vec![name("staff")],
+        certificate_names: vec!["CN=reader".to_owned()],
+        ..User::new(name("reader"))
     };
     client.put_user(user).await.unwrap();
     routes(&client).await;
@@ -307,6 +313,10 @@ async fn describe(broker: &Broker) -> String {
         let (local, admin) = (user.loopback_only, user.administrator);
         let permissions = &user.permissions;
         writeln!(out, "user {} local {local} administrator {admin} {permissions:?}", user.name).unwrap();
+        writeln!(out, "  of {:?}, certificates {:?}", user.groups, user.certificate_names).unwrap();
+    }
+    for group in catalog.user_groups() {
+        writeln!(out, "user group {} {:?}", group.name, group.permissions).unwrap();
     }
     let local = std::net::IpAddr::from([127, 0, 0, 1]);
     let credentials = Credentials::Password { user: "reader", password: b"secret" };

@@ -3,8 +3,9 @@
 use super::{
     Catalog, Namespace,
     decide::is_predeclared,
-    entry::{Binding, ExchangeSpec, Queue, QueueConfig, Target, Topic, TopicConfig, User},
+    entry::{Binding, ExchangeSpec, Queue, QueueConfig, Target, Topic, TopicConfig},
     routing::{Exchange, binding_key},
+    user::{User, UserGroup},
 };
 use bytes::Bytes;
 use posthaste_model::{ConnectionId, Name, Pattern, QueueId, Subject};
@@ -72,8 +73,11 @@ pub enum CatalogCommand {
         key: Bytes,
         arguments: Bytes,
     },
-    PutUser(User),
+    PutUser(Box<User>),
     DeleteUser(Name),
+    PutUserGroup(Box<UserGroup>),
+    /// Only one without members.
+    DeleteUserGroup(Name),
 }
 
 /// Everything that can happen to the catalog. The journal's format: variants are added at the end.
@@ -112,6 +116,8 @@ pub enum CatalogEvent {
     UserDeleted(Name),
     /// Ids below may have been given out.
     IdsReserved(u64),
+    UserGroupPut(UserGroup),
+    UserGroupDeleted(Name),
 }
 
 /// An event and whether it is to be journalled.
@@ -136,6 +142,10 @@ pub enum CatalogRefusal {
     Unknown,
     /// Fewer partitions than there are.
     Shrinks,
+    /// A name in a certificate, or an access key, is another user's.
+    TakenCredential,
+    UserGroupUnknown,
+    UserUnknown,
 }
 
 impl Catalog {
@@ -201,13 +211,15 @@ impl Catalog {
                     n.bindings = n.bindings.saturating_sub(usize::from(exchange.unbind(binding)));
                 });
             }
-            CatalogEvent::UserPut(user) => {
-                self.users.insert(user.name.clone(), Arc::new(user.clone()));
-            }
-            CatalogEvent::UserDeleted(name) => {
-                self.users.remove(name);
-            }
+            CatalogEvent::UserPut(user) => self.put_user(user),
+            CatalogEvent::UserDeleted(name) => self.remove_user(name),
             CatalogEvent::IdsReserved(to) => self.reserved_id = self.reserved_id.max(*to),
+            CatalogEvent::UserGroupPut(group) => {
+                self.user_groups.insert(group.name.clone(), Arc::new(group.clone()));
+            }
+            CatalogEvent::UserGroupDeleted(name) => {
+                self.user_groups.remove(name);
+            }
         }
     }
 
@@ -238,6 +250,7 @@ impl Catalog {
     /// The events that make this catalog out of an empty one: what a checkpoint keeps.
     pub fn to_events(&self) -> Vec<CatalogEvent> {
         let mut events = vec![CatalogEvent::IdsReserved(self.reserved_id)];
+        events.extend(self.user_groups().map(|group| CatalogEvent::UserGroupPut((**group).clone())));
         events.extend(self.users().map(|user| CatalogEvent::UserPut((**user).clone())));
         for namespace in self.namespaces() {
             events.push(CatalogEvent::NamespaceCreated(namespace.name.clone()));

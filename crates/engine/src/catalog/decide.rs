@@ -3,7 +3,9 @@
 use super::{
     Catalog, CatalogCommand, CatalogEvent, CatalogRefusal, Change, Namespace, PREDECLARED,
     entry::{Binding, Partition, Queue, Rule, Target, Topic},
+    permission::PERMISSIONS_MAX,
     routing::{BindingKey, Exchange, binding_key},
+    user::{CREDENTIALS_MAX, User},
 };
 use bytes::Bytes;
 use posthaste_model::{Limits, Name, PartitionId, Pattern, QueueId, Timestamp, TopicId};
@@ -42,12 +44,53 @@ impl Catalog {
             | CatalogCommand::DeleteExchange { .. }
             | CatalogCommand::Bind { .. }
             | CatalogCommand::Unbind { .. } => self.decide_routing(command, limits),
-            CatalogCommand::PutUser(user) => Ok(vec![durable(CatalogEvent::UserPut(user))]),
-            CatalogCommand::DeleteUser(name) => {
-                self.user(&name).ok_or(CatalogRefusal::Unknown)?;
-                Ok(vec![durable(CatalogEvent::UserDeleted(name))])
-            }
+            CatalogCommand::PutUser(_)
+            | CatalogCommand::DeleteUser(_)
+            | CatalogCommand::PutUserGroup(_)
+            | CatalogCommand::DeleteUserGroup(_) => self.decide_user(command),
         }
+    }
+
+    fn decide_user(&self, command: CatalogCommand) -> Decided {
+        let event = match command {
+            CatalogCommand::PutUser(user) => {
+                let many = [user.access_keys.len(), user.certificate_names.len(), user.groups.len()];
+                if many.iter().any(|len| *len > CREDENTIALS_MAX) || user.permissions.len() > PERMISSIONS_MAX {
+                    return Err(CatalogRefusal::TooMany);
+                }
+                if user.groups.iter().any(|group| self.user_group(group).is_none()) {
+                    return Err(CatalogRefusal::UserGroupUnknown);
+                }
+                let another = |known: Option<&Arc<User>>| known.is_some_and(|known| known.name != user.name);
+                let taken =
+                    user.certificate_names.iter().any(|name| another(self.user_by_certificate_name(name)))
+                        || user.access_keys.iter().any(|key| another(self.user_by_access_key(&key.id)));
+                if taken {
+                    return Err(CatalogRefusal::TakenCredential);
+                }
+                CatalogEvent::UserPut(*user)
+            }
+            CatalogCommand::DeleteUser(name) => {
+                self.user(&name).ok_or(CatalogRefusal::UserUnknown)?;
+                CatalogEvent::UserDeleted(name)
+            }
+            CatalogCommand::PutUserGroup(group) => {
+                if group.permissions.len() > PERMISSIONS_MAX {
+                    return Err(CatalogRefusal::TooMany);
+                }
+                CatalogEvent::UserGroupPut(*group)
+            }
+            CatalogCommand::DeleteUserGroup(name) => {
+                self.user_group(&name).ok_or(CatalogRefusal::UserGroupUnknown)?;
+                // A group of that name that comes later would find members that it never took in.
+                if self.users().any(|user| user.groups.contains(&name)) {
+                    return Err(CatalogRefusal::InUse);
+                }
+                CatalogEvent::UserGroupDeleted(name)
+            }
+            _ => return Err(CatalogRefusal::Unknown),
+        };
+        Ok(vec![durable(event)])
     }
 
     fn decide_topic(&self, command: CatalogCommand, now: Timestamp, limits: &Limits) -> Decided {

@@ -7,16 +7,22 @@
 mod change;
 mod decide;
 mod entry;
+mod name_pattern;
+mod permission;
 mod routing;
 mod small_map;
 mod trie;
+mod user;
 
 pub use change::{CatalogCommand, CatalogEvent, CatalogRefusal, Change};
 pub use entry::{
-    Action, Binding, DeadLetter, Durability, ExchangeKind, ExchangeSpec, Matching, Options, Overflow,
-    Partition, Permission, Queue, QueueConfig, Resource, Rule, Target, Topic, TopicConfig, User, glob,
+    Binding, DeadLetter, Durability, ExchangeKind, ExchangeSpec, Matching, Options, Overflow, Partition,
+    Queue, QueueConfig, Rule, Target, Topic, TopicConfig,
 };
+pub use name_pattern::{Expression, NamePattern, PATTERN_BYTES_MAX};
+pub use permission::{Action, Asker, Effect, PERMISSIONS_MAX, Permission, Resource, Wish};
 pub use routing::{Exchange, Headers, NoHeaders, QueueRoute, Routes};
+pub use user::{AccessKey, CREDENTIALS_MAX, Grants, Password, ScramVerifier, User, UserGroup, UserLimits};
 
 use imbl::{HashMap, OrdMap};
 use posthaste_model::{Name, QueueId, ShardId, TopicId};
@@ -40,6 +46,10 @@ pub const PREDECLARED: [(&str, ExchangeKind); 5] = [
 pub struct Catalog {
     namespaces: OrdMap<Name, Arc<Namespace>>,
     users: OrdMap<Name, Arc<User>>,
+    user_groups: OrdMap<Name, Arc<UserGroup>>,
+    /// Whose each is.
+    certificate_names: OrdMap<String, Name>,
+    access_keys: OrdMap<String, Name>,
     queues: HashMap<QueueId, Arc<Queue>>,
     topics: HashMap<TopicId, Arc<Topic>>,
     next_id: u64,
@@ -78,17 +88,9 @@ impl Catalog {
         self.namespaces.values()
     }
 
-    pub fn user(&self, name: &str) -> Option<&Arc<User>> {
-        self.users.get(name)
-    }
-
-    pub fn users(&self) -> impl Iterator<Item = &Arc<User>> {
-        self.users.values()
-    }
-
-    /// Whether the users are those of another state of this catalog: found by comparing pointers.
+    /// Whether the users and their groups are those of another state of this catalog: found by comparing pointers.
     pub fn has_users_of(&self, other: &Catalog) -> bool {
-        self.users.ptr_eq(&other.users)
+        self.users.ptr_eq(&other.users) && self.user_groups.ptr_eq(&other.user_groups)
     }
 
     /// Whether there is a user that is not called `name`.

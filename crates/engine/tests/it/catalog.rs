@@ -9,7 +9,7 @@ use posthaste_engine::{
     Catalog,
     catalog::{
         Binding, CatalogCommand, CatalogEvent, ExchangeKind, ExchangeSpec, Headers, Matching, Options,
-        QueueConfig, Routes, Rule, Target, TopicConfig, User,
+        QueueConfig, Routes, Rule, Target, TopicConfig, User, UserGroup,
     },
 };
 use posthaste_model::{ConnectionId, Limits, Name, Pattern, Subject, Syntax, Timestamp, Value};
@@ -176,14 +176,15 @@ impl Table {
                 let Binding { target, key, arguments, .. } = self.binding(&words, option("matching"), false);
                 CatalogCommand::Unbind { namespace: space(), exchange: name(word(1)), target, key, arguments }
             }
-            "user" => CatalogCommand::PutUser(User {
-                name: name(word(1)),
-                password_hash: String::new(),
-                loopback_only: false,
-                administrator: false,
-                permissions: Vec::new(),
-                options: Options::new(),
-            }),
+            "user" => {
+                let mut user = User::new(name(word(1)));
+                let list = |key| option(key).into_iter().flat_map(|text| text.split(','));
+                user.groups = list("groups").map(name).collect();
+                user.certificate_names = list("certificates").map(str::to_owned).collect();
+                CatalogCommand::PutUser(Box::new(user))
+            }
+            "user-group" => CatalogCommand::PutUserGroup(Box::new(UserGroup::new(name(word(1))))),
+            "delete-user-group" => CatalogCommand::DeleteUserGroup(name(word(1))),
             "delete-user" => CatalogCommand::DeleteUser(name(word(1))),
             "namespace" => CatalogCommand::CreateNamespace(name(word(1))),
             "delete-namespace" => CatalogCommand::DeleteNamespace(name(word(1))),
@@ -269,6 +270,7 @@ fn show(event: &CatalogEvent) -> String {
             format!("unbound {}", show_binding(exchange, binding))
         }
         CatalogEvent::UserPut(user) => format!("user {}", user.name),
+        CatalogEvent::UserGroupPut(group) => format!("user group {}", group.name),
         other => format!("{other:?}"),
     }
 }

@@ -15,6 +15,7 @@ mod stream_topic;
 mod take;
 mod topic_messages;
 mod topics;
+mod user_groups;
 mod users;
 
 use crate::{
@@ -61,6 +62,11 @@ pub async fn run(operation: Operation, call: Call) -> Answer {
         O::DescribeUser => users::describe(&call),
         O::PutUser => users::put(&call).await,
         O::DeleteUser => users::delete(&call).await,
+        O::ListUserGroups => user_groups::list(&call),
+        O::CreateUserGroup => user_groups::create(&call).await,
+        O::DescribeUserGroup => user_groups::describe(&call),
+        O::PutUserGroup => user_groups::put(&call).await,
+        O::DeleteUserGroup => user_groups::delete(&call).await,
         O::ListGroups => groups::list(&call).await,
         O::DescribeGroup => groups::describe(&call).await,
         O::DeleteGroup => groups::delete(&call).await,

@@ -1,7 +1,7 @@
 //! `/v1/status`: the broker in one page.
 
 use crate::call::{Answer, Call, Reply};
-use posthaste_engine::catalog::Action;
+use posthaste_broker::right::{self, Right};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -111,9 +111,7 @@ pub async fn show(call: &Call) -> Answer {
 fn sees(call: &Call, damage: &posthaste_broker::Damage) -> bool {
     let Some(object) = &damage.object else { return true };
     let client = call.client.in_namespace(object.namespace.clone());
-    [Action::Read, Action::Write, Action::Configure]
-        .into_iter()
-        .any(|action| client.may(action, object.resource, &object.name).is_ok())
+    client.may_any(right::See::ACTIONS, object.resource, &object.name).is_ok()
 }
 
 fn objects(call: &Call) -> Objects {

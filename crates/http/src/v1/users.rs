@@ -1,61 +1,45 @@
-//! Users and what they may do. For administrators only.
+//! Users and what they may do.
 
 use crate::{
-    call::{Answer, Call, Page, Reply, name, within},
+    call::{Answer, Call, Page, Reply, within},
     failure::Failure,
+    permission::{self, PermissionView},
 };
 use hyper::StatusCode;
-use posthaste_broker::Error;
-use posthaste_engine::catalog::{Action, Options, Permission, Resource, User};
+use posthaste_broker::{Administration, Error};
+use posthaste_engine::catalog::{CREDENTIALS_MAX, Password, User};
 use posthaste_model::Name;
 use serde::{Deserialize, Serialize};
 
+/// All that a user is; without a password a known one keeps the one it has.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Creation {
-    name: String,
-    password: String,
-    #[serde(default)]
-    loopback_only: bool,
-    #[serde(default)]
-    administrator: bool,
-    #[serde(default)]
-    permissions: Vec<PermissionView>,
-}
-
-/// Replaces a user; without a password it keeps the one it has.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Replacement {
+struct Settings {
+    /// Needed where the path does not say it.
+    name: Option<String>,
     password: Option<String>,
+    /// The user logs in by other means only.
+    #[serde(default)]
+    without_password: bool,
+    #[serde(default)]
+    certificate_names: Vec<String>,
+    #[serde(default)]
+    groups: Vec<String>,
     #[serde(default)]
     loopback_only: bool,
     #[serde(default)]
     administrator: bool,
     #[serde(default)]
     permissions: Vec<PermissionView>,
-}
-
-#[derive(Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-struct PermissionView {
-    #[serde(default = "anything")]
-    namespace: String,
-    /// None for every kind.
-    resource: Option<Resource>,
-    #[serde(default = "anything")]
-    name: String,
-    actions: Vec<Action>,
-}
-
-fn anything() -> String {
-    "*".to_owned()
 }
 
 /// Never shows a password or its hash.
 #[derive(Serialize)]
 struct View {
     name: String,
+    has_password: bool,
+    certificate_names: Vec<String>,
+    groups: Vec<Name>,
     loopback_only: bool,
     administrator: bool,
     permissions: Vec<PermissionView>,
@@ -68,10 +52,10 @@ struct List {
 }
 
 const PASSWORD_BYTES_MAX: usize = 1_024;
-const PERMISSIONS_MAX: usize = 1_000;
+const CERTIFICATE_NAME_BYTES_MAX: usize = 1_024;
 
 pub fn list(call: &Call) -> Answer {
-    check_administrator(call, "*")?;
+    call.client.may_administer(Administration::Users)?;
     let page: Page = call.parameters()?;
     let catalog = call.broker().catalog();
     let (users, next) = page.cut(catalog.users(), |u| u.name.as_str())?;
@@ -79,20 +63,14 @@ pub fn list(call: &Call) -> Answer {
 }
 
 pub async fn create(call: &Call) -> Answer {
-    let creation: Creation = call.json()?;
-    let name = name(&creation.name)?;
-    check_administrator(call, &name)?;
+    let settings: Settings = call.json()?;
+    let name = settings.name.as_deref().ok_or_else(|| Failure::invalid("the user's name is missing"))?;
+    let name = crate::call::name(name)?;
+    call.client.may_administer(Administration::Users)?;
     if call.broker().catalog().user(&name).is_some() {
         return Err(Failure::new(StatusCode::CONFLICT, "exists", format!("user '{name}' exists already")));
     }
-    let user = User {
-        password_hash: hashed(call, creation.password).await?,
-        loopback_only: creation.loopback_only,
-        administrator: creation.administrator,
-        permissions: permissions(creation.permissions)?,
-        options: Options::new(),
-        name,
-    };
+    let user = user(call, name, None, settings).await?;
     let shown = view(&user);
     call.client.put_user(user).await?;
     Reply::created(&shown)
@@ -101,7 +79,7 @@ pub async fn create(call: &Call) -> Answer {
 pub fn describe(call: &Call) -> Answer {
     // Everybody may look at themselves.
     if !call.client.principal().is_user(call.text()) {
-        check_administrator(call, call.text())?;
+        call.client.may_administer(Administration::Users)?;
     }
     let catalog = call.broker().catalog();
     let user = catalog.user(call.text()).ok_or_else(|| unknown(call.text()))?;
@@ -110,39 +88,21 @@ pub fn describe(call: &Call) -> Answer {
 
 pub async fn put(call: &Call) -> Answer {
     let name = call.name()?;
-    check_administrator(call, &name)?;
-    let replacement: Replacement = call.json()?;
+    call.client.may_administer(Administration::Users)?;
     let known = call.broker().catalog().user(&name).cloned();
-    let is_new = known.is_none();
-    let password_hash = match (replacement.password, &known) {
-        // Hashes are salted: a new one of the same password would end the user's connections.
-        (Some(password), Some(known)) if call.broker().has_password(&name, password.as_bytes()).await => {
-            known.password_hash.clone()
-        }
-        (Some(password), _) => hashed(call, password).await?,
-        (None, Some(known)) => known.password_hash.clone(),
-        (None, None) => return Err(Failure::invalid("a new user needs a password")),
-    };
-    let user = User {
-        password_hash,
-        loopback_only: replacement.loopback_only,
-        administrator: replacement.administrator,
-        permissions: permissions(replacement.permissions)?,
-        options: known.map(|known| known.options.clone()).unwrap_or_default(),
-        name,
-    };
+    let user = user(call, name, known.as_deref(), call.json()?).await?;
     let shown = view(&user);
     // What is the same already is fine.
     match call.client.put_user(user).await {
         Ok(()) | Err(Error::Exists) => {}
         Err(error) => return Err(error.into()),
     }
-    if is_new { Reply::created(&shown) } else { Reply::json(&shown) }
+    if known.is_none() { Reply::created(&shown) } else { Reply::json(&shown) }
 }
 
 pub async fn delete(call: &Call) -> Answer {
     let name = call.name()?;
-    check_administrator(call, &name)?;
+    call.client.may_administer(Administration::Users)?;
     if call.broker().catalog().user(&name).is_none() {
         return Err(unknown(&name));
     }
@@ -150,47 +110,60 @@ pub async fn delete(call: &Call) -> Answer {
     Ok(Reply::Nothing)
 }
 
-fn check_administrator(call: &Call, name: &str) -> Result<(), Failure> {
-    if call.client.is_administrator() {
-        return Ok(());
+/// The user that is asked for; what cannot be said here stays as it is.
+async fn user(call: &Call, name: Name, known: Option<&User>, given: Settings) -> Result<User, Failure> {
+    if given.name.is_some_and(|other| *other != *name) {
+        return Err(Failure::invalid("a user keeps its name"));
     }
-    let user = call.client.principal().name();
-    let message = format!("user '{user}' is no administrator and may not see or change user '{name}'");
-    Err(Failure::new(StatusCode::FORBIDDEN, "denied", message))
+    within("the number of certificate names", given.certificate_names.len(), 0, CREDENTIALS_MAX)?;
+    within("the number of groups", given.groups.len(), 0, CREDENTIALS_MAX)?;
+    for certificate in &given.certificate_names {
+        within("the length of a certificate name", certificate.len(), 1, CERTIFICATE_NAME_BYTES_MAX)?;
+    }
+    let groups = given.groups.iter().map(|group| crate::call::name(group)).collect::<Result<_, _>>()?;
+    let permissions = permission::read(given.permissions)?;
+    let password = match (given.password, known) {
+        (Some(_), _) if given.without_password => {
+            return Err(Failure::invalid("give either password or without_password"));
+        }
+        // What is kept is salted: kept anew of the same password, it would end the user's connections.
+        (Some(password), Some(known)) if call.broker().has_password(&name, password.as_bytes()).await => {
+            known.password.clone()
+        }
+        (Some(password), _) => hashed(call, password).await?,
+        (None, _) if given.without_password => Password::default(),
+        (None, Some(known)) => known.password.clone(),
+        (None, None) => return Err(Failure::invalid("a new user needs a password, or without_password")),
+    };
+    let known = known.cloned().unwrap_or_else(|| User::new(name));
+    Ok(User {
+        password,
+        certificate_names: given.certificate_names,
+        groups,
+        loopback_only: given.loopback_only,
+        administrator: given.administrator,
+        permissions,
+        ..known
+    })
 }
 
 fn unknown(name: &str) -> Failure {
     Failure::not_found(format!("there is no user '{name}'"))
 }
 
-async fn hashed(call: &Call, password: String) -> Result<String, Failure> {
+async fn hashed(call: &Call, password: String) -> Result<Password, Failure> {
     within("the length of a password in bytes", password.len(), 1, PASSWORD_BYTES_MAX)?;
     Ok(call.broker().hash_password(password.into_bytes()).await?)
 }
 
-fn permissions(given: Vec<PermissionView>) -> Result<Vec<Permission>, Failure> {
-    within("the number of permissions", given.len(), 0, PERMISSIONS_MAX)?;
-    let permission = |p: PermissionView| {
-        within("the length of a pattern in bytes", p.namespace.len().max(p.name.len()), 0, Name::BYTES_MAX)?;
-        if p.actions.is_empty() {
-            return Err(Failure::invalid("a permission has at least one action: configure, read, write"));
-        }
-        Ok(Permission { namespace: p.namespace, resource: p.resource, name: p.name, actions: p.actions })
-    };
-    given.into_iter().map(permission).collect()
-}
-
 fn view(user: &User) -> View {
-    let permission = |p: &Permission| PermissionView {
-        namespace: p.namespace.clone(),
-        resource: p.resource,
-        name: p.name.clone(),
-        actions: p.actions.clone(),
-    };
     View {
         name: user.name.to_string(),
+        has_password: user.password.is_set(),
+        certificate_names: user.certificate_names.clone(),
+        groups: user.groups.clone(),
         loopback_only: user.loopback_only,
         administrator: user.administrator,
-        permissions: user.permissions.iter().map(permission).collect(),
+        permissions: permission::show(&user.permissions),
     }
 }

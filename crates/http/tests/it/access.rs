@@ -1,5 +1,5 @@
 use crate::support::*;
-use serde_json::json;
+use serde_json::{Value as Json, json};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_asks() {
@@ -73,6 +73,8 @@ async fn what_a_user_may_do() {
         ("GET", "/v1/users/guest", None, 403),
         ("PUT", "/v1/users/clerk", Some(json!({"administrator": true})), 403),
         ("POST", "/v1/users", Some(json!({"name": "x", "password": "y"})), 403),
+        ("GET", "/v1/user-groups", None, 403),
+        ("PUT", "/v1/user-groups/staff", Some(json!({"administrator": true})), 403),
     ] {
         let response = connection.request(method, path, body, &clerk).await;
         assert_eq!(response.status, status, "{method} {path}: {}", response.text);
@@ -135,4 +137,44 @@ async fn no_get_changes_anything_and_no_page_of_another_origin_is_answered() {
     let taken = f.expect(200, "POST", "/v1/queues/x/get", Some(json!({}))).await;
     assert_eq!(taken["messages"][0]["body"], "kept");
     assert_eq!(taken["messages"][0]["redelivered"], false, "nobody had it meanwhile");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_audit_trail_has_each_log_in_once_and_what_administrators_were_shown() {
+    let f = Fixture::audited().await;
+    let guest = basic("guest", "guest");
+    let mut connection = f.connect().await;
+    for (method, path, body) in [
+        ("POST", "/v1/queues", Some(json!({"name": "q"}))),
+        ("POST", "/v1/queues/q/messages", Some(json!({"body": "planted-payload"}))),
+        ("POST", "/v1/queues/q/get", Some(json!({}))),
+        ("POST", "/v1/queues/q/get", Some(json!({}))),
+    ] {
+        let response = connection.request(method, path, body, &guest).await;
+        assert!(response.status < 300, "{method} {path}");
+    }
+    let wrong =
+        f.connect().await.request("GET", "/v1/topics", None, &basic("guest", "planted-password")).await;
+    assert_eq!(wrong.status, 401);
+    let path = "/v1/topics/audit/messages?namespace=posthaste&wait_ms=60000&from=";
+    let (mut told, mut from) = (Vec::new(), 0);
+    while told.len() < 4 {
+        // The topic is made with the first event.
+        let response = connection.request("GET", &format!("{path}{from}"), None, &guest).await;
+        if response.status == 404 {
+            continue;
+        }
+        let list = response.json();
+        from = list["next"].as_u64().unwrap();
+        told.extend(
+            list["messages"].as_array().unwrap().iter().map(|m| m["body"].as_str().unwrap().to_owned()),
+        );
+    }
+    let kinds: Vec<Json> =
+        told.iter().map(|text| serde_json::from_str::<Json>(text).unwrap()["type"].clone()).collect();
+    assert_eq!(
+        kinds.iter().take(4).collect::<Vec<_>>(),
+        ["posthaste.login", "posthaste.queue.created", "posthaste.payload.read", "posthaste.login.refused"]
+    );
+    assert!(!told.concat().contains("planted"), "{told:?}");
 }

@@ -170,13 +170,17 @@ async fn exchanges_and_bindings() {
 #[tokio::test(flavor = "multi_thread")]
 async fn users() {
     let f = Fixture::new().await;
-    let permission = json!({"namespace": "*", "resource": "queue", "name": "w*", "actions": ["read"]});
+    let permission = json!({
+        "effect": "allow", "namespace": "*", "resource": "queue", "name": "w*", "actions": ["read"],
+    });
     let user = json!({"name": "ann", "password": "p", "permissions": [permission]});
     f.expect(201, "POST", "/v1/users", Some(user.clone())).await;
     f.expect(409, "POST", "/v1/users", Some(user)).await;
     let shown = f.expect(200, "GET", "/v1/users/ann", None).await;
-    let expect =
-        json!({"name": "ann", "loopback_only": false, "administrator": false, "permissions": [permission]});
+    let expect = json!({
+        "name": "ann", "has_password": true, "certificate_names": [], "groups": [], "loopback_only": false,
+        "administrator": false, "permissions": [permission],
+    });
     assert_eq!(shown, expect);
     let replaced = f.expect(200, "PUT", "/v1/users/ann", Some(json!({"administrator": true}))).await;
     has(&replaced, json!({"administrator": true, "permissions": []}));
@@ -189,6 +193,12 @@ async fn users() {
     for body in [
         json!({"name": "x", "password": ""}),
         json!({"name": "x"}),
+        json!({"password": "p"}),
+        json!({"name": "x", "password": "p", "without_password": true}),
+        json!({"name": "x", "password": "p", "groups": ["nobody"]}),
+        json!({"name": "x", "password": "p", "colour": "blue"}),
+        json!({"name": "x", "password": "p", "permissions": [{"name": {"regex": "("}, "actions": ["read"]}]}),
+        json!({"name": "x", "password": "p", "permissions": [{"from": "here", "actions": ["read"]}]}),
         json!({"name": "x", "password": "p", "permissions": [{"actions": []}]}),
         json!({"name": "x", "password": "p", "permissions": [{"actions": ["fly"]}]}),
     ] {
@@ -196,6 +206,32 @@ async fn users() {
     }
     f.expect(204, "DELETE", "/v1/users/bob", None).await;
     f.expect(404, "DELETE", "/v1/users/bob", None).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn user_groups() {
+    let f = Fixture::new().await;
+    let permission = json!({
+        "effect": "deny", "namespace": {"literal": "default"}, "resource": "topic", "name": {"regex": "^%u"},
+        "actions": ["read", "describe"], "from": "10.0.0.0/8",
+    });
+    let group = json!({"name": "staff", "administrator": false, "permissions": [permission]});
+    f.expect(201, "POST", "/v1/user-groups", Some(group.clone())).await;
+    f.expect(409, "POST", "/v1/user-groups", Some(group.clone())).await;
+    assert_eq!(f.expect(200, "GET", "/v1/user-groups/staff", None).await, group);
+    has(&f.expect(200, "GET", "/v1/user-groups", None).await, json!({"user-groups": [group]}));
+    let user = json!({"name": "ann", "without_password": true, "groups": ["staff"],
+        "certificate_names": ["CN=ann"]});
+    let shown = f.expect(201, "POST", "/v1/users", Some(user)).await;
+    has(&shown, json!({"has_password": false, "groups": ["staff"], "certificate_names": ["CN=ann"]}));
+    let another = json!({"name": "eve", "password": "p", "certificate_names": ["CN=ann"]});
+    f.expect(400, "POST", "/v1/users", Some(another)).await;
+    f.expect(409, "DELETE", "/v1/user-groups/staff", None).await;
+    f.expect(200, "PUT", "/v1/users/ann", Some(json!({"name": "ann"}))).await;
+    f.expect(400, "PUT", "/v1/users/ann", Some(json!({"name": "eve"}))).await;
+    f.expect(200, "PUT", "/v1/user-groups/staff", Some(json!({"administrator": true}))).await;
+    f.expect(204, "DELETE", "/v1/user-groups/staff", None).await;
+    f.expect(404, "GET", "/v1/user-groups/staff", None).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -34,8 +34,14 @@ impl Fixture {
         Fixture::with_limits(Limits::default()).await
     }
 
+    /// Without an audit trail, which would come among the objects that tests count.
     pub async fn with_limits(limits: Limits) -> Fixture {
-        Fixture::on(tempfile::tempdir().unwrap(), limits).await
+        Fixture::on(tempfile::tempdir().unwrap(), Limits { audit_bytes_max: 0, ..limits }).await
+    }
+
+    /// With an audit trail.
+    pub async fn audited() -> Fixture {
+        Fixture::on(tempfile::tempdir().unwrap(), Limits::default()).await
     }
 
     /// Stops the broker in an orderly way and starts it again on what it left.
@@ -43,7 +49,7 @@ impl Fixture {
         self.broker.announce_stop();
         timeout(PATIENCE, self.serving).await.unwrap().unwrap();
         tokio::task::block_in_place(|| self.broker.stop());
-        Fixture::on(self.directory, limits).await
+        Fixture::on(self.directory, Limits { audit_bytes_max: 0, ..limits }).await
     }
 
     async fn on(directory: tempfile::TempDir, limits: Limits) -> Fixture {

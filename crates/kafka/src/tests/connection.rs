@@ -15,7 +15,7 @@ use crate::wire::messages::{
     produce as produce_messages, sync_group,
 };
 use crate::wire::{ApiKey, SUPPORTED};
-use posthaste_engine::catalog::{Action, Permission, User};
+use posthaste_engine::catalog::{Action, Permission, Resource, User};
 
 const AFAR: &str = "10.1.2.3:5000";
 
@@ -357,7 +357,7 @@ async fn a_fetch_that_waits_hands_out_nothing_after_its_right_is_gone() {
     administrator.create_topic(&Name::constant("t"), 1, Default::default()).await.unwrap();
     let set = async |actions: Vec<Action>| {
         let guest = User::clone(world.broker.catalog().user("guest").unwrap());
-        let permission = Permission { namespace: "*".into(), resource: None, name: "*".into(), actions };
+        let permission = Permission { resource: None, ..Permission::allow(&actions, Resource::Topic, "*") };
         let user = User { administrator: false, permissions: vec![permission], ..guest };
         administrator.put_user(user).await.unwrap();
     };

@@ -201,6 +201,10 @@ async fn authenticate(
     let principal = sessions.broker.log_in(&from.origin, credentials).await.map_err(refused)?;
     let namespace = sessions.settings.namespace.clone();
     let client = sessions.broker.client(principal, namespace, from.connection);
+    let client = match &*connect.client_identifier {
+        "" => client,
+        identifier => client.calling_itself(identifier),
+    };
     // What was stored is known from here on.
     sessions.system().await;
     let system = sessions.system_for(from.connection);

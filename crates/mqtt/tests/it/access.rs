@@ -15,20 +15,14 @@ async fn add_user(server: &Server) {
 
 /// Adds a user with the password `secret`, or gives it other permissions.
 async fn add(server: &Server, name: &'static str, permissions: &[(&[Action], &str)]) {
-    let permission = |actions: &[Action], name: &str| Permission {
-        namespace: "default".into(),
-        resource: Some(Resource::Subject),
-        name: name.into(),
-        actions: actions.to_vec(),
+    let permission = |actions: &[Action], name: &str| {
+        Permission::allow(actions, Resource::Subject, name).within("default")
     };
-    let known = server.broker.catalog().user(name).map(|user| user.password_hash.clone());
+    let known = server.broker.catalog().user(name).map(|user| user.password.clone());
     let user = User {
-        name: Name::constant(name),
-        password_hash: known.unwrap_or_else(|| hash_password(b"secret").unwrap()),
-        loopback_only: false,
-        administrator: false,
+        password: known.unwrap_or_else(|| hash_password(b"secret").unwrap()),
         permissions: permissions.iter().map(|(actions, name)| permission(actions, name)).collect(),
-        options: Default::default(),
+        ..User::new(Name::constant(name))
     };
     server.admin.put_user(user).await.unwrap();
 }
@@ -239,7 +233,7 @@ async fn a_connection_ends_with_its_user() {
         add(&server, "device", &[(&[Action::Read], "news")]).await;
         let (mut device, _) = server.connect_with(login(version, "device", "secret")).await;
         let known = User::clone(server.broker.catalog().user("device").unwrap());
-        let changed = User { password_hash: hash_password(b"another").unwrap(), ..known.clone() };
+        let changed = User { password: hash_password(b"another").unwrap(), ..known.clone() };
         server.admin.put_user(changed).await.unwrap();
         let reason = (version == V5).then_some(ReasonCode::NotAuthorized);
         assert_eq!(device.end().await, reason);

@@ -12,6 +12,7 @@ pub mod status;
 pub mod subscribe;
 pub mod topic;
 pub mod user;
+pub mod user_group;
 
 use api::Api;
 use clap::{Args, Subcommand};

@@ -4,6 +4,7 @@ use super::{Done, Failure, api::Api, show};
 use crate::permission;
 use clap::{Args, Subcommand};
 use posthaste_broker::engine::catalog::Permission;
+use posthaste_http::PermissionView;
 use serde_json::{Value, json};
 use std::io::BufRead;
 
@@ -37,33 +38,50 @@ pub struct Settings {
     /// The user's password; others on this machine may see it in the list of processes
     #[arg(long, value_name = "PASSWORD", env = "POSTHASTE_NEW_PASSWORD", hide_env_values = true)]
     new_password: Option<String>,
+    /// The user has no password, and logs in by other means
+    #[arg(long, conflicts_with = "new_password")]
+    without_password: bool,
+    /// A name in a client certificate that logs in as this user: a subject such as `CN=ann,O=shop`, `dns:NAME`,
+    /// `email:ADDRESS` or `uri:URI`
+    #[arg(long = "certificate-name", value_name = "NAME")]
+    certificate_names: Vec<String>,
+    /// A group of users whose permissions it has, too
+    #[arg(long = "group", value_name = "NAME")]
+    groups: Vec<String>,
     /// May do everything
     #[arg(long)]
     administrator: bool,
     /// May log in from the broker's own machine only
     #[arg(long)]
     loopback_only: bool,
-    /// Something that the user may do, such as `read,write:topic:orders*` or `configure,read,write:any:*@shop`:
-    /// actions, kind of thing (topic, queue, exchange, subject, group, namespace, any), names with * for any text, and
+    #[command(flatten)]
+    permissions: Permissions,
+}
+
+#[derive(Args)]
+pub struct Permissions {
+    /// Something that is allowed, such as `read,write:topic:orders*` or `configure,read,write:any:*@shop`: actions,
+    /// kind of thing (topic, queue, exchange, subject, group, namespace, broker, any), names with * for any text, and
     /// namespaces [default: all]
     #[arg(long = "allow", value_name = "ACTIONS:KIND:NAME[@NAMESPACE]", value_parser = permission::parse)]
     allowed: Vec<Permission>,
+    /// Something that is denied whatever else allows it, written likewise
+    #[arg(long = "deny", value_name = "ACTIONS:KIND:NAME[@NAMESPACE]", value_parser = permission::parse_denied)]
+    denied: Vec<Permission>,
+}
+
+impl Permissions {
+    /// As the API wants them; `otherwise` when none are given.
+    pub fn or(&self, otherwise: Value) -> Value {
+        let all: Vec<PermissionView> = self.denied.iter().chain(&self.allowed).map(Into::into).collect();
+        if all.is_empty() { otherwise } else { json!(all) }
+    }
 }
 
 pub fn run(api: &Api, command: Command) -> Done {
     match command {
         Command::Alter { name, set_password, settings } => alter(api, &name, set_password, settings),
-        Command::Create { name, settings } => {
-            let password = settings.new_password.map_or_else(read_password, Ok)?;
-            let user = api.post(
-                &["users"],
-                &json!({
-                    "name": name, "password": password, "administrator": settings.administrator,
-                    "loopback_only": settings.loopback_only, "permissions": settings.allowed,
-                }),
-            )?;
-            show::done(api.json, &user, &format!("created user {name}"))
-        }
+        Command::Create { name, settings } => create(api, &name, settings),
         Command::Delete { name } => {
             let nothing = api.delete(&["users", &name], &[])?;
             show::done(api.json, &nothing, &format!("deleted user {name}"))
@@ -76,20 +94,41 @@ pub fn run(api: &Api, command: Command) -> Done {
                 ("NAME", |u| show::field(u, "name")),
                 ("ADMINISTRATOR", |u| show::field(u, "administrator")),
                 ("LOOPBACK ONLY", |u| show::field(u, "loopback_only")),
-                ("PERMISSIONS", |u| {
-                    u.get("permissions").and_then(Value::as_array).map_or(0, Vec::len).to_string()
-                }),
+                ("GROUPS", |u| count(u, "groups")),
+                ("PERMISSIONS", |u| count(u, "permissions")),
             ],
         ),
     }
 }
 
-/// Permissions replace those that there were; whatever is not given stays.
+/// How many things a field lists.
+pub fn count(thing: &Value, field: &str) -> String {
+    thing.get(field).and_then(Value::as_array).map_or(0, Vec::len).to_string()
+}
+
+fn create(api: &Api, name: &str, settings: Settings) -> Done {
+    let password = match settings.new_password {
+        None if !settings.without_password => Some(read_password()?),
+        given => given,
+    };
+    let user = api.post(
+        &["users"],
+        &json!({
+            "name": name, "password": password, "without_password": settings.without_password,
+            "certificate_names": settings.certificate_names, "groups": settings.groups,
+            "administrator": settings.administrator, "loopback_only": settings.loopback_only,
+            "permissions": settings.permissions.or(json!([])),
+        }),
+    )?;
+    show::done(api.json, &user, &format!("created user {name}"))
+}
+
+/// Permissions replace those that there were, as do groups and names in certificates; what is not given stays.
 fn alter(api: &Api, name: &str, set_password: bool, settings: Settings) -> Done {
     let known = api.get(&["users", name], &[])?;
     let was = |field: &str| known.get(field).cloned().unwrap_or(Value::Null);
-    let permissions = if settings.allowed.is_empty() { was("permissions") } else { json!(settings.allowed) };
     let flag = |given: bool, field: &str| if given { json!(true) } else { was(field) };
+    let list = |given: Vec<String>, field: &str| if given.is_empty() { was(field) } else { json!(given) };
     let password = match settings.new_password {
         None if set_password => Some(read_password()?),
         given => given,
@@ -97,7 +136,10 @@ fn alter(api: &Api, name: &str, set_password: bool, settings: Settings) -> Done 
     let user = api.put(
         &["users", name],
         &json!({
-            "password": password, "permissions": permissions,
+            "password": password, "without_password": settings.without_password,
+            "certificate_names": list(settings.certificate_names, "certificate_names"),
+            "groups": list(settings.groups, "groups"),
+            "permissions": settings.permissions.or(was("permissions")),
             "administrator": flag(settings.administrator, "administrator"),
             "loopback_only": flag(settings.loopback_only, "loopback_only"),
         }),

@@ -1,0 +1,44 @@
+//! What only administrators do: the one list.
+
+use crate::{Client, Error};
+use posthaste_engine::catalog::{Action, Resource, Wish};
+
+/// An operation on the broker itself. Administrators may do all of them; the permission to `administer` the broker
+/// gives single ones, by their names. Each of today's lets its holder become an administrator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Administration {
+    /// See, create, change and delete groups of users.
+    UserGroups,
+    /// See, create, change and delete users, with their credentials.
+    Users,
+}
+
+impl Administration {
+    /// All of them.
+    pub const ALL: [Administration; 2] = [Administration::UserGroups, Administration::Users];
+
+    /// As permissions call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Administration::UserGroups => "user-groups",
+            Administration::Users => "users",
+        }
+    }
+}
+
+impl Client {
+    /// Whether the principal may do this.
+    ///
+    /// # Errors
+    /// It may not.
+    pub fn may_administer(&self, what: Administration) -> Result<(), Error> {
+        let (action, resource, name) = (Action::Administer, Resource::Broker, what.name());
+        // It is the broker's, in no namespace.
+        let wish = Wish { action, resource, namespace: "", name };
+        if self.may_wish(&wish) {
+            return Ok(());
+        }
+        let (user, name) = (self.principal().name().to_owned(), name.to_owned());
+        Err(Error::Denied { user, action, resource, name })
+    }
+}
