@@ -2,6 +2,7 @@
 
 use crate::{
     driver::{drive, stopped},
+    entrance::{Entrance, Secure},
     leave::Leave,
     loops::{Loops, Place},
     session::{Mailbox, Protocol},
@@ -22,15 +23,13 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream, lookup_host},
     sync::watch,
-    time::timeout,
 };
-use tokio_rustls::TlsAcceptor;
 
 /// A bound port.
 pub struct Listener {
     name: Arc<str>,
     listener: TcpListener,
-    tls: Option<TlsAcceptor>,
+    entrance: Entrance,
     address: SocketAddr,
 }
 
@@ -70,7 +69,7 @@ const BREATH: Duration = Duration::from_millis(50);
 
 impl Listener {
     /// Binds `address`, HOST:PORT; port 0 picks a free one. `name` is the listener's in the configuration.
-    pub async fn bind(name: &str, address: &str, tls: Option<TlsAcceptor>) -> Result<Listener, BindError> {
+    pub async fn bind(name: &str, address: &str, entrance: Entrance) -> Result<Listener, BindError> {
         let named = || address.to_owned();
         let mut addresses =
             lookup_host(address).await.map_err(|error| BindError::Address { address: named(), error })?;
@@ -82,7 +81,7 @@ impl Listener {
             _ => BindError::Other { address: named(), error },
         })?;
         let address = listener.local_addr().map_err(|error| BindError::Other { address: named(), error })?;
-        Ok(Listener { name: Arc::from(name), listener, tls, address })
+        Ok(Listener { name: Arc::from(name), listener, entrance, address })
     }
 
     /// Where it really listens.
@@ -91,7 +90,7 @@ impl Listener {
     }
 
     pub fn is_tls(&self) -> bool {
-        self.tls.is_some()
+        self.entrance.tls.is_some()
     }
 
     /// The next connection, before any handshake. Waits out errors of the machine.
@@ -110,44 +109,9 @@ impl Listener {
         }
     }
 
-    /// Does the TLS handshake, if this listener wants one.
+    /// What comes before the protocol: a proxy's header, the TLS handshake.
     pub fn secure(&self, limit: Duration) -> Secure {
-        Secure { listener: self.name.clone(), tls: self.tls.clone(), limit }
-    }
-}
-
-/// How a listener's connections are secured; can be taken along to a task.
-#[derive(Clone)]
-pub struct Secure {
-    listener: Arc<str>,
-    tls: Option<TlsAcceptor>,
-    limit: Duration,
-}
-
-impl Secure {
-    /// The stream to talk over, and with which peer; none when the handshake failed.
-    pub async fn handshake(
-        self,
-        stream: TcpStream,
-        peer: SocketAddr,
-        connection: ConnectionId,
-    ) -> Option<(Stream, Peer)> {
-        let mut known = Peer::plain(self.listener, peer, connection);
-        let Some(tls) = self.tls else { return Some((Stream::Plain(stream), known)) };
-        match timeout(self.limit, tls.accept(stream)).await {
-            Ok(Ok(stream)) => {
-                known.tls = Some(Arc::default());
-                Some((Stream::Tls(Box::new(stream)), known))
-            }
-            Ok(Err(error)) => {
-                tracing::debug!(%peer, %error, "no TLS handshake");
-                None
-            }
-            Err(_) => {
-                tracing::debug!(%peer, "the TLS handshake took too long");
-                None
-            }
-        }
+        Secure { listener: self.name.clone(), entrance: self.entrance.clone(), limit }
     }
 }
 

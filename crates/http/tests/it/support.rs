@@ -3,7 +3,7 @@
 use base64::{Engine, engine::general_purpose::STANDARD};
 use posthaste_broker::{Anonymous, Broker, Config, Formats};
 use posthaste_model::Limits;
-use posthaste_net::{Listener, Shared};
+use posthaste_net::{Entrance, Listener, Shared};
 use serde_json::Value as Json;
 use std::{
     net::SocketAddr,
@@ -62,7 +62,7 @@ impl Fixture {
         };
         let broker = tokio::task::block_in_place(|| Broker::open(config)).unwrap();
         broker.set_anonymous("http", Anonymous::Administrator);
-        let listener = Listener::bind("http", "127.0.0.1:0", None).await.unwrap();
+        let listener = Listener::bind("http", "127.0.0.1:0", Entrance::default()).await.unwrap();
         let address = listener.address();
         let connections = Arc::new(AtomicUsize::new(0));
         broker.watch_connections(connections.clone());

@@ -13,7 +13,7 @@ use posthaste_mqtt::wire::{
     Publish, QoS, ReasonCode, Subscribe, SubscriptionIdentifier, SubscriptionOptions, TopicFilter,
 };
 use posthaste_mqtt::{Mqtt, Settings};
-use posthaste_net::{Listener, Shared};
+use posthaste_net::{Entrance, Listener, Shared};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
@@ -56,7 +56,7 @@ impl Server {
         let broker = tokio::task::block_in_place(|| Broker::open(config)).unwrap();
         broker.set_anonymous("mqtt", Anonymous::Administrator);
         let admin = broker.system_client("test", Name::constant("default"), broker.next_connection());
-        let listener = Listener::bind("mqtt", "127.0.0.1:0", None).await.unwrap();
+        let listener = Listener::bind("mqtt", "127.0.0.1:0", Entrance::default()).await.unwrap();
         let address = listener.address();
         let ids = broker.clone();
         let shared = Shared {

@@ -2,12 +2,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod alarm;
+mod proxies;
 mod support;
 mod tls;
 mod turns;
 
 use posthaste_model::Limits;
-use posthaste_net::{BindError, Closed, Listener};
+use posthaste_net::{BindError, Closed, Entrance, Listener};
 use std::time::Duration;
 use support::{Fixture, SLOW_MS, in_time};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -201,12 +202,12 @@ async fn stopping_says_goodbye_to_everyone() {
 
 #[tokio::test]
 async fn addresses_that_cannot_be_listened_on() {
-    let taken = Listener::bind("lines", "127.0.0.1:0", None).await.unwrap();
+    let taken = Listener::bind("lines", "127.0.0.1:0", Entrance::default()).await.unwrap();
     let address = taken.address().to_string();
-    let error = Listener::bind("lines", &address, None).await.err().unwrap();
+    let error = Listener::bind("lines", &address, Entrance::default()).await.err().unwrap();
     assert!(matches!(error, BindError::InUse { .. }) && error.to_string().contains(&address), "{error}");
     for wrong in ["localhost", "127.0.0.1:notaport", "127.0.0.1:99999", ""] {
-        let error = Listener::bind("lines", wrong, None).await.err().unwrap();
+        let error = Listener::bind("lines", wrong, Entrance::default()).await.err().unwrap();
         assert!(matches!(error, BindError::Address { .. }), "{wrong}: {error}");
         assert!(error.to_string().contains("HOST:PORT"), "{error}");
     }

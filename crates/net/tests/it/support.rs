@@ -3,7 +3,7 @@
 use bytes::{Buf, Bytes, BytesMut};
 use posthaste_model::{ConnectionId, Limits};
 use posthaste_net::{
-    Close, Closed, Listener, Loops, Mailbox, Output, Peer, Protocol, Session, Shared, serve,
+    Close, Closed, Entrance, Listener, Loops, Mailbox, Output, Peer, Protocol, Session, Shared, serve,
 };
 use std::{
     collections::HashMap,
@@ -65,6 +65,8 @@ pub struct Line {
     number: u64,
     lines: Lines,
     mailbox: Mailbox<Event>,
+    /// As `who` is answered.
+    peer: String,
     held: bool,
     deadline: Option<Instant>,
 }
@@ -76,7 +78,14 @@ impl Protocol for Lines {
     fn open(&self, peer: Peer, mailbox: Mailbox<Event>) -> Line {
         let number = peer.connection.0;
         self.mailboxes.lock().unwrap().insert(number, mailbox.clone());
-        Line { number, lines: self.clone(), mailbox, held: false, deadline: None }
+        let place = if peer.is_local { "here" } else { "elsewhere" };
+        let certificate = match peer.tls.map(|tls| tls.certificate.is_some()) {
+            None => "in the clear",
+            Some(false) => "without a certificate",
+            Some(true) => "with a certificate",
+        };
+        let peer = format!("{} {place} {certificate}", peer.address);
+        Line { number, lines: self.clone(), mailbox, peer, held: false, deadline: None }
     }
 }
 
@@ -97,6 +106,7 @@ impl Line {
                 self.lines.mailboxes.lock().unwrap()[&number()].send(Event::Release);
                 out.bytes().extend_from_slice(b"released\n");
             }
+            "who" => out.bytes().extend_from_slice(format!("{}\n", self.peer).as_bytes()),
             "flag" => {
                 self.lines.flags.fetch_add(1, Ordering::Relaxed);
                 out.bytes().extend_from_slice(b"flag\n");
@@ -178,7 +188,7 @@ pub struct Fixture {
 
 impl Fixture {
     pub async fn start(limits: Limits) -> Fixture {
-        let listener = Listener::bind("lines", "127.0.0.1:0", None).await.unwrap();
+        let listener = Listener::bind("lines", "127.0.0.1:0", Entrance::default()).await.unwrap();
         Fixture::serve(listener, limits)
     }
 
