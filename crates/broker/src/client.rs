@@ -110,7 +110,9 @@ impl Client {
         resource: Resource,
         name: &str,
     ) -> Result<(), Error> {
-        let wish = Wish { action, resource, namespace: &self.namespace, name };
+        // The right to a namespace is one that holds in it, from wherever it is asked for.
+        let namespace = if resource == Resource::Namespace { name } else { &*self.namespace };
+        let wish = Wish { action, resource, namespace, name };
         if self.principal.may(catalog, self.calls_itself.as_deref(), &wish) {
             return Ok(());
         }

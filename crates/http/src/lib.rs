@@ -22,3 +22,5 @@ pub use permission::PermissionView;
 #[doc(hidden)]
 pub use routes::paths;
 pub use server::serve;
+#[doc(hidden)]
+pub use server::serve_one;

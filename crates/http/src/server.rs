@@ -19,6 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::{
+    net::TcpStream,
     sync::{Semaphore, watch},
     task::JoinSet,
 };
@@ -31,15 +32,7 @@ const BODY_ROOM_MAX: usize = u32::MAX as usize >> 3;
 /// Serves HTTP/1.1 until everything stops and the last connection is closed.
 pub async fn serve(listener: Listener, broker: Broker, shared: Shared) {
     let mut stopping = shared.stopping.clone();
-    let body_room_kib = (shared.limits.inbox_bytes_max >> 10).clamp(1, BODY_ROOM_MAX);
-    let server = Arc::new(Server {
-        body_room: Arc::new(Semaphore::new(body_room_kib)),
-        body_room_kib,
-        broker,
-        started: Instant::now(),
-        next_partition: AtomicUsize::new(0),
-        shared: shared.clone(),
-    });
+    let server = new_server(broker, shared.clone());
     let mut conversations = JoinSet::new();
     loop {
         tokio::select! {
@@ -68,6 +61,24 @@ pub async fn serve(listener: Listener, broker: Broker, shared: Shared) {
     }
     drop(listener);
     while conversations.join_next().await.is_some() {}
+}
+
+/// Serves one connection that comes from `peer`: for tests, which have one machine.
+#[doc(hidden)]
+pub async fn serve_one(stream: TcpStream, peer: &Peer, broker: Broker, shared: Shared) {
+    converse(Stream::Plain(stream), peer, new_server(broker, shared)).await;
+}
+
+fn new_server(broker: Broker, shared: Shared) -> Arc<Server> {
+    let body_room_kib = (shared.limits.inbox_bytes_max >> 10).clamp(1, BODY_ROOM_MAX);
+    Arc::new(Server {
+        body_room: Arc::new(Semaphore::new(body_room_kib)),
+        body_room_kib,
+        broker,
+        started: Instant::now(),
+        next_partition: AtomicUsize::new(0),
+        shared,
+    })
 }
 
 /// Returns once everything is to end.

@@ -6,7 +6,7 @@ use crate::{
     message::from_json,
 };
 use bytes::Bytes;
-use posthaste_engine::catalog::{Binding, Exchange, ExchangeKind, Matching, Resource, Rule, Target};
+use posthaste_engine::catalog::{Action, Binding, Exchange, ExchangeKind, Matching, Resource, Rule, Target};
 use posthaste_model::{Pattern, Syntax};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
@@ -84,7 +84,7 @@ pub fn list(call: &Call) -> Answer {
 
 pub async fn create(call: &Call) -> Answer {
     let creation: Creation = call.json()?;
-    let exchange = call.client.exchange(&creation.exchange)?;
+    let exchange = readable(call, &creation.exchange)?;
     let target = target(creation.queue.as_deref(), creation.to_exchange.as_deref())?;
     let binding = Binding {
         target,
@@ -103,7 +103,7 @@ pub async fn delete(call: &Call) -> Answer {
     let selection: Selection = call.parameters()?;
     let Some(exchange) = &selection.exchange else { return Err(Failure::invalid("name the exchange")) };
     target(selection.queue.as_deref(), selection.to_exchange.as_deref())?;
-    let exchange = call.client.exchange(exchange)?;
+    let exchange = readable(call, exchange)?;
     // No key is the empty one, as in creation.
     let selection = Selection { key: Some(selection.key.clone().unwrap_or_default()), ..selection };
     let found: Vec<Arc<Binding>> = exchange.bindings().filter(|b| selection.matches(b)).cloned().collect();
@@ -116,6 +116,12 @@ pub async fn delete(call: &Call) -> Answer {
         call.client.unbind(&exchange.spec.name, target, key, arguments).await?;
     }
     Ok(Reply::Nothing)
+}
+
+/// The exchange, for a caller who may bind to it.
+fn readable(call: &Call, name: &str) -> Result<Exchange, Failure> {
+    call.client.may(Action::Read, Resource::Exchange, name)?;
+    Ok(call.client.exchange(name)?)
 }
 
 fn target(queue: Option<&str>, to_exchange: Option<&str>) -> Result<Target, Failure> {

@@ -4,7 +4,9 @@ use crate::{
     call::{Answer, Call, Page, Reply, name},
     failure::Failure,
 };
-use posthaste_engine::catalog::{Exchange, ExchangeKind, ExchangeSpec, Options, PREDECLARED, Resource};
+use posthaste_engine::catalog::{
+    Action, Exchange, ExchangeKind, ExchangeSpec, Options, PREDECLARED, Resource,
+};
 use serde::{Deserialize, Serialize};
 
 #[derive(Deserialize)]
@@ -91,6 +93,8 @@ pub fn describe(call: &Call) -> Answer {
 pub async fn delete(call: &Call) -> Answer {
     let Deletion { if_unused } = call.parameters()?;
     let name = call.name()?;
+    // First the right: whether there is one is not for everybody to know.
+    call.client.may(Action::Configure, Resource::Exchange, &name)?;
     call.client.exchange(&name)?;
     call.client.delete_exchange(&name, if_unused).await.map_err(Failure::from)?;
     Ok(Reply::Nothing)

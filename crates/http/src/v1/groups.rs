@@ -33,7 +33,7 @@ struct MemberView {
 
 #[derive(Serialize)]
 struct OffsetView {
-    /// None when the topic is gone.
+    /// None when the topic is gone, or not for the caller to see.
     topic: Option<String>,
     partition: u32,
     offset: u64,
@@ -69,7 +69,6 @@ pub async fn describe(call: &Call) -> Answer {
 
 pub async fn delete(call: &Call) -> Answer {
     let name = call.name()?;
-    call.client.describe_group(&name).await?.ok_or_else(|| unknown(&name))?;
     call.client.delete_group(&name).await?;
     Ok(Reply::Nothing)
 }
@@ -102,10 +101,10 @@ fn offset_view(call: &Call, committed: CommittedOffset) -> OffsetView {
     let catalog = call.broker().catalog();
     let topic = catalog.topic_by_id(committed.topic);
     let seen = topic.and_then(|t| call.client.allow::<right::See, _>(t.clone()).ok());
-    let partition = seen.and_then(|topic| topic.partition(committed.partition as usize));
+    let partition = seen.as_ref().and_then(|topic| topic.partition(committed.partition as usize));
     let end = partition.and_then(|p| call.client.extent(p).ok()).map(|extent| extent.end());
     OffsetView {
-        topic: topic.map(|t| t.name.to_string()),
+        topic: seen.map(|t| t.name.to_string()),
         partition: committed.partition,
         offset: committed.offset,
         end,

@@ -4,7 +4,7 @@ use crate::{
     call::{Answer, Call, Page, Reply, name},
     failure::Failure,
 };
-use posthaste_engine::catalog::{Namespace, Resource};
+use posthaste_engine::catalog::{Action, Namespace, Resource};
 use serde::{Deserialize, Serialize};
 
 #[derive(Serialize)]
@@ -51,6 +51,8 @@ pub fn describe(call: &Call) -> Answer {
 
 pub async fn delete(call: &Call) -> Answer {
     let name = call.name()?;
+    // First the right: whether there is one is not for everybody to know.
+    call.client.may(Action::Configure, Resource::Namespace, &name)?;
     find(call, &name)?;
     call.client.delete_namespace(&name).await?;
     Ok(Reply::Nothing)

@@ -10,7 +10,7 @@ use crate::{
 };
 use hyper::StatusCode;
 use posthaste_broker::{AppendBatch, Batch, Outcome, Routed, encode_message, right};
-use posthaste_engine::catalog::Topic;
+use posthaste_engine::catalog::{Action, BUS, Resource, Topic};
 use posthaste_model::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::Ordering;
@@ -50,6 +50,10 @@ const MESSAGES_MAX: usize = 10_000;
 /// `POST /v1/exchanges/{name}/messages`
 pub async fn to_exchange(call: &Call) -> Answer {
     let (publications, many) = publications(call)?;
+    if call.text() != BUS {
+        // Of the bus it is each message's subject that counts.
+        call.client.may(Action::Write, Resource::Exchange, call.text())?;
+    }
     let exchange = call.client.exchange(call.text())?;
     if exchange.spec.internal {
         return Err(Failure::invalid(format!(

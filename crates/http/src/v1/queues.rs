@@ -4,7 +4,7 @@ use crate::{
     call::{Answer, Call, Page, Reply, name, within},
     failure::Failure,
 };
-use posthaste_broker::QueueDeclaration;
+use posthaste_broker::{QueueDeclaration, right};
 use posthaste_engine::{
     catalog::{DeadLetter, Durability, Overflow, Queue, QueueConfig, Resource},
     effect::QueueState,
@@ -137,7 +137,7 @@ pub async fn describe(call: &Call) -> Answer {
 /// Changes what is named in the body, and nothing else.
 pub async fn change(call: &Call) -> Answer {
     let changes: Map<String, Json> = call.json()?;
-    let queue = call.client.queue(call.text())?;
+    let queue = call.client.queue_to::<right::Configure>(call.text())?;
     if changes.contains_key("priorities") {
         return Err(Failure::invalid("a queue's priorities are set when it is created"));
     }

@@ -77,8 +77,8 @@ impl Subscription {
     async fn open(call: &Call, pattern: Pattern, key: String) -> Result<Subscription, Failure> {
         let broker = call.broker();
         let connection = broker.next_connection();
-        let principal = call.client.principal().clone();
-        let client = broker.client(principal, call.client.namespace().clone(), connection);
+        // Its queue is the broker's own: the caller's right is that to read the pattern.
+        let client = broker.system_client("http", call.client.namespace().clone(), connection);
         let queue_name = name(&format!("http.{}.{connection}", broker.epoch()))?;
         let declaration = QueueDeclaration { exclusive: true, ..QueueDeclaration::default() };
         let queue = client.allow::<right::Read, _>(client.create_queue(&queue_name, declaration).await?)?;

@@ -87,7 +87,7 @@ pub fn describe(call: &Call) -> Answer {
 
 /// Changes what is named in the body, and nothing else.
 pub async fn change(call: &Call) -> Answer {
-    let topic = call.client.topic(call.text())?;
+    let topic = call.client.topic_to::<right::Configure>(call.text())?;
     let mut changes: Map<String, Json> = call.json()?;
     let wanted = changes.remove("partitions");
     let wanted = wanted.map(serde_json::from_value::<u32>).transpose();
@@ -109,7 +109,7 @@ pub async fn change(call: &Call) -> Answer {
 }
 
 pub async fn delete(call: &Call) -> Answer {
-    let topic = call.client.topic(call.text())?;
+    let topic = call.client.topic_to::<right::Configure>(call.text())?;
     call.client.delete_topic(&topic.name).await?;
     Ok(Reply::Nothing)
 }

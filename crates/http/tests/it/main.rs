@@ -2,6 +2,7 @@
 mod access;
 mod messages;
 mod resources;
+mod rights;
 mod server;
 mod streams;
 mod support;

@@ -3,7 +3,7 @@
 use base64::{Engine, engine::general_purpose::STANDARD};
 use posthaste_broker::{Anonymous, Broker, Config, Formats};
 use posthaste_model::Limits;
-use posthaste_net::{Entrance, Listener, Shared};
+use posthaste_net::{Entrance, Listener, Peer, Shared};
 use serde_json::Value as Json;
 use std::{
     net::SocketAddr,
@@ -12,7 +12,7 @@ use std::{
 };
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     task::JoinHandle,
     time::timeout,
 };
@@ -21,6 +21,7 @@ pub struct Fixture {
     pub broker: Broker,
     pub address: SocketAddr,
     pub serving: JoinHandle<()>,
+    shared: Shared,
     directory: tempfile::TempDir,
 }
 
@@ -75,12 +76,24 @@ impl Fixture {
             next_connection: Arc::new(move || ids.next_connection()),
             leave: Default::default(),
         };
-        let serving = tokio::spawn(posthaste_http::serve(listener, broker.clone(), shared));
-        Fixture { broker, address, serving, directory }
+        let serving = tokio::spawn(posthaste_http::serve(listener, broker.clone(), shared.clone()));
+        Fixture { broker, address, serving, shared, directory }
     }
 
     pub async fn connect(&self) -> Connection {
         Connection { stream: BufReader::new(TcpStream::connect(self.address).await.unwrap()) }
+    }
+
+    /// A connection that the broker sees come from another machine.
+    pub async fn connect_from_afar(&self) -> Connection {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (accepted, _) = listener.accept().await.unwrap();
+        let (broker, shared) = (self.broker.clone(), self.shared.clone());
+        let afar = "203.0.113.7:4711".parse().unwrap();
+        let peer = Peer::plain("http".into(), afar, broker.next_connection());
+        tokio::spawn(async move { posthaste_http::serve_one(accepted, &peer, broker, shared).await });
+        Connection { stream: BufReader::new(stream) }
     }
 
     /// One request on a connection of its own.
