@@ -16,7 +16,10 @@ use posthaste_model::Name;
 /// Frames before the tuning: as large as a client with a token for a password needs (RabbitMQ 4.1).
 pub(crate) const FRAME_MAX_BEFORE_TUNE: u32 = 8_192;
 const MECHANISMS: &str = "PLAIN AMQPLAIN";
-const MECHANISMS_WITH_ANONYMOUS: &str = "PLAIN AMQPLAIN ANONYMOUS";
+/// For a client that has a certificate.
+const EXTERNAL: &str = " EXTERNAL";
+/// For a client that may do without credentials.
+const ANONYMOUS: &str = " ANONYMOUS";
 const LOCALES: &str = "en_US";
 /// What this vhost is called in the broker.
 const DEFAULT_VHOST: &str = "/";
@@ -79,15 +82,18 @@ impl Handshake {
     /// The protocol header was AMQP 0-9-1's.
     pub fn start(&mut self, around: &Surroundings<'_>) -> Method {
         *self = Handshake::StartOk;
-        let mechanisms = match around.broker.admits_anonymous(around.origin) {
-            true => MECHANISMS_WITH_ANONYMOUS,
-            false => MECHANISMS,
-        };
+        let mut mechanisms = MECHANISMS.to_owned();
+        if around.origin.certificate.is_some() {
+            mechanisms.push_str(EXTERNAL);
+        }
+        if around.broker.admits_anonymous(around.origin) {
+            mechanisms.push_str(ANONYMOUS);
+        }
         connection::Start {
             version_major: 0,
             version_minor: 9,
             server_properties: properties::server(around.options, around.broker.cluster_id()),
-            mechanisms: Bytes::from_static(mechanisms.as_bytes()),
+            mechanisms: mechanisms.into(),
             locales: Bytes::from_static(LOCALES.as_bytes()),
         }
         .into()
@@ -147,6 +153,7 @@ impl Handshake {
 #[derive(Debug, PartialEq, Eq)]
 enum Login {
     Anonymous,
+    Certificate,
     Password { user: String, password: Bytes },
 }
 
@@ -164,6 +171,7 @@ impl Login {
                 amqplain(&table).ok_or_else(|| malformed("LOGIN or PASSWORD is missing"))
             }
             b"ANONYMOUS" => Ok(Login::Anonymous),
+            b"EXTERNAL" => Ok(Login::Certificate),
             _ => Err(Exception::new(
                 ReplyCode::CommandInvalid,
                 format_args!("unknown authentication mechanism '{}'", start_ok.mechanism),
@@ -174,6 +182,7 @@ impl Login {
     fn credentials(&self) -> (&str, Credentials<'_>) {
         match self {
             Login::Anonymous => ("", Credentials::Anonymous),
+            Login::Certificate => ("", Credentials::Certificate),
             Login::Password { user, password } => (user, Credentials::Password { user, password }),
         }
     }
@@ -261,7 +270,8 @@ mod tests {
             ("AMQPLAIN", b"\x05LOGINS\0\0\0\x01a", Err(ReplyCode::SyntaxError)),
             ("AMQPLAIN", b"\x05LOGINS\xff\xff\xff\xffa", Err(ReplyCode::SyntaxError)),
             ("ANONYMOUS", b"whoever", Ok(Login::Anonymous)),
-            ("EXTERNAL", b"", Err(ReplyCode::CommandInvalid)),
+            ("EXTERNAL", b"", Ok(Login::Certificate)),
+            ("SCRAM-SHA-1", b"", Err(ReplyCode::CommandInvalid)),
         ] {
             assert_eq!(login(mechanism, response), expect, "{mechanism} {response:?}");
         }

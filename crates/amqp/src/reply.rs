@@ -95,6 +95,8 @@ pub(crate) fn not_authenticated(error: AuthenticationError, mechanism: &str, use
         }
         AuthenticationError::AnonymousFromAfar
         | AuthenticationError::AnonymousOff
+        | AuthenticationError::NoCertificate
+        | AuthenticationError::UnknownCertificate
         | AuthenticationError::Wrong => Exception::new(
             ReplyCode::AccessRefused,
             format_args!(

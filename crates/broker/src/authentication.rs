@@ -20,8 +20,14 @@ pub(crate) const BROKER: &str = "broker";
 
 /// What a client shows of itself.
 pub enum Credentials<'a> {
+    /// None: the client's certificate counts, if it has one that is a user's.
     Anonymous,
-    Password { user: &'a str, password: &'a [u8] },
+    /// The certificate that it has.
+    Certificate,
+    Password {
+        user: &'a str,
+        password: &'a [u8],
+    },
 }
 
 /// Who a client is. What it may do is looked up by each check, so that a change of rights counts at once.
@@ -53,6 +59,8 @@ struct Identity {
 pub(crate) enum Shown {
     /// It is named by its id.
     Nothing,
+    /// A certificate; with the name in it that the user's entry has, unless a rule made one of it.
+    Certificate(Option<String>),
     /// The password of the user as it was then.
     Password(Arc<User>),
 }
@@ -70,6 +78,12 @@ pub enum AuthenticationError {
     LoopbackOnly,
     #[error("too many log-ins are being checked; try again in a moment")]
     Busy,
+    #[error(
+        "this log-in needs a client certificate, and the connection has none that the listener asked for"
+    )]
+    NoCertificate,
+    #[error("no user goes by a name in the client's certificate; give one the name with --certificate-name")]
+    UnknownCertificate,
     #[error("the user name or the password is wrong")]
     Wrong,
 }
@@ -153,7 +167,10 @@ impl Principal {
         let user = catalog.user(&identity.name).ok_or_else(|| Revoked::Deleted(name()))?;
         match &identity.shown {
             Shown::Password(shown) if shown.password != user.password => Err(Revoked::Password(name())),
-            Shown::Nothing | Shown::Password(_) => Ok(()),
+            Shown::Certificate(Some(shown)) if !user.certificate_names.contains(shown) => {
+                Err(Revoked::Certificate(name()))
+            }
+            Shown::Nothing | Shown::Certificate(_) | Shown::Password(_) => Ok(()),
         }
     }
 

@@ -3,6 +3,7 @@
 use crate::{
     audit::Audit,
     authentication::Principal,
+    certificate::CertificateUser,
     client::Client,
     damage::Damage,
     environment::{Clock, Work},
@@ -98,6 +99,7 @@ pub(crate) struct Shared {
     pub advertised: parking_lot::RwLock<HashMap<String, String>>,
     /// By name of the listener.
     pub anonymous: parking_lot::RwLock<HashMap<String, Anonymous>>,
+    pub certificate_user: parking_lot::RwLock<CertificateUser>,
     clock: Clock,
     pub work: Work,
     catalog: ArcSwap<Catalog>,
@@ -167,6 +169,7 @@ impl Shared {
             exclusive_owners: parking_lot::Mutex::default(),
             advertised: parking_lot::RwLock::new(parts.advertised),
             anonymous: parking_lot::RwLock::default(),
+            certificate_user: parking_lot::RwLock::default(),
             catalog: ArcSwap::from_pointee(parts.catalog),
             inboxes: parts.inboxes,
             outboxes: parts.outboxes,

@@ -8,10 +8,11 @@
 
 use crate::{
     Broker, Error,
-    authentication::{AuthenticationError, Credentials, Principal},
+    authentication::{AuthenticationError, Credentials, Principal, Shown},
     environment::Work,
     origin::Origin,
     password::hash_password,
+    scram::{self, ClientFirst, Exchange as ScramExchange, Mechanism as ScramMechanism},
 };
 use parking_lot::Mutex;
 use posthaste_engine::catalog::Password;
@@ -27,7 +28,7 @@ use std::{
     },
     time::Duration,
 };
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 /// Log-ins from one place that are checked, or answered late, at a time. Further ones wait for them.
 const AT_A_TIME_PER_PLACE: usize = 8;
@@ -245,42 +246,117 @@ impl Broker {
         origin: &Origin,
         credentials: Credentials<'_>,
     ) -> Result<Principal, AuthenticationError> {
-        let peer = origin.peer;
         let (user, password) = match credentials {
-            Credentials::Anonymous if self.admits_anonymous(origin) => {
-                return Ok(Principal::anonymous(origin.unnamed()));
+            Credentials::Anonymous => {
+                return self.without_password(origin).map_err(|error| self.refused(origin, None, error));
             }
-            Credentials::Anonymous => return Err(self.refused(origin, None, origin.why_no_anonymous())),
+            Credentials::Certificate => {
+                return self.by_certificate(origin).map_err(|error| self.refused(origin, None, error));
+            }
             Credentials::Password { user, password } => (user, password),
         };
         if let Some(known) = self.known_password(user, password, origin) {
             return known.map_err(|error| self.refused(origin, Some(user), error));
         }
-        let turns = self.shared.log_ins.table.lock().place(peer.ip()).turns.clone();
-        let _turn = match turns.clone().try_acquire_owned() {
-            Ok(turn) => turn,
-            Err(_) => {
-                let patience = Duration::from_millis(self.limits().handshake_ms_max);
-                match tokio::time::timeout(patience, turns.acquire_owned()).await {
-                    Ok(Ok(turn)) => turn,
-                    _ => return Err(self.refused(origin, Some(user), AuthenticationError::Busy)),
-                }
-            }
-        };
+        let _turn = self.turn(origin, user).await?;
         // Somebody before may have shown the same.
         let result = match self.known_password(user, password, origin) {
             Some(known) => known,
             None => self.check_password(user, password, origin).await,
         };
-        let Err(error) = result else { return result };
+        match result {
+            Ok(principal) => Ok(principal),
+            Err(error) => Err(self.fail(origin, user, error).await),
+        }
+    }
+
+    /// Begins a proof of a password: what is to be answered to the client's first message. A user that is not
+    /// there is answered alike.
+    ///
+    /// # Errors
+    /// Says what is wrong with the message.
+    pub fn begin_scram(
+        &self,
+        origin: &Origin,
+        mechanism: ScramMechanism,
+        first: &[u8],
+    ) -> Result<(ScramExchange, String), &'static str> {
+        let refused = |why| {
+            self.log_in_refused(origin, None, &why);
+            why
+        };
+        let first = ClientFirst::read(first).map_err(refused)?;
+        let random = scram::nonce().ok_or("the machine has no randomness").map_err(refused)?;
+        let catalog = self.shared.catalog_now();
+        let verifier = catalog.user(&first.user).and_then(|user| mechanism.verifier(&user.password));
+        let key = self.shared.passwords.salt();
+        Ok(ScramExchange::begin(mechanism, first, verifier.cloned(), key, random))
+    }
+
+    /// Judges the client's last message: who it is, and what is to be answered.
+    ///
+    /// # Errors
+    /// It is not let in.
+    pub async fn finish_scram(
+        &self,
+        origin: &Origin,
+        exchange: &ScramExchange,
+        last: &[u8],
+    ) -> Result<(Principal, String), AuthenticationError> {
+        let _turn = self.turn(origin, exchange.user()).await?;
+        let user = self.catalog().user(exchange.user()).cloned();
+        let result = match (exchange.finish(last), user) {
+            (Some(answer), Some(user)) if exchange.is_of(&user.password) => {
+                let shown = Shown::Password(user.clone());
+                Principal::admit(&user, origin, shown).map(|principal| (principal, answer))
+            }
+            _ => Err(AuthenticationError::Wrong),
+        };
+        match result {
+            Ok(done) => Ok(done),
+            Err(error) => Err(self.fail(origin, exchange.user(), error).await),
+        }
+    }
+
+    /// As the user of the client's certificate if it is one's, else as a client without credentials.
+    fn without_password(&self, origin: &Origin) -> Result<Principal, AuthenticationError> {
+        if origin.certificate.is_none() {
+            return match self.admits_unnamed(origin) {
+                true => Ok(Principal::anonymous(origin.unnamed())),
+                false => Err(origin.why_no_anonymous()),
+            };
+        }
+        match self.by_certificate(origin) {
+            Err(AuthenticationError::UnknownCertificate) if self.admits_unnamed(origin) => {
+                Ok(Principal::anonymous(origin.unnamed()))
+            }
+            result => result,
+        }
+    }
+
+    /// Waits until another log-in from there may be checked.
+    async fn turn(&self, origin: &Origin, user: &str) -> Result<OwnedSemaphorePermit, AuthenticationError> {
+        let turns = self.shared.log_ins.table.lock().place(origin.peer.ip()).turns.clone();
+        if let Ok(turn) = turns.clone().try_acquire_owned() {
+            return Ok(turn);
+        }
+        let patience = Duration::from_millis(self.limits().handshake_ms_max);
+        match tokio::time::timeout(patience, turns.acquire_owned()).await {
+            Ok(Ok(turn)) => Ok(turn),
+            _ => Err(self.refused(origin, Some(user), AuthenticationError::Busy)),
+        }
+    }
+
+    /// Notes a failure, and answers late.
+    async fn fail(&self, origin: &Origin, user: &str, error: AuthenticationError) -> AuthenticationError {
         let error = self.refused(origin, Some(user), error);
         if error != AuthenticationError::Busy {
             let known = self.catalog().user(user).map(|user| user.name.clone());
             let now = self.shared.now();
-            let wait = self.shared.log_ins.table.lock().fail(peer.ip(), known.as_ref(), now);
+            let wait = self.shared.log_ins.table.lock().fail(origin.peer.ip(), known.as_ref(), now);
             tokio::time::sleep(Duration::from_millis(wait)).await;
         }
-        Err(error)
+        error
     }
 
     /// As [`Broker::log_in`], for a program that has the broker within it.

@@ -134,6 +134,10 @@ impl Broker {
 
     /// Whether a client that shows no credentials is let in from there at the moment.
     pub fn admits_anonymous(&self, origin: &Origin) -> bool {
+        self.admits_unnamed(origin) || origin.certificate.is_some() && self.by_certificate(origin).is_ok()
+    }
+
+    pub(crate) fn admits_unnamed(&self, origin: &Origin) -> bool {
         origin.unnamed().grant(&self.shared.catalog_now()) != Grant::Nothing
     }
 }

@@ -31,14 +31,18 @@ const KNOWN_PASSWORDS_MAX: usize = 10_000;
 const PASSWORD_BYTES_MAX: usize = 1_024;
 
 impl KnownPasswords {
-    fn fingerprint(&self, password: &[u8]) -> [u8; 32] {
-        let salt = self.salt.get_or_init(|| {
+    /// Of this run.
+    pub fn salt(&self) -> &[u8] {
+        self.salt.get_or_init(|| {
             let mut salt = [0; 16];
-            // Without randomness the fingerprint is merely unsalted; it never leaves this process.
+            // Without randomness a fingerprint is merely unsalted; it never leaves this process.
             let _ = getrandom::fill(&mut salt);
             salt
-        });
-        Sha256::new().chain_update(salt).chain_update(password).finalize().into()
+        })
+    }
+
+    fn fingerprint(&self, password: &[u8]) -> [u8; 32] {
+        Sha256::new().chain_update(self.salt()).chain_update(password).finalize().into()
     }
 
     fn decoy(&self) -> &Password {

@@ -38,6 +38,8 @@ pub struct RightsWatch {
 pub enum Revoked {
     #[error("clients without credentials are not let in any more; log in as a user")]
     Anonymous,
+    #[error("the certificate is user '{0}''s no more; log in with another one")]
+    Certificate(String),
     #[error("user '{0}' was deleted")]
     Deleted(String),
     #[error("the password of user '{0}' was changed; log in again")]

@@ -32,8 +32,8 @@ use crate::limits::{
 };
 use crate::names::TopicIds;
 use crate::wire::{
-    ApiKey, EncodeError, ErrorCode, Frame, FrameError, LENGTH_BYTES, Request, RequestError, RequestHeader,
-    ResponseBody, decode_request, encode_response, split_frame,
+    ApiKey, EncodeError, ErrorCode, Frame, FrameError, Request, RequestError, RequestHeader, ResponseBody,
+    decode_request, encode_response, split_frame,
 };
 
 /// Pieces of a response shorter than this are written together, in bytes.
@@ -102,10 +102,8 @@ pub struct Conversation {
 enum Access {
     /// Nothing was said yet.
     Stranger,
-    /// PLAIN is agreed on; the credentials come next.
-    Handshaken {
-        framing: sasl::Framing,
-    },
+    /// A mechanism is agreed on; a token of it comes next.
+    Handshaken(sasl::Dialogue),
     Admitted {
         context: Context,
         by_password: bool,
@@ -155,7 +153,9 @@ impl Conversation {
             self.waiting_bytes -= frame.len();
             self.last_request = Instant::now();
             match self.access {
-                Access::Handshaken { framing: sasl::Framing::Bare } => self.bare_token(&frame, out).await?,
+                Access::Handshaken(sasl::Dialogue { framing: sasl::Framing::Bare, .. }) => {
+                    self.bare_token(&frame, out).await?;
+                }
                 _ => self.start(frame, out).await?,
             }
         }
@@ -230,7 +230,7 @@ impl Conversation {
     async fn context(&mut self) -> Result<Context, Close> {
         match &self.access {
             Access::Admitted { context, .. } => Ok(context.clone()),
-            Access::Handshaken { .. } => {
+            Access::Handshaken(_) => {
                 Err(Close::Error("a request came where the credentials were expected".to_owned()))
             }
             Access::Stranger => {
@@ -270,7 +270,7 @@ impl Conversation {
         let (response, framing) = sasl::handshake(header.api_version, request, authenticated);
         self.respond(header, &response, out)?;
         match framing {
-            Some(framing) => self.access = Access::Handshaken { framing },
+            Some(dialogue) => self.access = Access::Handshaken(dialogue),
             // Who is let in already stays so, as in Kafka; anybody else has nothing more to say.
             None if authenticated => {}
             None => return Err(Close::Done),
@@ -284,26 +284,44 @@ impl Conversation {
         token: &[u8],
         out: &mut Output,
     ) -> Result<(), Close> {
-        let handshaken = matches!(self.access, Access::Handshaken { .. });
-        let result = match handshaken {
-            true => sasl::authenticate(&self.broker, &self.origin, token).await,
-            false => Err((ErrorCode::IllegalSaslState, "SaslHandshake comes first".to_owned())),
-        };
-        let failed = result.is_err();
+        let result = self.token(token).await;
         let response = sasl::response(&result);
-        if let Ok(principal) = result {
-            self.admit(principal, true);
-        }
+        let failed = result.map(|step| self.step(step)).is_err();
         self.respond(header, &response, out)?;
         if failed { Err(Close::Done) } else { Ok(()) }
     }
 
+    /// Judges a token of the mechanism that is agreed on; one that is refused ends the connection.
+    async fn token(&mut self, token: &[u8]) -> Result<sasl::Step, sasl::Refusal> {
+        match std::mem::replace(&mut self.access, Access::Stranger) {
+            Access::Handshaken(dialogue) => {
+                sasl::authenticate(&self.broker, &self.origin, dialogue, token).await
+            }
+            other => {
+                self.access = other;
+                Err((ErrorCode::IllegalSaslState, "SaslHandshake comes first".to_owned()))
+            }
+        }
+    }
+
+    fn step(&mut self, step: sasl::Step) {
+        match step {
+            sasl::Step::Challenge(dialogue, _) => self.access = Access::Handshaken(dialogue),
+            sasl::Step::Done(principal, _) => {
+                self.admit(principal, true);
+            }
+        }
+    }
+
     /// SaslHandshake v0 is followed by the mechanism's own tokens, in frames without headers.
     async fn bare_token(&mut self, token: &[u8], out: &mut Output) -> Result<(), Close> {
-        match sasl::authenticate(&self.broker, &self.origin, token).await {
-            Ok(principal) => {
-                self.admit(principal, true);
-                out.bytes().extend_from_slice(&[0; LENGTH_BYTES]);
+        match self.token(token).await {
+            Ok(step) => {
+                let (sasl::Step::Challenge(_, answer) | sasl::Step::Done(_, answer)) = &step;
+                let length = i32::try_from(answer.len()).unwrap_or_default();
+                out.bytes().extend_from_slice(&length.to_be_bytes());
+                out.bytes().extend_from_slice(answer.as_bytes());
+                self.step(step);
                 Ok(())
             }
             // There is no way to say why; Kafka closes, too.
@@ -429,7 +447,7 @@ impl Session for Conversation {
                 Access::Admitted { context, .. } => {
                     context.client.standing().map_err(|revoked| Close::Error(revoked.to_string()))?;
                 }
-                Access::Stranger | Access::Handshaken { .. } => {}
+                Access::Stranger | Access::Handshaken(_) => {}
             },
             Event::Answered { slot, response } => {
                 self.running = None;
@@ -461,7 +479,7 @@ impl Session for Conversation {
             Access::Admitted { .. } => true,
             // Whoever needs no credentials need not say more than ApiVersions.
             Access::Stranger => self.next_slot > 0 && self.broker.admits_anonymous(&self.origin),
-            Access::Handshaken { .. } => false,
+            Access::Handshaken(_) => false,
         }
     }
 

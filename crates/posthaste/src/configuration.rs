@@ -1,6 +1,9 @@
 //! What the broker is started with: defaults, under the file, under the environment, under the flags.
 
-use crate::users::{UserEntry, UserGroupEntry};
+use crate::{
+    access::Access,
+    users::{UserEntry, UserGroupEntry},
+};
 use posthaste_model::Limits;
 use serde::Deserialize;
 use std::{collections::BTreeMap, path::PathBuf};
@@ -20,6 +23,7 @@ pub struct File {
     /// Protocol name to the HOST:PORT that clients are told.
     pub advertise: BTreeMap<String, String>,
     pub tls: Option<Tls>,
+    pub access: Access,
     pub mqtt: Mqtt,
     pub limits: Limits,
     /// Users that are to be there, by name.

@@ -1,6 +1,7 @@
 //! One broker that speaks Kafka, AMQP 0-9-1 and MQTT: the command line and the composition.
 #![forbid(unsafe_code)]
 
+mod access;
 mod check;
 mod client;
 mod configuration;

@@ -135,6 +135,7 @@ async fn serve(settings: Settings) -> Result<(), String> {
         threads: None,
     };
     let broker = tokio::task::block_in_place(|| Broker::open(config)).map_err(|e| e.to_string())?;
+    settings.file.access.apply(&broker);
     let allowed = match users::establish(&broker, &settings.file.users, &settings.file.user_groups).await {
         Ok(()) => check_plaintext(&settings, &listeners, &broker),
         Err(error) => Err(error),

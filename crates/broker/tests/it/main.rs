@@ -4,6 +4,7 @@
 mod access;
 mod anonymous;
 mod audit;
+mod certificates;
 mod churn;
 mod crossing;
 mod damage;

@@ -1,12 +1,15 @@
-//! SaslHandshake (17) and SaslAuthenticate (36): PLAIN (RFC 4616).
+//! SaslHandshake (17) and SaslAuthenticate (36): PLAIN (RFC 4616), SCRAM-SHA-256 and -512 (RFC 5802, 7677).
 
-use posthaste_broker::{AuthenticationError, Broker, Credentials, Origin, Principal};
+use posthaste_broker::{
+    AuthenticationError, Broker, Credentials, Origin, Principal, ScramExchange, ScramMechanism,
+};
 
 use crate::wire::ErrorCode;
 use crate::wire::messages::sasl_authenticate::SaslAuthenticateResponse;
 use crate::wire::messages::sasl_handshake::{SaslHandshakeRequest, SaslHandshakeResponse};
 
 const PLAIN: &str = "PLAIN";
+const MECHANISMS: [&str; 3] = [PLAIN, "SCRAM-SHA-256", "SCRAM-SHA-512"];
 
 /// How the mechanism's tokens come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,39 +20,83 @@ pub enum Framing {
     Request,
 }
 
-/// No framing means that the conversation ends here.
+/// A mechanism that is agreed on, and how far it has come.
+pub struct Dialogue {
+    pub framing: Framing,
+    expects: Expects,
+}
+
+enum Expects {
+    Plain,
+    ScramFirst(ScramMechanism),
+    ScramLast(Box<ScramExchange>),
+}
+
+/// What follows from a token.
+pub enum Step {
+    /// Send this, and wait for the next token.
+    Challenge(Dialogue, String),
+    /// The client is let in; send this.
+    Done(Principal, String),
+}
+
+/// A code and a sentence for the client.
+pub type Refusal = (ErrorCode, String);
+
+/// No dialogue means that the conversation ends here.
 pub fn handshake(
     version: i16,
     request: &SaslHandshakeRequest,
     authenticated: bool,
-) -> (SaslHandshakeResponse, Option<Framing>) {
-    let (error_code, framing) = match &*request.mechanism {
-        _ if authenticated => (ErrorCode::IllegalSaslState, None),
-        PLAIN if version == 0 => (ErrorCode::None, Some(Framing::Bare)),
-        PLAIN => (ErrorCode::None, Some(Framing::Request)),
-        _ => (ErrorCode::UnsupportedSaslMechanism, None),
+) -> (SaslHandshakeResponse, Option<Dialogue>) {
+    let expects = match &*request.mechanism {
+        PLAIN => Some(Expects::Plain),
+        name => ScramMechanism::named(name).map(Expects::ScramFirst),
     };
-    (SaslHandshakeResponse { error_code, mechanisms: vec![PLAIN.into()] }, framing)
+    let framing = if version == 0 { Framing::Bare } else { Framing::Request };
+    let (error_code, dialogue) = match expects {
+        _ if authenticated => (ErrorCode::IllegalSaslState, None),
+        Some(expects) => (ErrorCode::None, Some(Dialogue { framing, expects })),
+        None => (ErrorCode::UnsupportedSaslMechanism, None),
+    };
+    let mechanisms = MECHANISMS.map(Into::into).to_vec();
+    (SaslHandshakeResponse { error_code, mechanisms }, dialogue)
 }
 
-/// Lets in a client that shows no credentials, if it may.
+/// Lets in a client that shows no credentials but a certificate perhaps, if it may.
 pub async fn anonymous(broker: &Broker, origin: &Origin) -> Result<Principal, AuthenticationError> {
     broker.log_in(origin, Credentials::Anonymous).await
 }
 
-/// Judges a PLAIN token. The error is a code and a sentence for the client.
+/// Judges a token.
 pub async fn authenticate(
     broker: &Broker,
     origin: &Origin,
+    dialogue: Dialogue,
     token: &[u8],
-) -> Result<Principal, (ErrorCode, String)> {
+) -> Result<Step, Refusal> {
     let refused = |why: &str| (ErrorCode::SaslAuthenticationFailed, format!("Authentication failed: {why}"));
-    let (user, password) = credentials(token).map_err(|why| {
-        broker.log_in_refused(origin, None, &why);
-        refused(why)
-    })?;
-    let credentials = Credentials::Password { user, password };
-    broker.log_in(origin, credentials).await.map_err(|error| refused(&error.to_string()))
+    match dialogue.expects {
+        Expects::Plain => {
+            let (user, password) = credentials(token).map_err(|why| {
+                broker.log_in_refused(origin, None, &why);
+                refused(why)
+            })?;
+            let principal = broker.log_in(origin, Credentials::Password { user, password }).await;
+            let principal = principal.map_err(|error| refused(&error.to_string()))?;
+            Ok(Step::Done(principal, String::new()))
+        }
+        Expects::ScramFirst(mechanism) => {
+            let (exchange, answer) = broker.begin_scram(origin, mechanism, token).map_err(refused)?;
+            let expects = Expects::ScramLast(Box::new(exchange));
+            Ok(Step::Challenge(Dialogue { expects, ..dialogue }, answer))
+        }
+        Expects::ScramLast(exchange) => {
+            let finished = broker.finish_scram(origin, &exchange, token).await;
+            let (principal, answer) = finished.map_err(|error| refused(&error.to_string()))?;
+            Ok(Step::Done(principal, answer))
+        }
+    }
 }
 
 /// `[authorization id] NUL user NUL password`
@@ -70,9 +117,11 @@ fn credentials(token: &[u8]) -> Result<(&str, &[u8]), &'static str> {
     Ok((user, password))
 }
 
-pub fn response(result: &Result<Principal, (ErrorCode, String)>) -> SaslAuthenticateResponse {
+pub fn response(result: &Result<Step, Refusal>) -> SaslAuthenticateResponse {
     match result {
-        Ok(_) => SaslAuthenticateResponse::default(),
+        Ok(Step::Challenge(_, answer) | Step::Done(_, answer)) => {
+            SaslAuthenticateResponse { auth_bytes: answer.clone().into(), ..Default::default() }
+        }
         Err((error_code, why)) => SaslAuthenticateResponse {
             error_code: *error_code,
             error_message: Some(why.as_str().into()),
@@ -103,17 +152,20 @@ mod tests {
     }
 
     #[test]
-    fn only_plain_is_agreed_on() {
+    fn mechanisms_that_are_agreed_on() {
         let request = |mechanism: &'static str| SaslHandshakeRequest { mechanism: mechanism.into() };
         for (mechanism, version, authenticated, expect) in [
             ("PLAIN", 0, false, (ErrorCode::None, Some(Framing::Bare))),
             ("PLAIN", 1, false, (ErrorCode::None, Some(Framing::Request))),
             ("PLAIN", 1, true, (ErrorCode::IllegalSaslState, None)),
-            ("SCRAM-SHA-256", 1, false, (ErrorCode::UnsupportedSaslMechanism, None)),
+            ("SCRAM-SHA-256", 1, false, (ErrorCode::None, Some(Framing::Request))),
+            ("SCRAM-SHA-512", 0, false, (ErrorCode::None, Some(Framing::Bare))),
+            ("SCRAM-SHA-1", 1, false, (ErrorCode::UnsupportedSaslMechanism, None)),
         ] {
-            let (response, framing) = handshake(version, &request(mechanism), authenticated);
+            let (response, dialogue) = handshake(version, &request(mechanism), authenticated);
+            let framing = dialogue.map(|dialogue| dialogue.framing);
             assert_eq!((response.error_code, framing), expect, "{mechanism}");
-            assert_eq!(response.mechanisms, ["PLAIN"]);
+            assert_eq!(response.mechanisms, MECHANISMS);
         }
     }
 }

@@ -15,7 +15,9 @@ use crate::wire::messages::{
     produce as produce_messages, sync_group,
 };
 use crate::wire::{ApiKey, SUPPORTED};
+use base64::{Engine, engine::general_purpose::STANDARD};
 use posthaste_engine::catalog::{Action, Permission, Resource, User};
+use ring::{digest, hmac, pbkdf2};
 
 const AFAR: &str = "10.1.2.3:5000";
 
@@ -256,14 +258,71 @@ async fn plain_lets_a_user_in() {
         assert!(response.error_message.is_some());
     }
     let mut talk = world.connect();
-    assert_eq!(talk.send(1, &handshake("SCRAM-SHA-512")).await, Err(Close::Done));
+    assert_eq!(talk.send(1, &handshake("SCRAM-SHA-1")).await, Err(Close::Done));
     let (_, response) = talk.response::<SaslHandshakeRequest>(1).await.unwrap();
     assert_eq!(response.error_code, ErrorCode::UnsupportedSaslMechanism);
-    assert_eq!(response.mechanisms, ["PLAIN"]);
+    assert_eq!(response.mechanisms, ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]);
     let mut talk = world.connect();
     talk.ask(1, &handshake("PLAIN")).await;
     let why = talk.closes(9, &MetadataRequest::default()).await;
     assert!(why.contains("credentials"), "{why}");
+}
+
+/// What a client answers to the challenge of SCRAM-SHA-512, and what it then expects.
+fn scram_proof(password: &str, first: &str, challenge: &str) -> (String, String) {
+    let attribute = |name: &str| challenge.split(',').find_map(|part| part.strip_prefix(name)).unwrap();
+    let sign = |key: &[u8], text: &[u8]| hmac::sign(&hmac::Key::new(hmac::HMAC_SHA512, key), text);
+    let mut salted = [0; 64];
+    let salt = STANDARD.decode(attribute("s=")).unwrap();
+    let rounds = attribute("i=").parse().unwrap();
+    pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA512, rounds, &salt, password.as_bytes(), &mut salted);
+    let last = format!("c=biws,r={}", attribute("r="));
+    let covered = format!("{first},{challenge},{last}");
+    let client_key = sign(&salted, b"Client Key");
+    let stored_key = digest::digest(&digest::SHA512, client_key.as_ref());
+    let signature = sign(stored_key.as_ref(), covered.as_bytes());
+    let proof: Vec<u8> = client_key.as_ref().iter().zip(signature.as_ref()).map(|(a, b)| a ^ b).collect();
+    let server_key = sign(&salted, b"Server Key");
+    let expect = format!("v={}", STANDARD.encode(sign(server_key.as_ref(), covered.as_bytes())));
+    (format!("{last},p={}", STANDARD.encode(proof)), expect)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn scram_lets_a_user_in() {
+    let world = World::new();
+    let token = |text: &str| SaslAuthenticateRequest { auth_bytes: text.to_owned().into() };
+    let text = |bytes: &Bytes| String::from_utf8(bytes.to_vec()).unwrap();
+    for (user, password, is_let_in) in
+        [("guest", "guest", true), ("guest", "wrong", false), ("nobody", "guest", false)]
+    {
+        let mut talk = world.connect();
+        talk.ask(1, &SaslHandshakeRequest { mechanism: "SCRAM-SHA-512".into() }).await;
+        let first = format!("n={user},r=nonce");
+        let challenge = talk.ask(2, &token(&format!("n,,{first}"))).await;
+        assert_eq!(challenge.error_code, ErrorCode::None);
+        assert!(!talk.conversation.is_admitted());
+        let (last, expect) = scram_proof(password, &first, &text(&challenge.auth_bytes));
+        if is_let_in {
+            let answer = talk.ask(2, &token(&last)).await;
+            assert_eq!((answer.error_code, text(&answer.auth_bytes)), (ErrorCode::None, expect));
+            talk.ask(9, &MetadataRequest::default()).await;
+        } else {
+            assert_eq!(talk.send(2, &token(&last)).await, Err(Close::Done));
+            let (_, response) = talk.response::<SaslAuthenticateRequest>(2).await.unwrap();
+            assert_eq!(response.error_code, ErrorCode::SaslAuthenticationFailed);
+            assert!(response.error_message.unwrap().contains("wrong"));
+        }
+    }
+    // Without headers, as old clients send it.
+    let mut talk = world.connect();
+    talk.ask(0, &SaslHandshakeRequest { mechanism: "SCRAM-SHA-512".into() }).await;
+    let framed = |text: &str| [&(text.len() as u32).to_be_bytes()[..], text.as_bytes()].concat();
+    talk.input(&framed("n,,n=guest,r=nonce")).await.unwrap();
+    let challenge = text(&talk.next_frame().await.unwrap());
+    let (last, expect) = scram_proof("guest", "n=guest,r=nonce", &challenge);
+    talk.input(&framed(&last)).await.unwrap();
+    assert_eq!(text(&talk.next_frame().await.unwrap()), expect);
+    talk.ask(9, &MetadataRequest::default()).await;
 }
 
 /// SaslHandshake v0 is followed by tokens without headers.

@@ -10,7 +10,9 @@ pub(crate) fn authentication(error: AuthenticationError) -> ReasonCode {
     match error {
         AuthenticationError::AnonymousFromAfar
         | AuthenticationError::AnonymousOff
-        | AuthenticationError::LoopbackOnly => ReasonCode::NotAuthorized,
+        | AuthenticationError::LoopbackOnly
+        | AuthenticationError::NoCertificate
+        | AuthenticationError::UnknownCertificate => ReasonCode::NotAuthorized,
         AuthenticationError::Busy => ReasonCode::ServerBusy,
         AuthenticationError::Wrong => ReasonCode::BadUserNameOrPassword,
     }
