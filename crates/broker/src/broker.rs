@@ -393,6 +393,15 @@ impl Broker {
         principal.may_enter(&self.shared.catalog_now(), namespace)
     }
 
+    /// Does work that takes long, so that whoever is served by this thread does not wait for it. `None` when the
+    /// broker is stopping.
+    pub async fn work_aside<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
+        self.shared.work.run(work).await
+    }
+
     pub fn next_connection(&self) -> ConnectionId {
         ConnectionId(self.shared.last_connection.fetch_add(1, Ordering::Relaxed) + 1)
     }

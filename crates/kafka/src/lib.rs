@@ -9,6 +9,7 @@
 mod api;
 mod context;
 mod convert;
+mod inflate;
 mod limits;
 mod names;
 mod reply;

@@ -25,6 +25,15 @@ pub const BUILT_BATCH_BYTES: usize = 1 << 20;
 /// stored can be shown to every reader.
 pub const DECOMPRESSED_BATCH_BYTES_MAX: usize = 128 << 20;
 
+/// Batches that decompress to more are checked off the threads that serve connections, in bytes.
+pub const DECOMPRESSED_AT_ONCE_BYTES: usize = 1 << 20;
+
+/// A batch may decompress to so many bytes whatever its size...
+pub const DECOMPRESSED_RATIO_FREE_BYTES: usize = 16 << 20;
+
+/// ...and to more only if that is no more than so many for each of its own.
+pub const DECOMPRESSED_RATIO_MAX: usize = 1024;
+
 /// Longest note of a consumer with a committed offset, in bytes: Kafka's `offset.metadata.max.bytes`.
 pub const OFFSET_METADATA_BYTES_MAX: usize = 4096;
 

@@ -26,6 +26,7 @@ use tokio::time::Instant;
 use crate::api::produce::{self, Dispatched};
 use crate::api::{self, api_versions, sasl};
 use crate::context::Context;
+use crate::inflate::Inflating;
 use crate::limits::{
     IDLE_CONNECTION_MAX, REQUEST_BYTES_MAX, STRANGERS_REQUEST_BYTES_MAX, WAITING_BYTES_MAX,
     WAITING_REQUESTS_MAX,
@@ -43,12 +44,13 @@ const COALESCE_BELOW_BYTES: usize = 4096;
 pub struct Kafka {
     broker: Broker,
     topic_ids: TopicIds,
+    inflating: Inflating,
 }
 
 impl Kafka {
     pub fn new(broker: Broker) -> Self {
         let topic_ids = TopicIds::new(broker.cluster_id());
-        Self { broker, topic_ids }
+        Self { broker, topic_ids, inflating: Inflating::default() }
     }
 }
 
@@ -57,7 +59,8 @@ impl Protocol for Kafka {
     const NAME: &'static str = "kafka";
 
     fn open(&self, peer: Peer, mailbox: Mailbox<Event>) -> Conversation {
-        Conversation::new(self.broker.clone(), self.topic_ids, &peer, mailbox)
+        let inflating = self.inflating.clone();
+        Conversation::new(self.broker.clone(), self.topic_ids, inflating, &peer, mailbox)
     }
 }
 
@@ -75,6 +78,7 @@ pub enum Event {
 pub struct Conversation {
     broker: Broker,
     topic_ids: TopicIds,
+    inflating: Inflating,
     connection: ConnectionId,
     origin: Origin,
     mailbox: Mailbox<Event>,
@@ -112,11 +116,18 @@ enum Access {
 }
 
 impl Conversation {
-    fn new(broker: Broker, topic_ids: TopicIds, peer: &Peer, mailbox: Mailbox<Event>) -> Self {
+    fn new(
+        broker: Broker,
+        topic_ids: TopicIds,
+        inflating: Inflating,
+        peer: &Peer,
+        mailbox: Mailbox<Event>,
+    ) -> Self {
         Self {
             origin: broker.origin(Kafka::NAME, peer),
             broker,
             topic_ids,
+            inflating,
             connection: peer.connection,
             mailbox,
             access: Access::Stranger,
@@ -186,9 +197,10 @@ impl Conversation {
             }
             Request::Produce(request) => {
                 let context = self.context().await?;
+                let checked = self.inflating.check(&self.broker, &request).await;
                 let (batch, dispatched) =
                     self.gathered.get_or_insert_with(|| (context.client.batch(), Vec::new()));
-                let mut produce = produce::dispatch(&context, &header, request, batch);
+                let mut produce = produce::dispatch(&context, &header, request, checked, batch);
                 if !produce.acks.is_none() {
                     produce.slot = Some(self.next_slot);
                     self.next_slot += 1;

@@ -11,11 +11,12 @@ use posthaste_model::{Payload, Timestamp};
 
 use crate::context::{Context, partition, signed};
 use crate::convert::FORMAT;
+use crate::inflate::Checked;
 use crate::limits::DECOMPRESSED_BATCH_BYTES_MAX;
 use crate::wire::messages::produce::{
     PartitionProduceData, PartitionProduceResponse, ProduceRequest, ProduceResponse, TopicProduceResponse,
 };
-use crate::wire::records::{ProduceRules, RecordBatch, validate_produce};
+use crate::wire::records::{ProduceRules, RecordBatch, RecordsError, Verified, validate_produce};
 use crate::wire::{EncodeError, ErrorCode, Frame, RequestHeader, encode_response};
 use crate::{reply, settings};
 
@@ -73,9 +74,11 @@ pub fn dispatch(
     cx: &Context,
     header: &RequestHeader,
     request: ProduceRequest,
+    checked: Checked,
     batch: &mut Batch,
 ) -> Dispatched {
     let acks = Acks::of(request.acks);
+    let mut checked = checked.into_iter();
     let catalog = cx.catalog();
     let mut dispatched = Dispatched {
         slot: None,
@@ -96,8 +99,9 @@ pub fn dispatch(
         let mut responses = Vec::with_capacity(data.partition_data.len());
         for partition_data in data.partition_data {
             let index = partition_data.index;
+            let checked = checked.next().flatten();
             let result = topic.as_ref().map_err(|error| (*error, None)).and_then(|topic| {
-                let accepted = accept(cx, topic, header.api_version, partition_data)?;
+                let accepted = accept(cx, topic, header.api_version, partition_data, checked)?;
                 Ok((accepted, topic))
             });
             let mut response = PartitionProduceResponse { index, base_offset: -1, ..Default::default() };
@@ -144,11 +148,11 @@ fn accept(
     topic: &Writable<Arc<Topic>>,
     api_version: i16,
     data: PartitionProduceData,
+    checked: Option<Result<Verified, RecordsError>>,
 ) -> Result<Accepted, Rejected> {
     let partition = partition(topic, data.index).map_err(|error| (error, None))?;
     let extent = cx.extent(partition).map_err(|error| (error, None))?;
-    let rejected =
-        |error: crate::wire::records::RecordsError| (reply::records(&error), Some(error.to_string()));
+    let rejected = |error: RecordsError| (reply::records(&error), Some(error.to_string()));
     let broker_max = cx.broker().limits().message_bytes_max;
     let topic_max = topic.config.message_bytes_max.and_then(|max| usize::try_from(max).ok());
     let max_batch_bytes = topic_max.unwrap_or(broker_max).min(broker_max);
@@ -160,7 +164,8 @@ fn accept(
         return Err((ErrorCode::TransactionalIdAuthorizationFailed, None));
     }
     let now = cx.broker().now();
-    check_records(topic, &batch, now)?;
+    let verified = checked.unwrap_or_else(|| batch.verify_records(DECOMPRESSED_BATCH_BYTES_MAX));
+    check_records(topic, verified.map_err(rejected)?, now)?;
     let mut log_append_time_ms = -1;
     if topic.config.broker_timestamps {
         log_append_time_ms = now.0;
@@ -171,10 +176,7 @@ fn accept(
 }
 
 /// Checks what needs a look at every record.
-fn check_records(topic: &Topic, batch: &RecordBatch, now: Timestamp) -> Result<(), Rejected> {
-    let verified = batch
-        .verify_records(DECOMPRESSED_BATCH_BYTES_MAX)
-        .map_err(|error| (reply::records(&error), Some(error.to_string())))?;
+fn check_records(topic: &Topic, verified: Verified, now: Timestamp) -> Result<(), Rejected> {
     if let Some(index) = verified.first_without_key
         && settings::is_compacted(&topic.config)
     {

@@ -567,3 +567,44 @@ async fn a_consumer_gets_past_damage_and_never_sees_it() {
     let partition = fetch_one(&mut talk, 12, &fetch("t", &[(0, 3)])).await;
     assert_eq!(read(&partition), (vec![(3, "fourth".to_owned())], 4));
 }
+
+/// The batch with its records compressed, in the words of its attributes.
+fn squeezed(batch: &Bytes, codec: i16, compress: impl FnOnce(&[u8]) -> Vec<u8>) -> Bytes {
+    let (header, records) = batch.split_at(61);
+    let mut octets = [header, &compress(records)].concat();
+    let length = i32::try_from(octets.len() - 12).unwrap();
+    octets[8..12].copy_from_slice(&length.to_be_bytes());
+    patched(&octets.into(), 21, &codec.to_be_bytes())
+}
+
+fn gzip(plain: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    std::io::Write::write_all(&mut encoder, plain).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn lz4(plain: &[u8]) -> Vec<u8> {
+    let mut encoder = lz4_flex::frame::FrameEncoder::new(Vec::new());
+    std::io::Write::write_all(&mut encoder, plain).unwrap();
+    encoder.finish().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_compressed_batch_may_hold_much_but_not_out_of_nothing() {
+    const MIB: usize = 1 << 20;
+    let world = World::new();
+    let mut talk = world.connect();
+    talk.create_topic("t", 1, &[]).await;
+    let zeros = |mib: usize| batch(&["\0".repeat(mib * MIB).as_str()]);
+    for (what, records, expect) in [
+        ("a little", squeezed(&zeros(0), 1, gzip), ErrorCode::None),
+        ("more than is checked at once", squeezed(&zeros(2), 3, lz4), ErrorCode::None),
+        ("much, of as much", squeezed(&zeros(20), 3, lz4), ErrorCode::None),
+        ("much, of next to nothing", squeezed(&zeros(12), 1, gzip), ErrorCode::None),
+        ("too much for what it is", squeezed(&zeros(24), 1, gzip), ErrorCode::MessageTooLarge),
+        ("no gzip", squeezed(&zeros(0), 1, lz4), ErrorCode::CorruptMessage),
+    ] {
+        let response = talk.ask(9, &produce("t", 0, -1, records)).await;
+        assert_eq!(response.responses[0].partition_responses[0].error_code, expect, "{what}");
+    }
+}
