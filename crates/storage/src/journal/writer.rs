@@ -307,7 +307,7 @@ impl Writer {
         if self.shared.has_failed() {
             return Err(Halt::Failed);
         }
-        if self.durable < self.end {
+        if self.durable < self.end && self.is_begun() {
             self.sync_file()?;
             self.shared.stats.lock().syncs += 1;
             self.durable = self.end;
@@ -320,6 +320,13 @@ impl Writer {
             (self.completed)(completion);
         }
         Ok(())
+    }
+
+    /// Whether anything of the file was written. Its header comes with the first frame: until then nothing of
+    /// it can be durable, and all before it is.
+    fn is_begun(&self) -> bool {
+        let waits = self.stalled.frame.as_ref().is_some_and(|frame| frame.header.is_some());
+        self.header.is_none() && !waits
     }
 
     fn average(&mut self, length: u64) {

@@ -110,6 +110,29 @@ fn what_a_sync_found_no_space_for_is_written_again_before_it_counts_as_durable()
     }
 }
 
+/// The header of a file is written with its first frame: while that waits for space, a sync proves nothing of
+/// the file.
+#[test]
+fn a_file_whose_first_frame_waits_for_space_is_not_told_to_be_missing() {
+    for space in [Space::CopyOnWrite, Space::Thin] {
+        for seed in 0..20 {
+            let mut full = Full::open(seed, space, Drive::Steps);
+            full.submit(10_000, true);
+            assert_eq!(full.opened.journal.step(), StepOutcome::Committed);
+            full.disk.set_capacity(Some(full.disk.used_bytes()));
+            // There is no place for it in this file.
+            full.submit(20_000, true);
+            assert_eq!(full.opened.journal.step(), StepOutcome::NoSpace);
+            let durable = full.opened.journal.durable();
+            full.opened.journal.step_lazy_sync();
+            assert_eq!(full.opened.journal.durable(), durable);
+            full.number = 1;
+            full.disk.set_capacity(None);
+            full.check_after_power_cut();
+        }
+    }
+}
+
 #[test]
 fn a_lazy_sync_that_has_space_ends_the_wait_too() {
     let mut full = Full::open(1, Space::Thin, Drive::Steps);
