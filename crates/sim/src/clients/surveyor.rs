@@ -19,6 +19,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::BTreeSet,
     io,
+    ops::Range,
     rc::Rc,
     time::Duration,
 };
@@ -48,7 +49,26 @@ pub struct Surveyor {
     /// Of this topic: what was sent to its one partition, and how many records were acknowledged.
     held: RefCell<BTreeSet<Id>>,
     acknowledged: Cell<u64>,
+    /// Offsets of this topic that were found to lack their record.
+    lacking: RefCell<BTreeSet<i64>>,
     field: Cell<Presence>,
+}
+
+impl Surveyor {
+    /// There is another meadow now.
+    fn begin_anew(&self) {
+        self.held.take();
+        self.acknowledged.set(0);
+        self.lacking.take();
+    }
+
+    /// Acknowledged records are missing, or others that had been stored: each is told once.
+    fn lacks(&self, shore: &Shore, offsets: Range<i64>) {
+        let mut lacking = self.lacking.borrow_mut();
+        for offset in offsets.filter(|offset| lacking.insert(*offset)) {
+            shore.history.borrow_mut().is_missing(format!("{MEADOW} lacks offset {offset}"));
+        }
+    }
 }
 
 /// Works for as long as this start of the broker goes on.
@@ -122,16 +142,14 @@ async fn tend_meadow(shore: &Shore, surveyor: &Surveyor, client: &Client) -> io:
         surveyor.meadow.set(Presence::Unknown);
         let Ok(topic) = client.create_topic(&name, 1, TopicConfig::default()).await else { return Ok(()) };
         surveyor.meadow.set(Presence::Present);
-        surveyor.held.take();
-        surveyor.acknowledged.set(0);
+        surveyor.begin_anew();
         return check_fresh(shore, surveyor, topic.id, client);
     };
     // Made, and nobody was told.
     if surveyor.meadow.replace(Presence::Present) == Presence::Unknown
         && surveyor.ids.borrow_mut().insert(topic.id)
     {
-        surveyor.held.take();
-        surveyor.acknowledged.set(0);
+        surveyor.begin_anew();
     }
     if shore.chance(1, 3) {
         surveyor.meadow.set(Presence::Unknown);
@@ -195,15 +213,17 @@ async fn read(shore: &Shore, surveyor: &Surveyor, connection: &mut Connection) -
         }
         for (offset, body) in records {
             let id = Id::of(&body);
-            if !id.is_some_and(|id| surveyor.held.borrow().contains(&id)) || offset != next {
+            if offset < next {
+                shore.broken(&format!("{MEADOW}@{offset} comes behind {next}"));
+            }
+            surveyor.lacks(shore, next..offset);
+            if !id.is_some_and(|id| surveyor.held.borrow().contains(&id)) {
                 let what = id.map_or("nobody's".to_owned(), |id| id.to_string());
                 shore.broken(&format!("{MEADOW}@{offset} is {what}, which this topic was not given"));
             }
             next = offset + 1;
         }
     }
-    if (next as u64) < acknowledged {
-        shore.broken(&format!("{MEADOW} holds {next} of {acknowledged} records"));
-    }
+    surveyor.lacks(shore, next..acknowledged as i64);
     Ok(())
 }

@@ -59,6 +59,27 @@ struct Plot {
     /// The broker has surely taken the rejection, in this incarnation.
     dead: BTreeSet<Id>,
     dead_in: u32,
+    /// A consumer was begun and did not end in order.
+    consumes: bool,
+    /// Given back when the consumer had ended, so that nothing proves that the broker has heard of it.
+    late: BTreeSet<Id>,
+    /// What earlier connections of this incarnation may hold, until the broker knows that they are gone.
+    loose: BTreeSet<Id>,
+    loose_in: u32,
+}
+
+impl Plot {
+    /// There is a new connection, and the ones before may not be over for the broker.
+    fn connected(&mut self, incarnation: u32) {
+        if std::mem::replace(&mut self.loose_in, incarnation) != incarnation {
+            (self.loose, self.late, self.consumes) = Default::default();
+        }
+        self.loose.append(&mut self.late);
+        if std::mem::take(&mut self.consumes) {
+            // Also what was on its way to it, and it never saw.
+            self.loose.extend(&self.sent);
+        }
+    }
 }
 
 /// What an undertaker remembers over its connections.
@@ -114,6 +135,10 @@ impl Undertaker {
                 visited_in: 0,
                 dead: BTreeSet::new(),
                 dead_in: 0,
+                consumes: false,
+                late: BTreeSet::new(),
+                loose: BTreeSet::new(),
+                loose_in: 0,
             }
         });
         self.plot.replace(Some(plot.clone()));
@@ -156,6 +181,7 @@ impl Undertaker {
             dead: if same_life { plot.dead } else { BTreeSet::new() },
             acknowledged: plot.acknowledged,
             accepted: plot.accepted,
+            loose: plot.loose,
             told,
         });
         self.gone.borrow_mut().extend(plot.sent);
@@ -170,6 +196,8 @@ pub struct Buried {
     pub dead: BTreeSet<Id>,
     pub acknowledged: BTreeSet<Id>,
     pub accepted: BTreeSet<Id>,
+    /// An earlier connection may have held them: then they were deleted and not counted.
+    pub loose: BTreeSet<Id>,
     /// How many messages were deleted with it; none if nobody was told.
     pub told: Option<u64>,
 }
@@ -191,6 +219,8 @@ async fn work(shore: &Shore, undertaker: &Undertaker, most: u32) -> io::Result<b
         return Err(wrong("no confirm.select-ok"));
     };
     let mut plot = undertaker.take_plot(shore);
+    let incarnation = shore.history.borrow().incarnation;
+    undertaker.change(|plot| plot.connected(incarnation))?;
     if plot.closing.is_some() {
         if !settle_closing(shore, &mut connection, undertaker, &plot).await? {
             return Ok(false);
@@ -371,6 +401,7 @@ async fn consume(
     if plot.kind == Kind::AutoDelete {
         undertaker.change(|plot| plot.closing = Some(incarnation))?;
     }
+    undertaker.change(|plot| plot.consumes = true)?;
     let consume = basic::Consume {
         queue: ShortString::truncated(&plot.name),
         consumer_tag: tag.clone(),
@@ -411,6 +442,7 @@ async fn consume(
     }
     cancel(shore, connection, undertaker, plot, tag).await?;
     undertaker.change(|plot| {
+        plot.consumes = false;
         plot.dead.extend(rejected);
         plot.dead_in = incarnation;
     })?;
@@ -430,7 +462,8 @@ async fn cancel(
         match connection.next().await? {
             // Given back, they count as held when the queue is deleted.
             Received::Delivery { tag, content, .. } => {
-                seen(shore, undertaker, plot, &content.body.into_bytes())?;
+                let id = seen(shore, undertaker, plot, &content.body.into_bytes())?;
+                undertaker.change(|plot| plot.late.insert(id))?;
                 let nack = basic::Nack { delivery_tag: tag, multiple: false, requeue: true };
                 connection.send(CHANNEL, &nack).await?;
             }
@@ -446,6 +479,8 @@ fn seen(shore: &Shore, undertaker: &Undertaker, plot: &Plot, body: &[u8]) -> io:
     let id = id.ok_or_else(|| io::Error::from(io::ErrorKind::ConnectionReset))?;
     let known = undertaker.change(|plot| {
         plot.dead.remove(&id);
+        // Whichever connection had it has given it back.
+        plot.loose.remove(&id);
         plot.sent.contains(&id)
     })?;
     if !known {
