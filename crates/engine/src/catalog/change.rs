@@ -247,6 +247,11 @@ impl Catalog {
         self.next_id = self.next_id.max(self.reserved_id);
     }
 
+    /// Ids from here on are of nothing that this catalog knows.
+    pub fn free_from(&self) -> u64 {
+        self.next_id.max(self.reserved_id)
+    }
+
     /// The events that make this catalog out of an empty one: what a checkpoint keeps.
     pub fn to_events(&self) -> Vec<CatalogEvent> {
         let mut events = vec![CatalogEvent::IdsReserved(self.reserved_id)];
