@@ -69,7 +69,8 @@ pub async fn answer(
 
 async fn handle(server: Arc<Server>, connection: &Connection, request: Request<Incoming>) -> Answer {
     let (head, body) = request.into_parts();
-    access::check_origin(&server.broker, &head.headers, connection.origin.is_local)?;
+    let origin = server.forwarders.origin(&connection.origin, &head.headers);
+    access::check_origin(&server.broker, &head.headers, origin.is_local)?;
     let path = head.uri.path();
     let (operation, names) = match find(&head.method, path) {
         Found::Operation(operation, names) => (operation, names),
@@ -83,7 +84,7 @@ async fn handle(server: Arc<Server>, connection: &Connection, request: Request<I
     if operation.is_public() {
         return v1::health::answer(operation, &server);
     }
-    let principal = access::authenticate(&server.broker, &head.headers, &connection.origin).await?;
+    let principal = access::authenticate(&server.broker, &head.headers, &origin).await?;
     let names: Result<Vec<String>, Failure> = names.into_iter().map(decoded).collect();
     let (namespace, query) = split_query(head.uri.query().unwrap_or_default())?;
     let client = server.broker.client(principal, namespace, connection.id);

@@ -1,6 +1,6 @@
 //! One request, read and understood as far as all requests are alike.
 
-use crate::failure::Failure;
+use crate::{failure::Failure, forwarded::Forwarders};
 use bytes::Bytes;
 use posthaste_broker::{
     Broker, Client,
@@ -20,6 +20,7 @@ use tokio::sync::{Semaphore, watch};
 pub struct Server {
     pub broker: Broker,
     pub shared: Shared,
+    pub forwarders: Forwarders,
     pub started: Instant,
     /// Where messages without a key go next.
     pub next_partition: AtomicUsize,

@@ -9,6 +9,7 @@ mod answer;
 mod body;
 mod call;
 mod failure;
+mod forwarded;
 mod message;
 mod metrics;
 mod partition;
@@ -18,9 +19,10 @@ mod routes;
 mod server;
 mod v1;
 
+pub use forwarded::{Forwarders, ForwardingHeader};
 pub use permission::PermissionView;
 #[doc(hidden)]
 pub use routes::paths;
-pub use server::serve;
 #[doc(hidden)]
 pub use server::serve_one;
+pub use server::{serve, serve_behind};

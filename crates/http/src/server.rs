@@ -3,6 +3,7 @@
 use crate::{
     answer::{Connection, answer},
     call::Server,
+    forwarded::Forwarders,
     patience::Patience,
 };
 use hyper::{server::conn::http1, service::service_fn};
@@ -31,8 +32,13 @@ const BODY_ROOM_MAX: usize = u32::MAX as usize >> 3;
 
 /// Serves HTTP/1.1 until everything stops and the last connection is closed.
 pub async fn serve(listener: Listener, broker: Broker, shared: Shared) {
+    serve_behind(listener, broker, shared, Forwarders::default()).await;
+}
+
+/// As [`serve`], behind proxies that tell whose a request is.
+pub async fn serve_behind(listener: Listener, broker: Broker, shared: Shared, forwarders: Forwarders) {
     let mut stopping = shared.stopping.clone();
-    let server = new_server(broker, shared.clone());
+    let server = new_server(broker, shared.clone(), forwarders);
     let mut conversations = JoinSet::new();
     loop {
         tokio::select! {
@@ -66,15 +72,16 @@ pub async fn serve(listener: Listener, broker: Broker, shared: Shared) {
 /// Serves one connection that comes from `peer`: for tests, which have one machine.
 #[doc(hidden)]
 pub async fn serve_one(stream: TcpStream, peer: &Peer, broker: Broker, shared: Shared) {
-    converse(Stream::Plain(stream), peer, new_server(broker, shared)).await;
+    converse(Stream::Plain(stream), peer, new_server(broker, shared, Forwarders::default())).await;
 }
 
-fn new_server(broker: Broker, shared: Shared) -> Arc<Server> {
+fn new_server(broker: Broker, shared: Shared, forwarders: Forwarders) -> Arc<Server> {
     let body_room_kib = (shared.limits.inbox_bytes_max >> 10).clamp(1, BODY_ROOM_MAX);
     Arc::new(Server {
         body_room: Arc::new(Semaphore::new(body_room_kib)),
         body_room_kib,
         broker,
+        forwarders,
         started: Instant::now(),
         next_partition: AtomicUsize::new(0),
         shared,

@@ -1,5 +1,5 @@
-//! From an accepted connection to the stream that a protocol is spoken on: who a proxy says it is, TLS, and a word in
-//! the log for those who do not get as far.
+//! From an accepted connection to the stream that a protocol is spoken on: whose a proxy says it is, TLS, and
+//! a line in the log for a connection that does not get as far.
 
 use crate::{
     networks::Networks,

@@ -1,7 +1,7 @@
 //! The PROXY protocol, versions 1 and 2: how a proxy that passes bytes on tells whose they are.
 //!
-//! The header stands before everything else, TLS included. It is demanded of trusted proxies, so that one that
-//! sends none is not taken for its clients, and it is not looked for in what others send.
+//! The header stands before everything else, TLS included. It is demanded of trusted proxies, so that one
+//! that sends none is not taken for its clients, and it is not looked for in what others send.
 
 use std::{
     io,

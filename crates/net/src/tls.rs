@@ -1,5 +1,5 @@
-//! TLS by rustls: certificates from files, chosen by name, read again when the files change; and the stream that may or
-//! may not be inside it.
+//! TLS by rustls: certificates from files, chosen by name, read again when the files change; and the stream
+//! that may or may not be inside it.
 
 use parking_lot::{Mutex, RwLock};
 use rustls::{
@@ -66,8 +66,6 @@ pub enum TlsVersion {
 /// Why a certificate, key or authority cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    #[error("cannot read {}: {error}", file.display())]
-    Read { file: PathBuf, error: io::Error },
     #[error("no certificate could be read from the PEM file {}: {why}", file.display())]
     Certificate { file: PathBuf, why: String },
     #[error("no private key could be read from the PEM file {}: {why}", file.display())]
@@ -171,7 +169,7 @@ impl TlsSettings {
         let file = self.client_authorities.as_deref().ok_or(TlsError::NoAuthorities)?;
         let wrong = |why: String| TlsError::Authorities { file: file.to_owned(), why };
         let mut roots = RootCertStore::empty();
-        for authority in certificates(file)? {
+        for authority in certificates(file).map_err(|error| wrong(error.to_string()))? {
             roots.add(authority).map_err(|error| wrong(error.to_string()))?;
         }
         let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
@@ -187,20 +185,18 @@ impl CertificateFiles {
     fn read(&self, provider: &CryptoProvider) -> Result<Arc<CertifiedKey>, TlsError> {
         let chain = certificates(&self.certificate)?;
         let wrong = |why| TlsError::Key { file: self.key.clone(), why };
-        let key = PrivateKeyDer::from_pem_slice(&read(&self.key)?).map_err(|e| wrong(e.to_string()))?;
+        let key = fs::read(&self.key).map_err(|error| wrong(error.to_string()))?;
+        let key = PrivateKeyDer::from_pem_slice(&key).map_err(|error| wrong(error.to_string()))?;
         let key = CertifiedKey::from_der(chain, key, provider);
         key.map(Arc::new).map_err(|error| TlsError::Mismatch { files: self.clone(), error })
     }
 }
 
-fn read(file: &Path) -> Result<Vec<u8>, TlsError> {
-    fs::read(file).map_err(|error| TlsError::Read { file: file.to_owned(), error })
-}
-
 /// At least one.
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let wrong = |why| TlsError::Certificate { file: file.to_owned(), why };
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read(file)?).collect();
+    let pem = fs::read(file).map_err(|error| wrong(error.to_string()))?;
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
     let chain = chain.map_err(|error| wrong(error.to_string()))?;
     if chain.is_empty() { Err(wrong("it holds none".to_owned())) } else { Ok(chain) }
 }

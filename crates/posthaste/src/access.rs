@@ -9,6 +9,26 @@ use serde::Deserialize;
 pub struct Access {
     /// Which user a client certificate stands for that no user's entry names.
     certificate_user: CertificateUser,
+    /// What clients without credentials may do.
+    pub anonymous: Option<AnonymousWord>,
+    pub anonymous_from: Option<Reach>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AnonymousWord {
+    Administrator,
+    Off,
+    Read,
+}
+
+/// From where.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reach {
+    Anywhere,
+    #[default]
+    Loopback,
 }
 
 impl Access {

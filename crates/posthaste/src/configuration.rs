@@ -1,10 +1,11 @@
 //! What the broker is started with: defaults, under the file, under the environment, under the flags.
 
 use crate::{
-    access::Access,
+    access::{Access, AnonymousWord, Reach},
     users::{UserEntry, UserGroupEntry},
 };
 use posthaste_model::Limits;
+use posthaste_net::Network;
 use serde::Deserialize;
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -22,14 +23,95 @@ pub struct File {
     pub listen: BTreeMap<String, String>,
     /// Protocol name to the HOST:PORT that clients are told.
     pub advertise: BTreeMap<String, String>,
-    pub tls: Option<Tls>,
     pub access: Access,
+    pub proxy: Proxy,
+    pub tls: Option<Tls>,
+    /// What is different about one listener, by protocol.
+    pub listeners: BTreeMap<String, ListenerEntry>,
     pub mqtt: Mqtt,
     pub limits: Limits,
     /// Users that are to be there, by name.
     pub users: BTreeMap<String, UserEntry>,
     /// Groups of users that are to be there, by name.
     pub user_groups: BTreeMap<String, UserGroupEntry>,
+    /// Where all this was read.
+    #[serde(skip)]
+    path: PathBuf,
+}
+
+/// Proxies in front of the listeners.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Proxy {
+    pub trusted: Vec<NetworkText>,
+    /// How they tell the HTTP listener whose a request is.
+    pub http: HttpProxies,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HttpProxies {
+    Forwarded,
+    Protocol,
+    #[default]
+    XForwardedFor,
+}
+
+/// An address or a network.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(try_from = "String")]
+pub struct NetworkText(pub Network);
+
+impl TryFrom<String> for NetworkText {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<NetworkText, String> {
+        text.parse().map(NetworkText).map_err(|error| format!("'{text}': {error}"))
+    }
+}
+
+/// What is different about one listener.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ListenerEntry {
+    pub anonymous: Option<AnonymousWord>,
+    pub anonymous_from: Option<Reach>,
+    pub trusted_proxies: Option<Vec<NetworkText>>,
+    /// Whether it speaks TLS.
+    pub tls: Option<bool>,
+    pub certificate: Option<PathBuf>,
+    pub key: Option<PathBuf>,
+    pub client_certificates: Option<ClientCertificatesWord>,
+    /// The authorities whose clients are let in, a PEM file.
+    pub client_authorities: Option<PathBuf>,
+    pub minimum_version: Option<VersionWord>,
+}
+
+/// Whether clients show certificates.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum ClientCertificatesWord {
+    #[default]
+    Off,
+    Required,
+    Wanted,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+pub enum VersionWord {
+    #[default]
+    #[serde(rename = "1.2")]
+    V1_2,
+    #[serde(rename = "1.3")]
+    V1_3,
+}
+
+/// A certificate chain and its private key, PEM files.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CertificatePair {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
 }
 
 /// What can be set about the MQTT listener.
@@ -48,9 +130,16 @@ pub struct Tls {
     pub certificate: PathBuf,
     /// Its private key, a PEM file.
     pub key: PathBuf,
+    /// More of them, for clients that ask for a name that they are for.
+    #[serde(default)]
+    pub certificates: Vec<CertificatePair>,
     /// Protocols whose listeners speak TLS; all of them when left out.
     #[serde(default)]
     pub protocols: Option<Vec<String>>,
+    pub client_certificates: Option<ClientCertificatesWord>,
+    /// The authorities whose clients are let in, a PEM file.
+    pub client_authorities: Option<PathBuf>,
+    pub minimum_version: Option<VersionWord>,
 }
 
 impl File {
@@ -58,7 +147,14 @@ impl File {
     pub fn read(path: &std::path::Path) -> Result<File, String> {
         let text = std::fs::read_to_string(path)
             .map_err(|e| format!("cannot read the configuration file {}: {e}", path.display()))?;
-        toml::from_str(&text).map_err(|e| format!("in the configuration file {}:\n{e}", path.display()))
+        let file: File = toml::from_str(&text)
+            .map_err(|e| format!("in the configuration file {}:\n{e}", path.display()))?;
+        Ok(File { path: path.to_owned(), ..file })
+    }
+
+    /// What to say of a value that cannot be used.
+    pub fn wrong(&self, key: &str, section: &str, why: &str) -> String {
+        format!("in the configuration file {}, `{key}` under {section}: {why}", self.path.display())
     }
 }
 

@@ -1,6 +1,6 @@
 //! The protocols that this program speaks: the one list of them.
 
-use crate::configuration::File;
+use crate::{configuration::File, entrances::Entry};
 use posthaste_broker::{Broker, Codec, Formats};
 use posthaste_net::{Listener, Shared};
 use std::{future::Future, pin::Pin, sync::Arc};
@@ -9,7 +9,7 @@ use std::{future::Future, pin::Pin, sync::Arc};
 pub struct Speaker {
     pub name: &'static str,
     pub default_address: &'static str,
-    pub serve: fn(Broker, Listener, Shared, &File) -> Serving,
+    pub serve: fn(Broker, Listener, Shared, &File, &Entry) -> Serving,
 }
 
 pub type Serving = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -39,15 +39,15 @@ pub fn formats() -> Formats {
     Formats::new(codecs)
 }
 
-fn kafka(broker: Broker, listener: Listener, shared: Shared, _: &File) -> Serving {
+fn kafka(broker: Broker, listener: Listener, shared: Shared, _: &File, _: &Entry) -> Serving {
     Box::pin(posthaste_net::serve(listener, Arc::new(posthaste_kafka::protocol(broker)), shared))
 }
 
-fn amqp(broker: Broker, listener: Listener, shared: Shared, _: &File) -> Serving {
+fn amqp(broker: Broker, listener: Listener, shared: Shared, _: &File, _: &Entry) -> Serving {
     Box::pin(posthaste_net::serve(listener, Arc::new(posthaste_amqp::protocol(broker)), shared))
 }
 
-fn mqtt(broker: Broker, listener: Listener, shared: Shared, file: &File) -> Serving {
+fn mqtt(broker: Broker, listener: Listener, shared: Shared, file: &File, _: &Entry) -> Serving {
     let shared_client_ids = file.mqtt.shared_client_ids;
     let settings =
         posthaste_mqtt::Settings { shared_client_ids, ..posthaste_mqtt::Settings::new(broker.limits()) };
@@ -55,6 +55,6 @@ fn mqtt(broker: Broker, listener: Listener, shared: Shared, file: &File) -> Serv
     Box::pin(posthaste_net::serve(listener, protocol, shared))
 }
 
-fn http(broker: Broker, listener: Listener, shared: Shared, _: &File) -> Serving {
-    Box::pin(posthaste_http::serve(listener, broker, shared))
+fn http(broker: Broker, listener: Listener, shared: Shared, _: &File, entry: &Entry) -> Serving {
+    Box::pin(posthaste_http::serve_behind(listener, broker, shared, entry.forwarders.clone()))
 }

@@ -2,18 +2,20 @@
 
 use crate::{
     configuration::{File, pairs},
+    entrances::{Entry, entries},
     listeners::{SPEAKERS, check_name, formats},
+    reload::reload,
     users,
 };
 use clap::Args;
-use posthaste_broker::{Broker, Config};
+use posthaste_broker::{Anonymous, Broker, Config};
 use posthaste_net::{Leave, Listener, Loops, Shared};
 use std::{
     collections::{BTreeMap, HashMap},
     io::Write,
     net::SocketAddr,
     num::NonZeroUsize,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::ExitCode,
     sync::{Arc, atomic::AtomicUsize},
     time::Duration,
@@ -58,6 +60,7 @@ struct Settings {
     listen: BTreeMap<String, String>,
     advertise: HashMap<String, String>,
     allow_plaintext: bool,
+    entries: BTreeMap<&'static str, Entry>,
     file: File,
 }
 
@@ -94,14 +97,13 @@ impl Settings {
         let with_tls = file.tls.as_ref().and_then(|tls| tls.protocols.as_deref()).unwrap_or_default();
         for name in with_tls {
             // A listener that was meant would speak in the clear.
-            let path = flags.config.as_deref().unwrap_or(Path::new("")).display();
-            check_name(name)
-                .map_err(|why| format!("in the configuration file {path}, `protocols` under [tls]: {why}"))?;
+            check_name(name).map_err(|why| file.wrong("protocols", "[tls]", &why))?;
         }
         let data = flags.data.clone().or(file.data.clone()).unwrap_or_else(|| "posthaste-data".into());
         let log = flags.log.clone().or(file.log.clone()).unwrap_or_else(|| "info".to_owned());
         let allow_plaintext = flags.allow_plaintext || file.allow_plaintext.unwrap_or(false);
-        Ok(Settings { data, log, listen, advertise, allow_plaintext, file })
+        let entries = entries(&file)?;
+        Ok(Settings { data, log, listen, advertise, allow_plaintext, entries, file })
     }
 }
 
@@ -124,6 +126,7 @@ fn raise_file_limit() {
 async fn serve(settings: Settings) -> Result<(), String> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| e.to_string())?;
     let mut terminate = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
+    let hangup = signal(SignalKind::hangup()).map_err(|e| e.to_string())?;
     // Ports first: one that is taken should not cost a recovery.
     let listeners = bind(&settings).await?;
     let limits = Arc::new(settings.file.limits.clone());
@@ -165,12 +168,18 @@ async fn serve(settings: Settings) -> Result<(), String> {
         let address = listener.address();
         announced += &format!("listening {} {address}\n", speaker.name);
         broker.advertise(speaker.name, reachable(speaker.name, address, &settings));
-        serving.spawn((speaker.serve)(broker.clone(), listener, shared.clone(), &settings.file));
+        let Some(entry) = settings.entries.get(speaker.name) else { continue };
+        if let Some(policy) = entry.anonymous {
+            broker.set_anonymous(speaker.name, policy);
+        }
+        let (broker, shared) = (broker.clone(), shared.clone());
+        serving.spawn((speaker.serve)(broker, listener, shared, &settings.file, entry));
     }
     announce(&(announced + "ready\n"));
     tokio::select! {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
+        () = reload(hangup, &settings.entries) => {}
     }
     tracing::info!("stopping");
     broker.announce_stop();
@@ -184,16 +193,6 @@ async fn serve(settings: Settings) -> Result<(), String> {
 }
 
 async fn bind(settings: &Settings) -> Result<Vec<Option<Listener>>, String> {
-    let tls = match &settings.file.tls {
-        Some(tls) => {
-            let read = |path: &PathBuf| {
-                std::fs::read(path).map_err(|e| format!("cannot read {} for TLS: {e}", path.display()))
-            };
-            let acceptor = posthaste_net::acceptor(&read(&tls.certificate)?, &read(&tls.key)?);
-            Some((acceptor.map_err(|e| e.to_string())?, tls.protocols.clone()))
-        }
-        None => None,
-    };
     let mut listeners = Vec::new();
     for speaker in &SPEAKERS {
         let address = settings.listen.get(speaker.name).map_or("off", String::as_str);
@@ -201,10 +200,8 @@ async fn bind(settings: &Settings) -> Result<Vec<Option<Listener>>, String> {
             listeners.push(None);
             continue;
         }
-        let tls = tls.as_ref().filter(|(_, protocols)| {
-            protocols.as_ref().is_none_or(|protocols| protocols.iter().any(|p| p == speaker.name))
-        });
-        let listener = Listener::bind(speaker.name, address, tls.map(|(acceptor, _)| acceptor.clone())).await;
+        let entrance = settings.entries.get(speaker.name).map(|entry| entry.entrance.clone());
+        let listener = Listener::bind(speaker.name, address, entrance.unwrap_or_default()).await;
         listeners.push(Some(listener.map_err(|e| format!("{}: {e}", speaker.name))?));
     }
     Ok(listeners)
@@ -225,7 +222,8 @@ fn check_plaintext(
              --allow-plaintext"
         ));
     }
-    if !broker.catalog().users().any(|user| !user.loopback_only) {
+    let all = |entry: &Entry| entry.anonymous == Some(Anonymous::Read { from_anywhere: true });
+    if !settings.entries.values().any(all) && !broker.catalog().users().any(|user| !user.loopback_only) {
         return Err(format!(
             "{first} can be reached from other machines, but no user may log in from there: define one in the \
              configuration file, section [users], or start on 127.0.0.1 and use `posthaste user create`"

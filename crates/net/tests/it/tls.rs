@@ -237,6 +237,6 @@ fn files_that_are_no_certificate_or_key() {
     assert!(matches!(result(&one.certificate, &empty), Some(TlsError::Key { .. })));
     assert!(matches!(result(&one.certificate, &one.certificate), Some(TlsError::Key { .. })));
     assert!(matches!(result(&one.certificate, &other.key), Some(TlsError::Mismatch { .. })));
-    assert!(matches!(result(&one.certificate, &gone), Some(TlsError::Read { .. })));
+    assert!(matches!(result(&one.certificate, &gone), Some(TlsError::Key { .. })));
     assert!(matches!(Tls::load(settings([])).err(), Some(TlsError::NoCertificate)));
 }

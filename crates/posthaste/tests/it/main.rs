@@ -3,6 +3,7 @@
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
 mod damage;
+mod edge;
 mod log;
 mod messages;
 mod objects;

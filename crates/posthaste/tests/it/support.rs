@@ -119,6 +119,11 @@ impl Broker {
         refused(self.command(arguments))
     }
 
+    /// Has its files read again, as an operator does.
+    pub fn hang_up(&self) {
+        kill_process(Pid::from_child(&self.process.0), Signal::HUP).unwrap();
+    }
+
     /// Asks it to stop, as an operator does; true when it ended well.
     pub fn stop(mut self) -> bool {
         kill_process(Pid::from_child(&self.process.0), Signal::TERM).unwrap();
