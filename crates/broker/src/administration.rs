@@ -3,8 +3,8 @@
 use crate::{Client, Error};
 use posthaste_engine::catalog::{Action, Resource, Wish};
 
-/// An operation on the broker itself. Administrators may do all of them; the permission to `administer` the broker
-/// gives single ones, by their names. Each of today's lets its holder become an administrator.
+/// An operation on the broker itself. Administrators may do all of them; the permission to `administer` the
+/// broker gives single ones, by their names. Each of today's lets its holder become an administrator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Administration {
     /// See, create, change and delete groups of users.

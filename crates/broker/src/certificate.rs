@@ -1,4 +1,4 @@
-//! Client certificates: which user one stands for. That an authority vouches for it is the listener's concern.
+//! Client certificates: which user one stands for. The listener sees to it that an authority vouches for it.
 
 use crate::{
     authentication::{AuthenticationError, Principal, Shown},
@@ -122,7 +122,8 @@ impl Broker {
         *self.shared.certificate_user.write() = rule;
     }
 
-    /// The user that the client's certificate stands for: the one whose entry has a name in it, else by the rule.
+    /// The user that the client's certificate stands for: the one whose entry has a name in it, else by the
+    /// rule.
     pub(crate) fn by_certificate(&self, origin: &Origin) -> Result<Principal, AuthenticationError> {
         let der = origin.certificate.as_deref().ok_or(AuthenticationError::NoCertificate)?;
         let names = Names::read(der).ok_or(AuthenticationError::UnknownCertificate)?;

@@ -149,8 +149,8 @@ impl<'a> ClientFirst<'a> {
 }
 
 impl Exchange {
-    /// Goes on after the client's first message: with the user's verifier, or as if it had one. `random` is this
-    /// side's nonce, `key` of this run. Returns the answer, too.
+    /// Goes on after the client's first message: with the user's verifier, or as if it had one. `random` is
+    /// this side's nonce, `key` of this run. Returns the answer, too.
     pub(crate) fn begin(
         mechanism: Mechanism,
         first: ClientFirst<'_>,

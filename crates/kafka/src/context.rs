@@ -114,7 +114,8 @@ impl Context {
             | operation::ALTER
             | operation::DESCRIBE_CONFIGS
             | operation::ALTER_CONFIGS;
-        bits(may(Action::Read), operation::READ | operation::DESCRIBE)
+        bits(may(Action::Describe), operation::DESCRIBE)
+            | bits(may(Action::Read), operation::READ | operation::DESCRIBE)
             | bits(may(Action::Write), operation::WRITE | operation::DESCRIBE)
             | bits(may(Action::Configure), configure | operation::DESCRIBE)
     }
@@ -122,7 +123,8 @@ impl Context {
     /// What the client may do with a group, for requests that ask for it.
     pub fn group_operations(&self, name: &str) -> i32 {
         let may = |action| self.client.may(action, Resource::Group, name).is_ok();
-        bits(may(Action::Read), operation::READ | operation::DESCRIBE)
+        bits(may(Action::Describe), operation::DESCRIBE)
+            | bits(may(Action::Read), operation::READ | operation::DESCRIBE)
             | bits(may(Action::Configure), operation::DELETE | operation::DESCRIBE)
     }
 

@@ -156,16 +156,7 @@ impl Catalog {
                 let fresh = || Arc::new(Namespace::new(name.clone()));
                 self.namespaces.entry(name.clone()).or_insert_with(fresh);
             }
-            CatalogEvent::NamespaceDeleted(name) => {
-                if let Some(gone) = self.namespaces.remove(name) {
-                    gone.queues.values().for_each(|q| {
-                        self.queues.remove(&q.id);
-                    });
-                    gone.topics.values().for_each(|t| {
-                        self.topics.remove(&t.id);
-                    });
-                }
-            }
+            CatalogEvent::NamespaceDeleted(name) => self.remove_namespace(name),
             CatalogEvent::TopicPut(topic) => self.put_topic(topic),
             CatalogEvent::TopicDeleted { namespace, name } => {
                 if let Some(topic) = self.change(namespace, |n| n.remove_topic(name)).flatten() {
@@ -220,6 +211,16 @@ impl Catalog {
             CatalogEvent::UserGroupDeleted(name) => {
                 self.user_groups.remove(name);
             }
+        }
+    }
+
+    fn remove_namespace(&mut self, name: &Name) {
+        let Some(gone) = self.namespaces.remove(name) else { return };
+        for queue in gone.queues.values() {
+            self.queues.remove(&queue.id);
+        }
+        for topic in gone.topics.values() {
+            self.topics.remove(&topic.id);
         }
     }
 

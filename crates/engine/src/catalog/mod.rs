@@ -88,7 +88,8 @@ impl Catalog {
         self.namespaces.values()
     }
 
-    /// Whether the users and their groups are those of another state of this catalog: found by comparing pointers.
+    /// Whether the users and their groups are those of another state of this catalog: found by comparing
+    /// pointers.
     pub fn has_users_of(&self, other: &Catalog) -> bool {
         self.users.ptr_eq(&other.users) && self.user_groups.ptr_eq(&other.user_groups)
     }

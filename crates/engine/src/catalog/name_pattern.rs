@@ -1,7 +1,7 @@
 //! Patterns of names in permissions.
 //!
-//! `%u` stands for the user's name, `%c` for what the client calls itself, `%%` for a percent sign: in globs and
-//! regular expressions, not where every name is meant to be writable as it is. What is put in for them is
+//! `%u` stands for the user's name, `%c` for what the client calls itself, `%%` for a percent sign: in globs
+//! and regular expressions, not where every name is meant to be writable as it is. What is put in for them is
 //! text, never a pattern.
 
 use super::permission::Asker;

@@ -86,7 +86,8 @@ impl Action {
 pub struct Asker<'a> {
     /// The user's name, `%u` in patterns.
     pub user: &'a str,
-    /// What the client calls itself, `%c` in patterns. A pattern with it matches nothing for a client without.
+    /// What the client calls itself, `%c` in patterns. A pattern with it matches nothing for a client without
+    /// such a name.
     pub client: Option<&'a str>,
     pub from: Option<IpAddr>,
 }

@@ -18,8 +18,8 @@ pub struct User {
     pub name: Name,
     pub password: Password,
     pub access_keys: Vec<AccessKey>,
-    /// Names in client certificates that log in as this user: subjects and alternative names. No two users have
-    /// the same.
+    /// Names in client certificates that log in as this user: subjects and alternative names. No two users
+    /// have the same.
     pub certificate_names: Vec<String>,
     /// Groups whose permissions it has, too.
     pub groups: Vec<Name>,

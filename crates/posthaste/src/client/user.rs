@@ -41,8 +41,8 @@ pub struct Settings {
     /// The user has no password, and logs in by other means
     #[arg(long, conflicts_with = "new_password")]
     without_password: bool,
-    /// A name in a client certificate that logs in as this user: a subject such as `CN=ann,O=shop`, `dns:NAME`,
-    /// `email:ADDRESS` or `uri:URI`
+    /// A name in a client certificate that logs in as this user: a subject such as `CN=ann,O=shop`,
+    /// `dns:NAME`, `email:ADDRESS` or `uri:URI`
     #[arg(long = "certificate-name", value_name = "NAME")]
     certificate_names: Vec<String>,
     /// A group of users whose permissions it has, too
@@ -60,13 +60,17 @@ pub struct Settings {
 
 #[derive(Args)]
 pub struct Permissions {
-    /// Something that is allowed, such as `read,write:topic:orders*` or `configure,read,write:any:*@shop`: actions,
-    /// kind of thing (topic, queue, exchange, subject, group, namespace, broker, any), names with * for any text, and
-    /// namespaces [default: all]
+    /// Something that is allowed, such as `read,write:topic:orders*` or `configure,read,write:any:*@shop`:
+    /// actions, kind of thing (topic, queue, exchange, subject, group, namespace, broker, any), names with *
+    /// for any text, and namespaces [default: all]
     #[arg(long = "allow", value_name = "ACTIONS:KIND:NAME[@NAMESPACE]", value_parser = permission::parse)]
     allowed: Vec<Permission>,
     /// Something that is denied whatever else allows it, written likewise
-    #[arg(long = "deny", value_name = "ACTIONS:KIND:NAME[@NAMESPACE]", value_parser = permission::parse_denied)]
+    #[arg(
+        long = "deny",
+        value_name = "ACTIONS:KIND:NAME[@NAMESPACE]",
+        value_parser = permission::parse_denied
+    )]
     denied: Vec<Permission>,
 }
 
@@ -123,7 +127,8 @@ fn create(api: &Api, name: &str, settings: Settings) -> Done {
     show::done(api.json, &user, &format!("created user {name}"))
 }
 
-/// Permissions replace those that there were, as do groups and names in certificates; what is not given stays.
+/// Permissions replace those that there were, as do groups and names in certificates; what is not given
+/// stays.
 fn alter(api: &Api, name: &str, set_password: bool, settings: Settings) -> Done {
     let known = api.get(&["users", name], &[])?;
     let was = |field: &str| known.get(field).cloned().unwrap_or(Value::Null);
