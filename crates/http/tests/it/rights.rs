@@ -1,4 +1,4 @@
-//! Who may do what: every operation times every person has a stated answer, and an operation without one fails.
+//! Who may do what: every operation times every person has a stated answer; one without an answer fails.
 
 use crate::support::*;
 use posthaste_engine::{catalog::Topic, event::CommittedOffset};

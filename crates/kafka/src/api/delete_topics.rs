@@ -42,7 +42,9 @@ fn name(cx: &Context, topic: &DeleteTopicState) -> Result<(ByteString, Uuid), Er
         Some(_) if !topic.topic_id.is_zero() => Err(ErrorCode::InvalidRequest),
         Some(name) => {
             let namespace = catalog.namespace(cx.client.namespace());
+            // Who may not know the topic is not told its id.
             let found = namespace.and_then(|namespace| namespace.topics.get(&**name));
+            let found = found.filter(|topic| cx.may_describe_topic(&topic.name).is_ok());
             Ok((name.clone(), found.map_or(Uuid::ZERO, |topic| cx.topic_ids.uuid(topic.id))))
         }
         None => {

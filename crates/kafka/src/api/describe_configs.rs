@@ -1,6 +1,7 @@
 //! DescribeConfigs (32): settings of topics and of the broker, and where each comes from.
 
 use bytestring::ByteString;
+use posthaste_engine::catalog::{Action, Resource};
 
 use super::create_topics::Failure;
 use crate::context::Context;
@@ -57,17 +58,29 @@ fn describe(
     let name = &*resource.resource_name;
     match resource.resource_type {
         TOPIC => topic(cx, name),
-        BROKER if name == NODE_ID.to_string() => {
+        // As in Kafka, the broker's settings are not for everybody.
+        BROKER => {
+            let namespace = cx.client.namespace();
+            let may = cx.client.may(Action::Configure, Resource::Namespace, namespace);
+            may.map_err(|error| (crate::reply::topic(&error), error.to_string()))?;
+            broker(cx, name)
+        }
+        other => Err((ErrorCode::InvalidRequest, format!("Unsupported resource type {other}"))),
+    }
+}
+
+fn broker(cx: &Context, name: &str) -> Result<Vec<DescribeConfigsResourceResult>, Failure> {
+    match name {
+        _ if name == NODE_ID.to_string() => {
             Ok(settings::broker::settings(cx.broker()).into_iter().map(broker_setting).collect())
         }
         // Defaults that were set for all brokers while they ran: there are none.
-        BROKER if name.is_empty() => Ok(Vec::new()),
-        BROKER => {
+        "" => Ok(Vec::new()),
+        _ => {
             let why =
                 format!("Unexpected broker id, expected {NODE_ID} or empty string, but received {name}");
             Err((ErrorCode::InvalidRequest, why))
         }
-        other => Err((ErrorCode::InvalidRequest, format!("Unsupported resource type {other}"))),
     }
 }
 

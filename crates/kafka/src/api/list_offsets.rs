@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use posthaste_broker::{PartitionLog, ReadError, Readable};
+use posthaste_broker::{PartitionLog, ReadError, Readable, Visible};
 use posthaste_engine::catalog::Topic;
 use posthaste_model::Timestamp;
 
@@ -52,19 +52,24 @@ type Found = (i64, i64);
 async fn find(
     cx: &Context,
     version: i16,
-    topic: &Readable<Arc<Topic>>,
+    topic: &Visible<Arc<Topic>>,
     wanted: &ListOffsetsPartition,
 ) -> Result<Found, ErrorCode> {
-    let partition = partition(topic, wanted.partition_index)?;
+    let extent = cx.extent(partition(topic, wanted.partition_index)?)?;
     check_leader_epoch(wanted.current_leader_epoch, cx.epoch())?;
-    let log = cx.log(partition)?;
     let since = |(timestamp, since): (i64, i16)| wanted.timestamp == timestamp && version >= since;
-    let found = match wanted.timestamp {
-        LATEST => return Ok((signed(log.end()), -1)),
-        EARLIEST => return Ok((signed(log.start()), -1)),
-        _ if since(EARLIEST_LOCAL) => return Ok((signed(log.start()), -1)),
+    match wanted.timestamp {
+        LATEST => return Ok((signed(extent.end()), -1)),
+        EARLIEST => return Ok((signed(extent.start()), -1)),
+        _ if since(EARLIEST_LOCAL) => return Ok((signed(extent.start()), -1)),
         // There is no tiered storage.
         _ if since(LATEST_TIERED) => return Ok((-1, -1)),
+        _ => {}
+    }
+    // How far a partition reaches is for everybody who sees it, what its records say for readers.
+    let topic: Readable<_> = cx.client.allow(Arc::clone(topic)).map_err(|error| reply::topic(&error))?;
+    let log = cx.log(partition(&topic, wanted.partition_index)?)?;
+    let found = match wanted.timestamp {
         _ if since(MAX_TIMESTAMP) => latest_record(cx, &log).await,
         negative if negative < 0 => return Err(ErrorCode::UnsupportedVersion),
         timestamp => first_at(&log, Timestamp(timestamp)).await,

@@ -67,7 +67,10 @@ async fn fetch(
         Some(wanted) => {
             let committed: HashMap<_, _> =
                 committed.into_iter().map(|offset| ((offset.topic, offset.partition), offset)).collect();
-            let find = |topic: OffsetFetchRequestTopic| some(topic, &id, &committed);
+            let find = |topic: OffsetFetchRequestTopic| match cx.may_describe_topic(&topic.name) {
+                Ok(()) => some(topic, &id, &committed),
+                Err(_) => failed(topic, ErrorCode::TopicAuthorizationFailed),
+            };
             wanted.into_iter().map(find).collect()
         }
     };

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use posthaste_broker::Readable;
+use posthaste_broker::Visible;
 use posthaste_engine::catalog::Topic;
 
 use crate::context::{Context, check_leader_epoch, partition, signed};
@@ -34,7 +34,7 @@ pub fn handle(cx: &Context, request: OffsetForLeaderEpochRequest) -> OffsetForLe
 /// log, whichever it was. An epoch from the future is not known.
 fn end(
     cx: &Context,
-    topic: &Readable<Arc<Topic>>,
+    topic: &Visible<Arc<Topic>>,
     wanted: &OffsetForLeaderPartition,
 ) -> Result<EpochEndOffset, ErrorCode> {
     let found = partition(topic, wanted.partition)?;

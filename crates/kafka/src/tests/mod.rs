@@ -4,6 +4,7 @@ mod admin;
 mod connection;
 mod groups;
 mod records;
+mod rights;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
