@@ -10,4 +10,5 @@ mod hostile;
 mod lifecycle;
 mod messages;
 mod oracle;
+mod rights;
 mod support;
