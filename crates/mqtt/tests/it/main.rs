@@ -4,6 +4,7 @@
 mod access;
 mod ends;
 mod retained;
+mod rights;
 mod sessions;
 mod shares;
 mod subscriptions;

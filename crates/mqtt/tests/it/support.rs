@@ -13,7 +13,7 @@ use posthaste_mqtt::wire::{
     Publish, QoS, ReasonCode, Subscribe, SubscriptionIdentifier, SubscriptionOptions, TopicFilter,
 };
 use posthaste_mqtt::{Mqtt, Settings};
-use posthaste_net::{Entrance, Listener, Shared};
+use posthaste_net::{Entrance, Listener, Networks, Shared};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
@@ -32,6 +32,7 @@ pub struct Server {
     pub admin: Admin,
     pub mqtt: Arc<Mqtt>,
     address: SocketAddr,
+    shared: Shared,
     serving: JoinHandle<()>,
 }
 
@@ -69,8 +70,8 @@ impl Server {
         };
         let settings = Settings { shared_client_ids, ..Settings::new(broker.limits()) };
         let mqtt = Arc::new(posthaste_mqtt::protocol_with(broker.clone(), settings));
-        let serving = tokio::spawn(posthaste_net::serve(listener, mqtt.clone(), shared));
-        Server { directory, broker, admin, mqtt, address, serving }
+        let serving = tokio::spawn(posthaste_net::serve(listener, mqtt.clone(), shared.clone()));
+        Server { directory, broker, admin, mqtt, address, shared, serving }
     }
 
     /// Stops the broker in an orderly way and starts it again on what it left.
@@ -97,18 +98,24 @@ impl Server {
     /// A connection on which nothing was said.
     pub async fn dial(&self, version: ProtocolVersion) -> Client {
         let stream = TcpStream::connect(self.address).await.unwrap();
-        let decoder = Decoder::for_client(version, PACKET_SIZE_MAX_BYTES);
-        Client { stream, decoder, version, input: BytesMut::new(), early: VecDeque::new(), next_id: 0 }
+        Client::on(stream, version)
     }
 
     /// Connects and returns CONNACK.
     pub async fn connect_with(&self, connect: Connect) -> (Client, Connack) {
-        let mut client = self.dial(connect.version).await;
-        client.send(Packet::Connect(Box::new(connect))).await;
-        match client.packet().await {
-            Packet::Connack(connack) => (client, *connack),
-            other => panic!("not a CONNACK: {other:?}"),
-        }
+        self.dial(connect.version).await.connect(connect).await
+    }
+
+    /// As [`Server::connect_with`], from another machine: through a proxy that says so.
+    pub async fn connect_from_afar(&self, connect: Connect) -> (Client, Connack) {
+        let proxies = Networks::new(["127.0.0.1".parse().unwrap()]);
+        let entrance = Entrance { proxies, ..Entrance::default() };
+        let listener = Listener::bind("mqtt", "127.0.0.1:0", entrance).await.unwrap();
+        let stream = TcpStream::connect(listener.address()).await.unwrap();
+        tokio::spawn(posthaste_net::serve(listener, self.mqtt.clone(), self.shared.clone()));
+        let mut client = Client::on(stream, connect.version);
+        client.send_bytes(b"PROXY TCP4 203.0.113.7 127.0.0.1 4711 1883\r\n").await;
+        client.connect(connect).await
     }
 
     /// A client whose session ends with the connection.
@@ -147,6 +154,19 @@ pub struct Client {
 }
 
 impl Client {
+    fn on(stream: TcpStream, version: ProtocolVersion) -> Client {
+        let decoder = Decoder::for_client(version, PACKET_SIZE_MAX_BYTES);
+        Client { stream, decoder, version, input: BytesMut::new(), early: VecDeque::new(), next_id: 0 }
+    }
+
+    async fn connect(mut self, connect: Connect) -> (Client, Connack) {
+        self.send(Packet::Connect(Box::new(connect))).await;
+        match self.packet().await {
+            Packet::Connack(connack) => (self, *connack),
+            other => panic!("not a CONNACK: {other:?}"),
+        }
+    }
+
     pub async fn send(&mut self, packet: Packet) {
         let mut bytes = BytesMut::new();
         packet.encode(self.version, &mut bytes).unwrap();
