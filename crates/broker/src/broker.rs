@@ -393,8 +393,8 @@ impl Broker {
         principal.may_enter(&self.shared.catalog_now(), namespace)
     }
 
-    /// Does work that takes long, so that whoever is served by this thread does not wait for it. `None` when the
-    /// broker is stopping.
+    /// Does work that takes long, so that other connections of this thread do not wait for it. `None` when
+    /// the broker is stopping.
     pub async fn work_aside<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,

@@ -58,7 +58,7 @@ impl Inflating {
 /// As many bytes as a batch of this size may decompress to.
 fn allowed(compressed: usize) -> usize {
     let by_ratio = compressed.saturating_mul(DECOMPRESSED_RATIO_MAX);
-    by_ratio.max(DECOMPRESSED_RATIO_FREE_BYTES).min(DECOMPRESSED_BATCH_BYTES_MAX)
+    by_ratio.clamp(DECOMPRESSED_RATIO_FREE_BYTES, DECOMPRESSED_BATCH_BYTES_MAX)
 }
 
 /// The batch, if there is one and it is compressed.

@@ -4,10 +4,9 @@ use crate::client::{Client, World, persistent, plain, publish_octets, refusal, s
 use posthaste_amqp::wire::{
     BasicProperties, FieldTable, FieldValue, Method, basic, channel, exchange, queue,
 };
-use posthaste_broker::{Credentials, hash_password};
+use posthaste_broker::hash_password;
 use posthaste_engine::catalog::{Action, Permission, Resource, User};
 use posthaste_model::Name;
-use std::net::Ipv4Addr;
 
 /// A connection of a user with these permissions.
 async fn clerk(world: &World, permissions: &[(Resource, &str, &[Action])]) -> Client {
