@@ -66,9 +66,15 @@ async fn logins() {
         ),
         ("127.0.0.1:1", incapable("guest", "wrong"), None),
         ("127.0.0.1:1", with("PLAIN", b"guest"), Some("! 502 SYNTAX_ERROR - malformed PLAIN response")),
+        // There is no certificate.
         (
             "127.0.0.1:1",
             with("EXTERNAL", b""),
+            Some("! 403 ACCESS_REFUSED - Login was refused using authentication mechanism EXTERNAL"),
+        ),
+        (
+            "127.0.0.1:1",
+            with("GSSAPI", b""),
             Some("! 503 COMMAND_INVALID - unknown authentication mechanism"),
         ),
     ] {

@@ -88,6 +88,11 @@ const TABLE: &[Row] = &[
     ("PUT /v1/users/mine", r#"{"password": "x"}"#, [403; 6]),
     ("PUT /v1/users/owner", r#"{"administrator": true}"#, [403; 6]),
     ("DELETE /v1/users/mine", "", [403; 6]),
+    ("GET /v1/user-groups", "", [403; 6]),
+    ("POST /v1/user-groups", r#"{"name": "mine.new"}"#, [403; 6]),
+    ("GET /v1/user-groups/mine", "", [403; 6]),
+    ("PUT /v1/user-groups/mine", r#"{"administrator": true}"#, [403; 6]),
+    ("DELETE /v1/user-groups/mine", "", [403; 6]),
     ("GET /v1/groups", "", [200, 200, 200, 200, 200, 200]),
     ("GET /v1/groups/mine", "", [200, 200, 403, 403, 403, 403]),
     ("DELETE /v1/groups/mine", "", [204, 403, 403, 403, 403, 403]),
@@ -118,8 +123,9 @@ fn no_operation_is_missing() {
         assert!(stated, "{method} {path} has no answer in TABLE");
         let lists = method == "GET" && (path == "/metrics" || is_list(path));
         let listed = LISTS.iter().any(|(request, ..)| split(request) == (method, path));
-        // Users are listed for administrators only.
-        assert!(!lists || listed || path == "/v1/users", "{method} {path} is not in LISTS");
+        // Users and groups of users are listed for administrators only.
+        let for_administrators = matches!(path, "/v1/users" | "/v1/user-groups");
+        assert!(!lists || listed || for_administrators, "{method} {path} is not in LISTS");
     }
 }
 
