@@ -118,11 +118,8 @@ impl Contract {
         let data = self.folder.join("version");
         let identity = data.join("posthaste.json");
         let found = fs::read_to_string(&identity)?;
-        let changed = found.replacen("\"format\":2", "\"format\":999", 1).replacen(
-            "\"format\": 2",
-            "\"format\": 999",
-            1,
-        );
+        // Digits before its own make it a later one, whatever it is.
+        let changed = found.replacen("\"format\": ", "\"format\": 999", 1);
         ensure!(changed != found, "no format version in {found}");
         fs::write(&identity, changed)?;
         let errors = self.refusal(&["--data", text(&data)?])?;
