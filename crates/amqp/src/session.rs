@@ -70,7 +70,7 @@ pub enum Event {
     Drained(Holder),
     /// Publishes with this number are settled.
     Published(u64, Outcome),
-    /// What the client may do has changed.
+    /// The client's rights have changed.
     Rights,
     /// There is room again for deliveries that waited for it.
     Room,

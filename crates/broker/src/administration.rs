@@ -1,4 +1,4 @@
-//! What only administrators do: the one list.
+//! The one list of operations that only administrators do.
 
 use crate::{Client, Error};
 use posthaste_engine::catalog::{Action, Resource, Wish};

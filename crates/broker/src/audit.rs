@@ -1,8 +1,8 @@
 //! The audit trail: log-ins, refusals, changes, and reads of payloads by administrators, as CloudEvents 1.0
 //! (structured, JSON) in an internal topic that only administrators may read.
 //!
-//! An event is handed to a task that appends it, so nothing waits for the trail. What the task cannot keep is
-//! counted. No event holds a password, a hash, a token or a payload.
+//! An event is handed to a task that appends it, so nothing waits for the trail. Events that cannot be kept
+//! are counted. No event holds a password, a hash, a token or a payload.
 
 use crate::{
     Error, Principal,
@@ -43,12 +43,12 @@ pub(crate) struct Audit(OnceLock<mpsc::Sender<Event>>);
 pub(crate) struct Event {
     kind: Cow<'static, str>,
     time: Timestamp,
-    /// What it is about, such as `topic/orders`.
+    /// The object that it is about, such as `topic/orders`.
     subject: String,
     data: Data,
 }
 
-/// What an event says. Everything in it is a name, an address or a reason.
+/// An event's content: names, addresses and reasons only.
 #[derive(Default, Serialize)]
 #[serde(rename_all = "snake_case")]
 struct Data {
@@ -173,7 +173,7 @@ pub(crate) async fn keep(broker: Broker) {
         if let Err(error) = append(&client, bytes_max, &together, number).await {
             broker.metrics().audit_lost.add(count);
             tracing::warn!(%error, events = count, "audit events could not be kept in the topic");
-            // What waits meanwhile is kept when this was for a moment only.
+            // Events that come meanwhile are kept when this was for a moment only.
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         number += count;

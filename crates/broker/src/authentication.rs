@@ -15,7 +15,7 @@ use std::{net::IpAddr, sync::Arc};
 /// patterns of a permission match.
 pub const SYSTEM_NAMESPACE: &str = "posthaste";
 
-/// What the broker itself is called in the log.
+/// The broker's own name in the log.
 pub(crate) const BROKER: &str = "broker";
 
 /// What a client shows of itself.
@@ -54,7 +54,7 @@ struct Identity {
     shown: Shown,
 }
 
-/// What a client has logged in with: it stays connected as long as that is good.
+/// The credential of a client's log-in: the client stays connected as long as it is good.
 #[derive(Debug)]
 pub(crate) enum Shown {
     /// It is named by its id.
@@ -133,7 +133,7 @@ impl Principal {
         }
     }
 
-    /// What the rights of a user rest on now.
+    /// The entries that a user's rights rest on now.
     pub(crate) fn grants(&self, catalog: &Catalog) -> Grants {
         match &self.0 {
             Kind::User(identity) => catalog.grants(&identity.name, &identity.groups),
@@ -210,7 +210,7 @@ impl Principal {
         Principal(Kind::Anonymous(unnamed))
     }
 
-    /// What a client without credentials may do at the moment; none for any other.
+    /// The rights of a client without credentials at the moment; none for any other.
     pub(crate) fn grant(&self, catalog: &Catalog) -> Option<Grant> {
         match &self.0 {
             Kind::Anonymous(unnamed) => Some(unnamed.grant(catalog)),

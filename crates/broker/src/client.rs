@@ -32,7 +32,7 @@ pub struct Client {
     principal: Principal,
     namespace: Name,
     connection: ConnectionId,
-    /// What the client calls itself.
+    /// The client's own name.
     calls_itself: Option<Arc<str>>,
 }
 
@@ -450,7 +450,7 @@ impl Client {
     }
 
     fn note_user(&self, done: &'static str, kind: &'static str, name: &str) {
-        // Who may log in is never beside the point, whoever changed it.
+        // A change of users is never beside the point, not even one by the broker's own parts.
         tracing::info!(by = self.principal.name(), kind, name, "{done}");
         self.shared().audit_user(&self.principal, done, kind, name);
     }

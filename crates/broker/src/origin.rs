@@ -24,11 +24,11 @@ pub struct Origin {
     pub tls: bool,
     /// The client's certificate, DER, issued by an authority that the listener trusts.
     pub certificate: Option<Arc<[u8]>>,
-    /// What a client without credentials may do.
+    /// The rights of clients without credentials.
     pub anonymous: Anonymous,
 }
 
-/// What a listener lets clients without credentials do.
+/// The rights that a listener gives to clients without credentials.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Anonymous {
     /// Everything, for clients on this machine.
@@ -50,7 +50,7 @@ pub(crate) struct Unnamed {
     is_local: bool,
 }
 
-/// What an [`Unnamed`] client may do at the moment.
+/// The rights of an [`Unnamed`] client at the moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Grant {
     Everything,

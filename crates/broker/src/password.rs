@@ -23,7 +23,7 @@ use std::{collections::HashMap, net::Ipv4Addr, sync::Arc};
 pub(crate) struct KnownPasswords {
     salt: std::sync::OnceLock<[u8; 16]>,
     right: Mutex<HashMap<Name, ([u8; 32], Password)>>,
-    /// What the password of a user that is not there is checked against.
+    /// Checked in place of the password of a user that is not there.
     decoy: std::sync::OnceLock<Password>,
 }
 
@@ -60,7 +60,7 @@ impl Broker {
         }
     }
 
-    /// What is to be said to credentials that can be judged without hashing the password.
+    /// The verdict on credentials that can be judged without hashing the password.
     pub(crate) fn known_password(
         &self,
         user: &str,

@@ -28,7 +28,7 @@ pub enum Mechanism {
 pub struct Exchange {
     mechanism: Mechanism,
     user: String,
-    /// What the client said about channel binding.
+    /// The client's word about channel binding.
     header: String,
     /// The first two messages, as the proof covers them.
     said: String,
@@ -84,7 +84,7 @@ impl Mechanism {
     }
 }
 
-/// What a server keeps of a password.
+/// The part of a password that a server keeps.
 pub(crate) fn verifier(mechanism: Mechanism, password: &[u8], salt: &[u8], iterations: u32) -> ScramVerifier {
     let mut salted = vec![0; mechanism.digest().output_len()];
     let rounds = NonZeroU32::new(iterations).unwrap_or(NonZeroU32::MIN);
@@ -104,7 +104,7 @@ pub(crate) fn is_password(mechanism: Mechanism, known: &ScramVerifier, password:
     made.stored_key.ct_eq(&known.stored_key).into()
 }
 
-/// What a client that names no user gets to see: the same each time, and nothing that helps.
+/// Shown to a client that names no user: the same each time, and nothing that helps.
 fn decoy(mechanism: Mechanism, user: &str, key: &[u8]) -> ScramVerifier {
     let salt = mechanism.sign(key, user.as_bytes()).as_ref()[..SALT_BYTES].to_vec();
     let nothing = vec![0; mechanism.digest().output_len()];

@@ -70,7 +70,7 @@ pub enum Event {
     Answered { slot: u64, response: Option<Result<Frame, EncodeError>> },
     /// The batches of some Produce requests are as safe as promised, or refused.
     Produced { batch: u64, outcome: Outcome },
-    /// What the client may do has changed.
+    /// The client's rights have changed.
     Rights,
 }
 

@@ -1,4 +1,4 @@
-//! Who may do what: every method of a client times every person has a stated answer. A method that nobody has
+//! Rights by table: every method of a client times every person has a stated answer. A method that nobody has
 //! thought of does not compile (`kind`), one without a row fails.
 
 use crate::client::{Client, World, persistent, plain, publish_octets, refusal, short, to};
@@ -284,7 +284,7 @@ async fn start(client: &mut Client, start_ok: connection::StartOk) -> Method {
     client.call(0, &start_ok).await
 }
 
-/// What a request was answered with, if it was refused.
+/// The refusal that answered a request, if there was one.
 async fn answer(client: &mut Client) -> Option<String> {
     loop {
         match client.next().await.1 {
@@ -318,7 +318,7 @@ fn admin(world: &World) -> posthaste_broker::Client {
     world.broker.system_client("test", Name::constant("default"), world.broker.next_connection())
 }
 
-/// What is there before each request, whatever the last one did.
+/// Restores the objects that each request finds, whatever the last one did.
 async fn reset(world: &World) {
     let admin = admin(world);
     // They are there, or they are not.

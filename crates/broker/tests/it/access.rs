@@ -202,7 +202,7 @@ async fn many_log_ins_at_once_take_turns_and_none_is_lost() {
     assert_eq!(f.broker.metrics().authentication_failures.value(), 1);
 }
 
-/// Who asks: a name, and an address.
+/// The asking client: a name, and an address.
 async fn log_in(f: &Fixture, user: &str, from: [u8; 4]) -> Client {
     let credentials = Credentials::Password { user, password: b"secret" };
     let principal = f.broker.authenticate(credentials, IpAddr::from(from)).await.unwrap();
@@ -269,7 +269,7 @@ async fn permissions_allow_and_deny_by_kind_of_pattern_address_group_and_client(
     }
     f.client.create_topic(&name("seen"), 1, TopicConfig::default()).await.unwrap();
     assert!(near.topic_to::<right::See>("seen").is_ok() && near.topic_to::<right::Read>("seen").is_err());
-    // What a group may do counts as it is now, and administrators are denied nothing.
+    // A group's permissions count as they are now, and administrators are denied nothing.
     let before = near.rights();
     f.client.put_user_group(UserGroup { administrator: true, ..staff.clone() }).await.unwrap();
     assert!(near.may(Read, Resource::Topic, "news.secret").is_ok() && near.is_administrator());

@@ -1,4 +1,4 @@
-//! What clients without credentials may do.
+//! The rights of clients without credentials.
 
 use crate::support::*;
 use posthaste_broker::{Anonymous, Client, Credentials, Origin, hash_password};

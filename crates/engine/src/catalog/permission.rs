@@ -1,4 +1,4 @@
-//! What may be done with what: permissions, and how one is judged.
+//! Permissions, and how one is judged.
 
 use super::name_pattern::NamePattern;
 use ipnet::IpNet;
@@ -8,7 +8,7 @@ use std::net::IpAddr;
 /// Permissions of one user, or of one group of users.
 pub const PERMISSIONS_MAX: usize = 1_000;
 
-/// Allows or denies `actions` on what matches. What is both allowed and denied is denied.
+/// Allows or denies `actions` on what matches. A denial wins over all that allows the same.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Permission {
     pub effect: Effect,
@@ -86,13 +86,13 @@ impl Action {
 pub struct Asker<'a> {
     /// The user's name, `%u` in patterns.
     pub user: &'a str,
-    /// What the client calls itself, `%c` in patterns. A pattern with it matches nothing for a client without
+    /// The client's own name, `%c` in patterns. A pattern with it matches nothing for a client without
     /// such a name.
     pub client: Option<&'a str>,
     pub from: Option<IpAddr>,
 }
 
-/// What a client wants to do, to what.
+/// An action that a client wants to do, and its object.
 #[derive(Clone, Copy, Debug)]
 pub struct Wish<'a> {
     pub action: Action,
@@ -156,7 +156,7 @@ impl Permission {
         let Some(network) = &self.from else { return true };
         match asker.from {
             Some(address) => network.contains(&address.to_canonical()),
-            // What cannot be known is taken for the worse.
+            // An unknown one is taken for the worse.
             None => self.effect == Effect::Deny,
         }
     }

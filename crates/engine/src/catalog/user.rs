@@ -41,7 +41,7 @@ pub struct UserGroup {
     pub options: Options,
 }
 
-/// What a password is checked against, as each way of checking it needs. Without any there is no password.
+/// Verifiers of a password, one for each way of checking it. Without any there is no password.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Password {
     /// A salted hash, which names its own parameters.
@@ -50,7 +50,7 @@ pub struct Password {
     pub scram_sha_512: Option<ScramVerifier>,
 }
 
-/// What a server keeps to check a proof of a password (RFC 5802).
+/// The server's part in checking a proof of a password (RFC 5802).
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ScramVerifier {
     pub salt: Vec<u8>,
@@ -67,7 +67,8 @@ pub struct AccessKey {
     pub created: Timestamp,
 }
 
-/// How much a user may use up; `None` for as much as anybody.
+/// How much a user may use up; `None` for as much as anybody. Nothing enforces these yet, and nothing sets
+/// them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UserLimits {
     pub connections: Option<u64>,
@@ -79,7 +80,7 @@ pub struct UserLimits {
     pub objects: Option<u64>,
 }
 
-/// What a client's rights rest on at one moment.
+/// The entries that a client's rights rest on at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Grants {
     user: Option<Arc<User>>,
@@ -179,7 +180,7 @@ impl Catalog {
             || self.groups_of(user, further).any(|group| opens(&group.permissions))
     }
 
-    /// What the rights of a client rest on.
+    /// The entries that the rights of a client rest on.
     pub fn grants(&self, user: &str, further: &[Name]) -> Grants {
         let user = self.user(user);
         let names = user.map_or(&[][..], |user| &user.groups).iter().chain(further);
@@ -252,7 +253,7 @@ impl Password {
     }
 }
 
-// What lets somebody in is not shown.
+// Credentials are not shown.
 
 impl fmt::Debug for Password {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

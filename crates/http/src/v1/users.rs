@@ -126,7 +126,7 @@ async fn user(call: &Call, name: Name, known: Option<&User>, given: Settings) ->
         (Some(_), _) if given.without_password => {
             return Err(Failure::invalid("give either password or without_password"));
         }
-        // What is kept is salted: kept anew of the same password, it would end the user's connections.
+        // Verifiers are salted: made anew of the same password, they would end the user's connections.
         (Some(password), Some(known)) if call.broker().has_password(&name, password.as_bytes()).await => {
             known.password.clone()
         }

@@ -1,4 +1,4 @@
-//! Who may do what: every operation times every person has a stated answer; one without an answer fails.
+//! Rights by table: every operation times every person has a stated answer; one without an answer fails.
 
 use crate::support::*;
 use posthaste_engine::{catalog::Topic, event::CommittedOffset};
@@ -100,7 +100,7 @@ const TABLE: &[Row] = &[
     ("POST /v1/subjects/stream", r##"{"pattern": "#"}"##, [403; 6]),
 ];
 
-/// What a list's answer holds where the person sees `mine`, and which persons do.
+/// A list's content where the person sees `mine`, and the persons that do.
 const LISTS: &[(&str, &str, [bool; 6])] = &[
     ("GET /metrics", r#"topic="mine""#, [true, true, true, false, false, false]),
     ("GET /metrics", r#"queue="mine""#, [true, true, true, false, false, false]),
@@ -217,7 +217,7 @@ async fn set(f: &Fixture, user: &str, permissions: Json) {
     assert!(response.status < 300, "{response:?}");
 }
 
-/// What is there before each request, whatever the last one did.
+/// Restores the objects that each request finds, whatever the last one did.
 async fn reset(f: &Fixture) {
     for (kind, name) in ["namespaces", "topics", "queues", "exchanges"]
         .iter()

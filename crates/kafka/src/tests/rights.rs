@@ -207,7 +207,7 @@ async fn set(world: &World, person: &str, namespace: &str, name: &str, actions: 
     admin(world).put_user(user).await.unwrap();
 }
 
-/// What is there before each request, whatever the last one did.
+/// Restores the objects that each request finds, whatever the last one did.
 async fn reset(world: &World) {
     let admin = admin(world);
     // It is there already, or it is not.

@@ -49,7 +49,7 @@ pub(crate) enum EventKind {
     },
     /// There is room for more output.
     Resume,
-    /// What the client may do has changed.
+    /// The client's rights have changed.
     Rights,
     /// What had to be stored before these packet identifiers' PUBLISH or PUBREL may leave is stored.
     Stored(Vec<PacketIdentifier>, Result<(), Error>),
