@@ -368,7 +368,7 @@ impl Broker {
         self.log_in(&Origin::direct(peer), credentials).await
     }
 
-    /// What users keep of a password.
+    /// A user's verifiers of a password.
     ///
     /// # Errors
     /// Too many wait for theirs, or the machine has no randomness.

@@ -128,7 +128,7 @@ fn hasher() -> Result<Argon2<'static>, String> {
     Ok(Argon2::new(Algorithm::Argon2id, Version::V0x13, params))
 }
 
-/// What users keep of a password, so that each way of logging in with it can check it. Costs some
+/// Makes a user's verifiers of a password, one for each way of logging in with it. Costs some
 /// milliseconds.
 ///
 /// # Errors

@@ -27,8 +27,8 @@ pub enum ForwardingHeader {
 }
 
 impl Forwarders {
-    /// Where a request comes from on a connection that comes from `origin`. What a trusted proxy passes on,
-    /// or asks itself, is never of this machine, and a certificate is the proxy's.
+    /// The origin of a request on a connection that comes from `origin`. A request that a trusted proxy
+    /// passes on, or makes itself, is never of this machine, and a certificate is the proxy's.
     pub fn origin<'o>(&self, origin: &'o Origin, headers: &HeaderMap) -> Cow<'o, Origin> {
         if !self.trusted.contains(origin.peer.ip()) {
             return Cow::Borrowed(origin);

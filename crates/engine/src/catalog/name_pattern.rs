@@ -1,8 +1,8 @@
 //! Patterns of names in permissions.
 //!
 //! `%u` stands for the user's name, `%c` for what the client calls itself, `%%` for a percent sign: in globs
-//! and regular expressions, not where every name is meant to be writable as it is. What is put in for them is
-//! text, never a pattern.
+//! and regular expressions, not where every name is meant to be writable as it is. The text put in for
+//! them is never a pattern.
 
 use super::permission::Asker;
 use regex::{Regex, RegexBuilder};

@@ -1,4 +1,4 @@
-//! What the live streams have in common: lines of JSON to somebody who may hang up, or lose the right to
+//! The common part of the live streams: lines of JSON to a client that may hang up, or lose the right to
 //! them, at any time.
 
 use crate::{call::Call, failure::Failure, server::stopped};

@@ -42,14 +42,14 @@ fn name(cx: &Context, topic: &DeleteTopicState) -> Result<(ByteString, Uuid), Er
         Some(_) if !topic.topic_id.is_zero() => Err(ErrorCode::InvalidRequest),
         Some(name) => {
             let namespace = catalog.namespace(cx.client.namespace());
-            // Who may not know the topic is not told its id.
+            // A client that may not know the topic is not told its id.
             let found = namespace.and_then(|namespace| namespace.topics.get(&**name));
             let found = found.filter(|topic| cx.may_describe_topic(&topic.name).is_ok());
             Ok((name.clone(), found.map_or(Uuid::ZERO, |topic| cx.topic_ids.uuid(topic.id))))
         }
         None => {
             let found = cx.topic_of(&catalog, topic.topic_id).ok_or(ErrorCode::UnknownTopicId)?;
-            // Who may not know the topic is not told its name.
+            // A client that may not know the topic is not told its name.
             cx.may_describe_topic(&found.name).map_err(|_| ErrorCode::TopicAuthorizationFailed)?;
             Ok(((&*found.name).into(), topic.topic_id))
         }

@@ -66,7 +66,7 @@ pub async fn handle(cx: &Context, version: i16, request: &FetchRequest) -> Fetch
             }
         }
         if cx.client.rights() != rights {
-            // What the client may not read any more does not leave, although it waited for it.
+            // Records that the client may not read any more do not leave, although it waited for them.
             fetch = Fetch::new(cx, version, request);
             fetch.collect().await;
         }

@@ -32,7 +32,7 @@ enum Expects {
     ScramLast(Box<ScramExchange>),
 }
 
-/// What follows from a token.
+/// The next step after a token.
 pub enum Step {
     /// Send this, and wait for the next token.
     Challenge(Dialogue, String),
