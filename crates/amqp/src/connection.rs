@@ -14,7 +14,7 @@ use crate::{
         encode_nack,
     },
 };
-use posthaste_broker::{Broker, Client, Holder, Outcome as Published, RightsWatch};
+use posthaste_broker::{Broker, Client, Error, Holder, Outcome as Published, RightsWatch};
 use posthaste_engine::{Position, command::Outcome, effect::Refusal};
 use posthaste_model::{ConnectionId, ConsumerId};
 use posthaste_net::Output;
@@ -68,6 +68,10 @@ pub(crate) struct Connection {
     blocked: Option<Blocked>,
     /// Nothing is read until then, as consumers do not keep up with what is published here.
     slowed_until: Option<Instant>,
+    /// Nothing is delivered until then, as the client's rate is limited.
+    paced_until: Option<Instant>,
+    /// It has used `basic.get`, whose rate only reading less can limit.
+    pub gets: bool,
     released: bool,
     _rights: RightsWatch,
 }
@@ -81,12 +85,14 @@ struct Blocked {
 }
 
 impl Connection {
-    pub fn new(broker: &Broker, opened: Opened, id: ConnectionId, inbox: Inbox) -> Connection {
+    /// # Errors
+    /// The user or the namespace has as many connections as it may.
+    pub fn new(broker: &Broker, opened: Opened, id: ConnectionId, inbox: Inbox) -> Result<Connection, Error> {
         let Opened { tuned, vhost, namespace } = opened;
         let client = broker.client(tuned.client.principal, namespace, id);
         let mailbox = inbox.mailbox();
-        let rights = client.watch_rights(move || mailbox.send(Event::Rights));
-        Connection {
+        let rights = client.watch_rights(move || mailbox.send(Event::Rights))?;
+        Ok(Connection {
             broker: broker.clone(),
             client,
             vhost,
@@ -104,9 +110,11 @@ impl Connection {
             assembling: 0,
             blocked: None,
             slowed_until: None,
+            paced_until: None,
+            gets: false,
             released: false,
             _rights: rights,
-        }
+        })
     }
 
     pub fn wants_input(&self) -> bool {
@@ -117,6 +125,12 @@ impl Connection {
             && !(publishes > 0 && self.broker.overloaded())
             && self.slowed_until.is_none()
             && !self.blocked.as_ref().is_some_and(|blocked| blocked.hold_back)
+    }
+
+    /// How long nothing is read, as the client's rate is limited.
+    pub fn input_pause(&self) -> Option<Duration> {
+        let reads = if self.gets { self.client.read_pause() } else { None };
+        self.client.publish_pause().max(reads)
     }
 
     /// Does at once what need not wait: publishes and settlements above all. They are so many that even
@@ -307,10 +321,7 @@ impl Connection {
                 self.receive(holder, deliveries);
                 self.deliver_waiting(out).await
             }
-            Event::Published(number, outcome) => {
-                self.published(number, outcome, out);
-                Ok(())
-            }
+            Event::Published(number, outcome) => self.published(number, outcome, out),
             Event::Drained(holder) => {
                 self.cancelled.remove(&holder);
                 Ok(())
@@ -327,11 +338,12 @@ impl Connection {
         }
     }
 
-    fn published(&mut self, number: u64, outcome: Published, out: &mut Output) {
+    fn published(&mut self, number: u64, outcome: Published, out: &mut Output) -> Result<(), Fault> {
         if outcome.crowded {
             self.slowed_until.get_or_insert_with(|| Instant::now() + SLOWED);
         }
-        let full = outcome.refused.iter().any(|(_, refusal)| *refusal == Refusal::NoSpace);
+        let refused = |why| outcome.refused.iter().any(|(_, refusal)| *refusal == why);
+        let (full, limited) = (refused(Refusal::NoSpace), refused(Refusal::StorageLimit));
         self.confirms.finish(number, outcome.refused.into_iter().map(|(index, _)| index).collect());
         for verdict in self.confirms.release() {
             let Verdict { channel, serial, first, last, refused } = verdict;
@@ -346,15 +358,23 @@ impl Connection {
         if full {
             self.block(out);
         }
+        if limited && self.publishes_unconfirmed() {
+            // There is no other way to say that messages were refused.
+            let text = Error::from(Refusal::StorageLimit).to_string();
+            return Err(Fault { channel: 0, exception: Exception::new(ReplyCode::ResourceError, text) });
+        }
+        Ok(())
+    }
+
+    /// Whether there is a channel without confirms.
+    fn publishes_unconfirmed(&self) -> bool {
+        let numbers = self.channels.numbers();
+        let mut open = numbers.iter().filter_map(|n| self.channels.get(*n)).filter(|c| !c.closing);
+        open.any(|c| c.next_publish_tag.is_none())
     }
 
     fn block(&mut self, out: &mut Output) {
-        let hold_back = self
-            .channels
-            .numbers()
-            .iter()
-            .filter_map(|n| self.channels.get(*n))
-            .any(|c| !c.closing && c.next_publish_tag.is_none());
+        let hold_back = self.publishes_unconfirmed();
         let newly = self.blocked.is_none();
         self.blocked = Some(Blocked { look_again: Instant::now() + ROOM_POLL, hold_back });
         if newly && self.capabilities.connection_blocked {
@@ -363,13 +383,22 @@ impl Connection {
         }
     }
 
+    /// Delivers nothing for as long.
+    pub fn pace(&mut self, pause: Duration) {
+        self.paced_until = Some(Instant::now() + pause);
+    }
+
     pub fn deadline(&self) -> Option<Instant> {
         let look_again = self.blocked.as_ref().map(|blocked| blocked.look_again);
-        look_again.into_iter().chain(self.slowed_until).min()
+        [look_again, self.slowed_until, self.paced_until].into_iter().flatten().min()
     }
 
     pub fn timeout(&mut self, now: Instant, out: &mut Output) {
         self.slowed_until = self.slowed_until.filter(|until| now < *until);
+        if self.paced_until.is_some_and(|until| now >= until) {
+            self.paced_until = None;
+            self.inbox.look_again();
+        }
         let Some(blocked) = &mut self.blocked else { return };
         if now < blocked.look_again {
             return;

@@ -62,7 +62,7 @@ impl Inbox {
 
     /// Has the session look again. The mailbox is read only while the output has room, so this is when it
     /// has.
-    fn look_again(&self) {
+    pub fn look_again(&self) {
         if !self.shared.looking.swap(true, Ordering::Relaxed) {
             self.shared.mailbox.send(Event::Room);
         }
@@ -218,6 +218,10 @@ impl Connection {
                 self.inbox.look_again();
                 return Ok(());
             }
+            if let Some(pause) = self.client.read_pause() {
+                self.pace(pause);
+                return Ok(());
+            }
             let holder = front.holder;
             let id = holder.consumer();
             let Some((number, no_ack)) = self.consumers.get(&id).map(|c| (c.channel, c.no_ack)) else {
@@ -264,8 +268,9 @@ impl Connection {
         let Some(queue) = self.consumers.get(&id).map(|consumer| consumer.queue.clone()) else {
             return Ok(());
         };
-        let octets = resolved.iter().map(|message| message.payload.body.len()).sum();
+        let octets: usize = resolved.iter().map(|message| message.payload.body.len()).sum();
         self.waiting.adapt(count, octets);
+        self.client.charge_read(resolved.len() as u64, octets as u64);
         let mut unreadable = Vec::new();
         let mut add = 0;
         for message in resolved {

@@ -37,7 +37,7 @@ pub(crate) fn exception(error: &Error, about: Resource<'_>) -> Exception {
             Exception::new(ReplyCode::ConnectionForced, "broker forced connection closure: shutdown")
         }
         // RabbitMQ's answer to its own limits, such as queues in a vhost.
-        Error::TooMany => {
+        Error::TooMany | Error::LimitReached(_) => {
             Exception::new(ReplyCode::PreconditionFailed, format_args!("cannot declare {about}: {error}"))
         }
         Error::Unreadable(_) => Exception::new(ReplyCode::InternalError, error),
@@ -50,7 +50,11 @@ fn refused(refusal: Refusal, error: &Error, about: Resource<'_>) -> Exception {
         Refusal::InUse => Exception::in_use(about),
         Refusal::NotEmpty => Exception::not_empty(about),
         // RESOURCE_ERROR would close the connection, and with it what still works.
-        Refusal::NoSpace | Refusal::OutOfMemory | Refusal::Full | Refusal::TooLarge => {
+        Refusal::NoSpace
+        | Refusal::OutOfMemory
+        | Refusal::Full
+        | Refusal::StorageLimit
+        | Refusal::TooLarge => {
             Exception::new(ReplyCode::PreconditionFailed, format_args!("{about}: {error}"))
         }
         _ => Exception::new(ReplyCode::InternalError, error),

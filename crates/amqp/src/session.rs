@@ -167,6 +167,13 @@ impl posthaste_net::Session for Session {
         }
     }
 
+    fn input_pause(&self) -> Option<Duration> {
+        match &self.phase {
+            Phase::Open(open) => open.input_pause(),
+            Phase::Handshake(_) | Phase::Closing => None,
+        }
+    }
+
     async fn stopping(&mut self, out: &mut Output) {
         if let Phase::Open(_) = &self.phase {
             let text = "broker forced connection closure with reason 'shutdown'";
@@ -257,8 +264,13 @@ impl Session {
                     0 => handshake.frame(frame, &around).await,
                     _ => Err(Exception::new(ReplyCode::ChannelError, "a channel before connection.open-ok")),
                 };
-                match step {
-                    Ok(step) => self.step(step, out),
+                let done = match step {
+                    Ok(Step::Opened(opened)) => self.open(*opened, out),
+                    Ok(step) => return self.step(step, out),
+                    Err(exception) => Err(exception),
+                };
+                match done {
+                    Ok(()) => Ok(()),
                     Err(exception) => self.fail(Fault { channel: 0, exception }, out).await,
                 }
             }
@@ -284,9 +296,8 @@ impl Session {
 
     fn step(&mut self, step: Step, out: &mut Output) -> Result<(), Close> {
         match step {
-            Step::Wait => {}
+            Step::Wait | Step::Opened(_) => {}
             Step::Answer(method) => self.send(method, out),
-            Step::Opened(opened) => self.open(*opened, out),
             Step::Closed => {
                 self.send(connection::CloseOk {}.into(), out);
                 return Err(Close::Done);
@@ -296,7 +307,7 @@ impl Session {
         Ok(())
     }
 
-    fn open(&mut self, opened: Opened, out: &mut Output) {
+    fn open(&mut self, opened: Opened, out: &mut Output) -> Result<(), Exception> {
         let tuned = &opened.tuned;
         tracing::info!(
             peer = %self.origin.peer,
@@ -306,14 +317,18 @@ impl Session {
             client = tuned.client.client_name,
             "connection opened"
         );
-        self.frame_max = tuned.frame_max;
-        self.heartbeat = Heartbeat::new(tuned.heartbeat, Instant::now());
-        self.deadline = None;
-        self.send(connection::OpenOk {}.into(), out);
+        let (frame_max, heartbeat) = (tuned.frame_max, tuned.heartbeat);
         let inbox = Inbox::new(self.mailbox.clone());
         let connection = Connection::new(&self.broker, opened, self.connection, inbox);
+        // As RabbitMQ refuses one connection too many of a user or a virtual host.
+        let connection = connection.map_err(|error| Exception::new(ReplyCode::NotAllowed, error))?;
+        self.frame_max = frame_max;
+        self.heartbeat = Heartbeat::new(heartbeat, Instant::now());
+        self.deadline = None;
+        self.send(connection::OpenOk {}.into(), out);
         connection.client.audit_log_in(&self.origin);
         self.phase = Phase::Open(Box::new(connection));
+        Ok(())
     }
 
     /// What one read contained is complete: it goes to the broker.

@@ -4,22 +4,26 @@ use crate::{Client, Error};
 use posthaste_engine::catalog::{Action, Resource, Wish};
 
 /// An operation on the broker itself. Administrators may do all of them; the permission to `administer` the
-/// broker gives single ones, by their names. Each of today's lets its holder become an administrator.
+/// broker gives single ones, by their names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Administration {
-    /// See, create, change and delete groups of users.
+    /// Limit what namespaces use up.
+    Namespaces,
+    /// See, create, change and delete groups of users. The holder can become an administrator.
     UserGroups,
-    /// See, create, change and delete users, with their credentials.
+    /// See, create, change and delete users, with their credentials; likewise.
     Users,
 }
 
 impl Administration {
     /// All of them.
-    pub const ALL: [Administration; 2] = [Administration::UserGroups, Administration::Users];
+    pub const ALL: [Administration; 3] =
+        [Administration::Namespaces, Administration::UserGroups, Administration::Users];
 
     /// As permissions call it.
     pub fn name(self) -> &'static str {
         match self {
+            Administration::Namespaces => "namespaces",
             Administration::UserGroups => "user-groups",
             Administration::Users => "users",
         }

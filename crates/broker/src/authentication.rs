@@ -98,6 +98,14 @@ impl Principal {
         }
     }
 
+    /// The user, and groups that it is in besides those of its entry; none without one.
+    pub(crate) fn user(&self) -> Option<(&Name, &[Name])> {
+        match &self.0 {
+            Kind::User(identity) => Some((&identity.name, &identity.groups)),
+            Kind::Anonymous(_) | Kind::System(_) => None,
+        }
+    }
+
     pub(crate) fn is_system(&self) -> bool {
         matches!(self.0, Kind::System(_))
     }

@@ -7,6 +7,7 @@ use crate::{
     error::Error,
     live::{Gathering, LiveMessage},
     thread::{Input, PublishItem, PublishJob},
+    usage::Usages,
 };
 use posthaste_engine::{
     Catalog, Publish,
@@ -39,6 +40,9 @@ pub struct Batch {
     routed: Option<RoutedAs>,
     live: Gathering,
     len: u32,
+    /// Messages and bytes that the publisher's limits count.
+    messages: u64,
+    bytes: u64,
 }
 
 /// All that the routes of a message depend on, unless an exchange asks for its headers.
@@ -125,6 +129,8 @@ impl Batch {
             routed: None,
             live: Gathering::default(),
             len: 0,
+            messages: 0,
+            bytes: 0,
         }
     }
 
@@ -183,7 +189,7 @@ impl Batch {
     }
 
     fn take_along(&mut self, envelope: Envelope, payload: Payload) -> Routed {
-        let index = self.take_index();
+        let index = self.take_index(1, payload.body.len());
         let routed = self.spread(index, envelope, payload);
         if routed.nowhere() {
             self.client.broker().metrics().unroutable.add(1);
@@ -256,14 +262,14 @@ impl Batch {
 
     /// Appends a batch to a partition, as it is.
     pub fn append(&mut self, partition: Writable<Partition>, append: AppendBatch) -> u32 {
-        let index = self.take_index();
+        let index = self.take_index(append.span.into(), append.payload.body.len());
         self.add_append(index, *partition, append, None);
         index
     }
 
     /// Puts a message into a queue directly.
     pub fn enqueue(&mut self, queue: &Writable<Arc<Queue>>, envelope: Envelope, payload: Payload) -> u32 {
-        let index = self.take_index();
+        let index = self.take_index(1, payload.body.len());
         self.add_enqueue(index, queue, envelope, payload);
         index
     }
@@ -277,7 +283,8 @@ impl Batch {
         // What is kept for long must not hold the buffer it was read into.
         let payload = payload.detached();
         envelope.subject = envelope.subject.detached();
-        let index = self.take_index();
+        // What is retained is mostly published, too.
+        let index = self.take_index(0, 0);
         let namespace = self.client.namespace().clone();
         let shared = &self.client.broker().shared;
         let limits = &shared.limits;
@@ -306,12 +313,25 @@ impl Batch {
         let AppendBatch { span, timestamp, sequence, payload } = append;
         let span = span.max(1);
         let append = Append { partition: partition.id, span, timestamp, sequence, envelope, payload };
+        if self.is_refused(|usages| usages.is_partition_full(partition.id)) {
+            self.refused.push((index, Refusal::StorageLimit));
+            return;
+        }
         self.push(partition.shard, index, Publish::Append(append), size);
     }
 
     fn add_enqueue(&mut self, index: u32, queue: &Queue, envelope: Envelope, payload: Payload) {
+        if self.is_refused(|usages| usages.is_queue_full(queue.id)) {
+            self.refused.push((index, Refusal::StorageLimit));
+            return;
+        }
         let size = payload.body.len();
         self.push(queue.shard, index, Publish::Enqueue(Enqueue { queue: queue.id, envelope, payload }), size);
+    }
+
+    /// The broker's own parts move what was taken already.
+    fn is_refused(&self, is_full: impl Fn(&Usages) -> bool) -> bool {
+        is_full(&self.client.broker().shared.usages) && !self.client.principal().is_system()
     }
 
     fn push(&mut self, shard: ShardId, index: u32, publish: Publish, size: usize) {
@@ -322,7 +342,9 @@ impl Batch {
         }
     }
 
-    fn take_index(&mut self) -> u32 {
+    fn take_index(&mut self, messages: u64, bytes: usize) -> u32 {
+        self.messages += messages;
+        self.bytes += bytes as u64;
         self.len += 1;
         self.len - 1
     }
@@ -345,6 +367,7 @@ impl Batch {
         if self.jobs.iter().any(|(items, _)| !items.is_empty()) {
             return None;
         }
+        self.client.charge_published(self.messages, self.bytes);
         self.live.hand_over(&self.client);
         Some(Outcome { refused: std::mem::take(&mut self.refused), ..Outcome::default() })
     }
@@ -352,6 +375,7 @@ impl Batch {
     /// Sends it on its way. `done` is called once all of it is as durable as promised, on an engine thread,
     /// or at once when there is nothing to wait for: it must only push into a channel.
     pub fn submit(mut self, done: impl FnOnce(Outcome) + Send + 'static) {
+        self.client.charge_published(self.messages, self.bytes);
         self.live.hand_over(&self.client);
         let outcome = Outcome { refused: self.refused, ..Outcome::default() };
         let jobs: Vec<_> =

@@ -20,6 +20,7 @@ use crate::{
     revocation::Revocations,
     tap::Taps,
     thread::Input,
+    usage::{self, Usages},
 };
 use arc_swap::ArcSwap;
 use posthaste_engine::{
@@ -85,6 +86,7 @@ pub(crate) struct Shared {
     pub revocations: Revocations,
     pub audit: Audit,
     pub log_ins: LogIns,
+    pub usages: Usages,
     pub inbox_bytes: AtomicUsize,
     /// When the journal last had no room for what is published, in milliseconds since 1970.
     full_at: AtomicI64,
@@ -156,6 +158,7 @@ impl Shared {
             revocations: Revocations::default(),
             audit: Audit::default(),
             log_ins: LogIns::default(),
+            usages: Usages::default(),
             clock: parts.clock,
             work: parts.work,
             inbox_bytes: AtomicUsize::new(0),
@@ -204,7 +207,11 @@ impl Shared {
     /// Shows readers a new state of the catalog.
     pub fn publish_catalog(self: &Arc<Self>, catalog: Arc<Catalog>) {
         let before = self.catalog.swap(catalog.clone());
-        if !before.has_users_of(&catalog) {
+        let same_users = before.has_users_of(&catalog);
+        if !same_users || !before.has_limits_of(&catalog) {
+            usage::limits_changed(self);
+        }
+        if !same_users {
             self.users_changed();
         }
     }

@@ -15,7 +15,9 @@ const ENTRY_BYTES_MAX: usize = 768 << 10;
 /// The name that a refusal of the command is about.
 pub(crate) fn subject_of(command: &CatalogCommand) -> String {
     match command {
-        CatalogCommand::CreateNamespace(name) | CatalogCommand::DeleteNamespace(name) => name.to_string(),
+        CatalogCommand::CreateNamespace(name)
+        | CatalogCommand::DeleteNamespace(name)
+        | CatalogCommand::LimitNamespace { name, .. } => name.to_string(),
         CatalogCommand::CreateTopic { name, .. }
         | CatalogCommand::AddPartitions { name, .. }
         | CatalogCommand::ConfigureTopic { name, .. }

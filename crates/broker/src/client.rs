@@ -11,13 +11,14 @@ use crate::{
     batch::Batch,
     broker::{Broker, Shared},
     error::{self, Error},
+    usage::Charged,
 };
 use bytes::Bytes;
 use posthaste_engine::{
     Catalog, Command, Reply,
     catalog::{
         Action, BUS, Binding, CatalogCommand, Exchange, ExchangeSpec, Partition, Queue, QueueConfig,
-        Resource, Target, Topic, TopicConfig, User, UserGroup, Wish,
+        Resource, Target, Topic, TopicConfig, UsageLimits, User, UserGroup, Wish,
     },
     command::Mode,
     effect::QueueState,
@@ -32,6 +33,7 @@ pub struct Client {
     principal: Principal,
     namespace: Name,
     connection: ConnectionId,
+    charged: Charged,
     /// The client's own name.
     calls_itself: Option<Arc<str>>,
 }
@@ -44,6 +46,8 @@ pub struct QueueDeclaration {
     /// For this connection only, and gone with it.
     pub exclusive: bool,
     pub auto_delete: bool,
+    /// The user that it counts for, where that is not the client's own.
+    pub owner: Option<Name>,
 }
 
 /// How to consume.
@@ -63,7 +67,8 @@ impl Client {
         namespace: Name,
         connection: ConnectionId,
     ) -> Client {
-        Client { broker, principal, namespace, connection, calls_itself: None }
+        let charged = Charged::of(&broker.shared, &principal, &namespace);
+        Client { broker, principal, namespace, connection, charged, calls_itself: None }
     }
 
     /// The broker's own handle, for what it does on nobody's behalf.
@@ -87,6 +92,15 @@ impl Client {
         self.connection
     }
 
+    pub(crate) fn charged(&self) -> &Charged {
+        &self.charged
+    }
+
+    /// The user that what this client creates counts for.
+    pub fn user(&self) -> Option<Name> {
+        self.principal.user().map(|(name, _)| name.clone())
+    }
+
     /// The same connection, of a client that has said what it calls itself.
     pub fn calling_itself(self, name: &str) -> Client {
         Client { calls_itself: Some(name.into()), ..self }
@@ -94,7 +108,8 @@ impl Client {
 
     /// The same connection in another namespace.
     pub fn in_namespace(&self, namespace: Name) -> Client {
-        Client { namespace, ..self.clone() }
+        let charged = Charged::of(&self.broker.shared, &self.principal, &namespace);
+        Client { namespace, charged, ..self.clone() }
     }
 
     /// Whether the principal may do this here, as its rights are now.
@@ -160,7 +175,9 @@ impl Client {
         self.may(Action::Configure, Resource::Topic, name)?;
         self.may_capture(&config, &[])?;
         let (namespace, name) = (self.namespace.clone(), name.clone());
-        let command = CatalogCommand::CreateTopic { namespace, name: name.clone(), partitions, config };
+        let creator = self.user();
+        let command =
+            CatalogCommand::CreateTopic { namespace, name: name.clone(), partitions, config, creator };
         self.shared().change_catalog(command).await?;
         self.note("created", Resource::Topic, &name, true);
         let topic = self.topic(&name)?;
@@ -250,6 +267,7 @@ impl Client {
             durable: declaration.durable,
             exclusive: declaration.exclusive.then_some(self.connection),
             auto_delete: declaration.auto_delete,
+            creator: declaration.owner.or_else(|| self.user()),
         };
         if declaration.exclusive {
             self.shared().exclusive_owners.lock().insert(self.connection);
@@ -328,6 +346,7 @@ impl Client {
             self.may(Action::Write, Resource::Exchange, alternate)?;
         }
         let (name, lasting) = (spec.name.clone(), spec.durable && !spec.auto_delete);
+        let spec = ExchangeSpec { created_by: self.user(), ..spec };
         self.shared().change_catalog(CatalogCommand::CreateExchange(spec)).await?;
         self.note("created", Resource::Exchange, &name, lasting);
         Ok(())
@@ -401,6 +420,19 @@ impl Client {
         self.may(Action::Configure, Resource::Namespace, name)?;
         self.shared().change_catalog(CatalogCommand::CreateNamespace(name.clone())).await?;
         self.note("created", Resource::Namespace, name, true);
+        Ok(())
+    }
+
+    /// Limits what a namespace may use up.
+    pub async fn limit_namespace(&self, name: &Name, limits: UsageLimits) -> Result<(), Error> {
+        self.may_administer(Administration::Namespaces)?;
+        let command = CatalogCommand::LimitNamespace { name: name.clone(), limits };
+        match self.shared().change_catalog(command).await {
+            // It is as it is to be.
+            Err(Error::Exists) => return Ok(()),
+            changed => changed?,
+        };
+        self.note("limited", Resource::Namespace, name, true);
         Ok(())
     }
 

@@ -208,6 +208,7 @@ fn change_of_names(event: &CatalogEvent) -> String {
         CatalogEvent::ExchangePut(exchange) => format!("the making of exchange {}", exchange.name),
         CatalogEvent::Bound { exchange, .. } => format!("a binding of exchange {exchange}"),
         CatalogEvent::UserPut(user) => format!("the making or settings of user {}", user.name),
+        CatalogEvent::NamespaceLimited { name, .. } => format!("the limits of namespace {name}"),
         CatalogEvent::NamespaceDeleted(name) => format!("the end of namespace {name}"),
         CatalogEvent::TopicDeleted { name, .. } => format!("the end of topic {name}"),
         CatalogEvent::QueueDeleted { name, .. } => format!("the end of queue {name}"),

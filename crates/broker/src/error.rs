@@ -1,5 +1,6 @@
 //! Why the broker did not do what it was asked.
 
+use crate::usage;
 use posthaste_engine::{
     catalog::{Action, CatalogRefusal, Resource},
     effect::Refusal,
@@ -20,6 +21,8 @@ pub enum Error {
     Gone,
     InUse,
     Invalid(String),
+    /// Of a user or a namespace.
+    LimitReached(String),
     /// Exclusive to another connection.
     Locked,
     NotEmpty,
@@ -42,7 +45,7 @@ impl fmt::Display for Error {
             Error::Exists => f.write_str("it exists already"),
             Error::Gone => f.write_str("it was deleted; look its name up again"),
             Error::InUse => f.write_str("it is in use"),
-            Error::Invalid(why) => f.write_str(why),
+            Error::Invalid(why) | Error::LimitReached(why) => f.write_str(why),
             Error::Locked => f.write_str("it belongs exclusively to another connection"),
             Error::NotEmpty => f.write_str("it is not empty"),
             Error::NotFound(resource, name) => write!(f, "there is no {} '{name}'", lower(resource)),
@@ -53,6 +56,10 @@ impl fmt::Display for Error {
                 }
                 Refusal::OutOfMemory => f.write_str("memory for messages without durability is used up"),
                 Refusal::Full => f.write_str("the queue is full"),
+                Refusal::StorageLimit => f.write_str(
+                    "its namespace, or the user that created it, stores as many bytes as the limit allows; \
+                     consume or delete some, or have the limit raised",
+                ),
                 Refusal::TooLarge => f.write_str(
                     "the message's properties take more than 512 KiB, or it goes to more than 32,768 places",
                 ),
@@ -90,6 +97,7 @@ pub(crate) fn from_catalog(refusal: CatalogRefusal, name: &str) -> Error {
         CatalogRefusal::Exists => Error::Exists,
         CatalogRefusal::ExchangeUnknown => Error::NotFound(Resource::Exchange, name.to_owned()),
         CatalogRefusal::InUse => Error::InUse,
+        CatalogRefusal::ObjectsLimit(limited) => usage::objects_limit(limited),
         CatalogRefusal::Protected => Error::Protected,
         CatalogRefusal::QueueUnknown => Error::NotFound(Resource::Queue, name.to_owned()),
         CatalogRefusal::TooMany => Error::TooMany,

@@ -45,6 +45,7 @@ pub mod stepped;
 mod tap;
 mod thread;
 mod tickets;
+mod usage;
 
 pub use access::{
     Allowed, Configurable, Extent, Holder, Protected, Readable, Rights, Visible, Writable, right,
@@ -74,6 +75,7 @@ pub use resolve::Resolved;
 pub use revocation::{Revoked, RightsWatch};
 pub use scram::{Exchange as ScramExchange, Mechanism as ScramMechanism};
 pub use thread::DeliverySink;
+pub use usage::Usage;
 
 pub use posthaste_engine as engine;
 pub use posthaste_model as model;

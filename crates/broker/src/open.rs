@@ -16,6 +16,7 @@ use crate::{
     retention,
     salvage::Followed,
     thread::{EngineThread, Input},
+    usage,
 };
 use posthaste_engine::{
     Catalog, Command, Event, Shard,
@@ -267,8 +268,8 @@ impl Tasks {
         runtime.spawn(do_chores(broker.clone(), self.chores));
         runtime.spawn(retention::run(broker.clone()));
         runtime.spawn(audit::keep(broker.clone()));
-        let broker = broker.clone();
-        let (ready, is_ready) = oneshot::channel();
+        runtime.spawn(usage::watch_stored(broker.clone()));
+        let (broker, (ready, is_ready)) = (broker.clone(), oneshot::channel());
         runtime.spawn(async move {
             if self.first_start {
                 broker.create_defaults().await;

@@ -4,7 +4,7 @@
 //! that the change concerns. Its adapter then ends it ([`Client::standing`]), or judges again what it has
 //! open.
 
-use crate::{access::Rights, authentication::Principal, broker::Shared, client::Client};
+use crate::{Error, access::Rights, authentication::Principal, broker::Shared, client::Client, usage::Seat};
 use parking_lot::Mutex;
 use std::{
     collections::HashMap,
@@ -27,8 +27,9 @@ struct Watch {
     changed: Arc<dyn Fn() + Send + Sync>,
 }
 
-/// A registration, which ends when this is dropped.
+/// A registration, which ends when this is dropped. The connection counts as one until then.
 pub struct RightsWatch {
+    _seat: Seat,
     shared: Weak<Shared>,
     number: u64,
 }
@@ -49,7 +50,11 @@ pub enum Revoked {
 impl Client {
     /// Calls `changed` after every change of what this client's rights rest on, until the result is dropped;
     /// at once if the client may not stay connected by now. `changed` must not block.
-    pub fn watch_rights(&self, changed: impl Fn() + Send + Sync + 'static) -> RightsWatch {
+    ///
+    /// # Errors
+    /// The user or the namespace has as many connections as it may.
+    pub fn watch_rights(&self, changed: impl Fn() + Send + Sync + 'static) -> Result<RightsWatch, Error> {
+        let seat = Seat::take(self)?;
         let changed: Arc<dyn Fn() + Send + Sync> = Arc::new(changed);
         let shared = &self.broker().shared;
         let mut table = shared.revocations.0.lock();
@@ -62,7 +67,7 @@ impl Client {
         if self.standing().is_err() {
             changed();
         }
-        RightsWatch { shared: Arc::downgrade(shared), number }
+        Ok(RightsWatch { _seat: seat, shared: Arc::downgrade(shared), number })
     }
 
     /// Whether the client may stay connected.

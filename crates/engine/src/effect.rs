@@ -245,6 +245,8 @@ pub enum Refusal {
     UnknownMember,
     /// Memory for messages without durability is used up.
     OutOfMemory,
+    /// The namespace, or the user that created the object, stores as much as it may.
+    StorageLimit,
     /// It has more than one record of the journal can tell.
     TooLarge,
 }

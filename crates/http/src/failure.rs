@@ -8,6 +8,7 @@ use hyper::{
 use posthaste_broker::{AuthenticationError, Error, ReadError, Revoked};
 use posthaste_engine::effect::Refusal;
 use serde::Serialize;
+use std::time::Duration;
 
 /// `{"error": {"code": ..., "message": ...}}` with a status.
 #[derive(Debug)]
@@ -60,6 +61,16 @@ impl Failure {
         Failure::new(StatusCode::SERVICE_UNAVAILABLE, code, message).with(RETRY_AFTER, "1".to_owned())
     }
 
+    /// A rate is used up for as long as `pause` says.
+    pub fn rate_limited(pause: Duration) -> Failure {
+        let seconds = pause.as_millis().div_ceil(1_000);
+        let message = format!(
+            "the rate limit of this user or namespace is reached; try again in {seconds} s, or have it raised"
+        );
+        Failure::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", message)
+            .with(RETRY_AFTER, seconds.to_string())
+    }
+
     pub fn view(&self) -> FailureView<'_> {
         FailureView { code: self.code, message: &self.message }
     }
@@ -102,7 +113,7 @@ impl From<Error> for Failure {
             Error::Protected => (StatusCode::FORBIDDEN, "protected"),
             Error::Refused(refusal) => return Failure::from_refusal(*refusal, error.to_string()),
             Error::Stopping => return Failure::unavailable("stopping", error.to_string()),
-            Error::TooMany => (StatusCode::CONFLICT, "limit_reached"),
+            Error::LimitReached(_) | Error::TooMany => (StatusCode::CONFLICT, "limit_reached"),
             Error::Unreadable(_) => (StatusCode::INTERNAL_SERVER_ERROR, "unreadable"),
         };
         Failure::new(status, code, error.to_string())
@@ -124,6 +135,9 @@ impl Failure {
                 Failure::new(StatusCode::CONFLICT, "in_use", "the group has members; stop them first")
             }
             Refusal::OutOfMemory => Failure::unavailable("no_memory", message),
+            Refusal::StorageLimit => {
+                Failure::new(StatusCode::INSUFFICIENT_STORAGE, "storage_limit_reached", message)
+            }
             Refusal::TooLarge => Failure::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message),
             Refusal::UnknownGroup => Failure::not_found("there is no such group"),
             _ => Failure::new(StatusCode::CONFLICT, "refused", message),

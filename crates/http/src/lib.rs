@@ -17,6 +17,7 @@ mod patience;
 mod permission;
 mod routes;
 mod server;
+mod usage;
 mod v1;
 
 pub use forwarded::{Forwarders, ForwardingHeader};

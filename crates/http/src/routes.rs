@@ -12,6 +12,7 @@ pub enum Operation {
     CreateTopic,
     CreateUser,
     CreateUserGroup,
+    ChangeNamespace,
     ChangeQueue,
     ChangeTopic,
     DeleteBinding,
@@ -97,6 +98,7 @@ impl Operation {
             | O::CreateTopic
             | O::CreateUser
             | O::CreateUserGroup
+            | O::ChangeNamespace
             | O::ChangeQueue
             | O::ChangeTopic
             | O::DeleteBinding
@@ -152,7 +154,10 @@ pub const ROUTES: &[(&str, Methods)] = {
         ("/metrics", &[(GET, O::Metrics)]),
         ("/v1/status", &[(GET, O::Status)]),
         ("/v1/namespaces", &[(GET, O::ListNamespaces), (POST, O::CreateNamespace)]),
-        ("/v1/namespaces/*", &[(GET, O::DescribeNamespace), (DELETE, O::DeleteNamespace)]),
+        (
+            "/v1/namespaces/*",
+            &[(GET, O::DescribeNamespace), (PATCH, O::ChangeNamespace), (DELETE, O::DeleteNamespace)],
+        ),
         ("/v1/topics", &[(GET, O::ListTopics), (POST, O::CreateTopic)]),
         ("/v1/topics/*", &[(GET, O::DescribeTopic), (PATCH, O::ChangeTopic), (DELETE, O::DeleteTopic)]),
         ("/v1/topics/*/messages", &[(GET, O::ReadTopic), (POST, O::PublishToTopic)]),

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use posthaste_broker::right::{Right, See};
@@ -156,6 +157,11 @@ pub fn check_leader_epoch(current_leader_epoch: i32, epoch: i32) -> Result<(), E
         known if known > epoch => Err(ErrorCode::UnknownLeaderEpoch),
         _ => Ok(()),
     }
+}
+
+/// What is told of a pause: nothing of this connection is read until then (KIP-219).
+pub fn throttle_time_ms(pause: Option<Duration>) -> i32 {
+    pause.map_or(0, |pause| i32::try_from(pause.as_micros().div_ceil(1_000)).unwrap_or(i32::MAX))
 }
 
 /// An offset as the wire has it.

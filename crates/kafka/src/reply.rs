@@ -13,9 +13,12 @@ pub fn topic(error: &Error) -> ErrorCode {
         Error::Exists => ErrorCode::TopicAlreadyExists,
         Error::Gone | Error::NotFound(..) => ErrorCode::UnknownTopicOrPartition,
         Error::Invalid(_) => ErrorCode::InvalidRequest,
-        Error::InUse | Error::Locked | Error::NotEmpty | Error::Protected | Error::TooMany => {
-            ErrorCode::PolicyViolation
-        }
+        Error::InUse
+        | Error::LimitReached(_)
+        | Error::Locked
+        | Error::NotEmpty
+        | Error::Protected
+        | Error::TooMany => ErrorCode::PolicyViolation,
         Error::Refused(refusal) => append(*refusal),
         // Clients look for the leader again and come back once the broker is up.
         Error::Stopping => ErrorCode::NotLeaderOrFollower,
@@ -32,9 +35,12 @@ pub fn group(error: &Error) -> ErrorCode {
         Error::Refused(refusal) => member(*refusal),
         Error::Stopping => ErrorCode::NotCoordinator,
         Error::NotEmpty => ErrorCode::NonEmptyGroup,
-        Error::Exists | Error::InUse | Error::Locked | Error::Protected | Error::TooMany => {
-            ErrorCode::PolicyViolation
-        }
+        Error::Exists
+        | Error::InUse
+        | Error::LimitReached(_)
+        | Error::Locked
+        | Error::Protected
+        | Error::TooMany => ErrorCode::PolicyViolation,
         Error::Unreadable(_) => ErrorCode::CoordinatorNotAvailable,
     }
 }
@@ -54,6 +60,7 @@ pub fn member(refusal: Refusal) -> ErrorCode {
         Refusal::StaleGeneration => ErrorCode::IllegalGeneration,
         Refusal::Gone | Refusal::UnknownGroup => ErrorCode::GroupIdNotFound,
         Refusal::UnknownMember => ErrorCode::UnknownMemberId,
+        Refusal::StorageLimit => ErrorCode::PolicyViolation,
         Refusal::TooLarge => ErrorCode::OffsetMetadataTooLarge,
         Refusal::InUse | Refusal::OutOfSequence | Refusal::ProducerFenced => ErrorCode::UnknownServerError,
     }

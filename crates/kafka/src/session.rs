@@ -14,10 +14,11 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
-use posthaste_broker::{Batch, Broker, Origin, Outcome, RightsWatch};
+use posthaste_broker::{Batch, Broker, Error, Origin, Outcome, Principal, RightsWatch};
 use posthaste_model::{ConnectionId, Name};
 use posthaste_net::{Close, Closed, Mailbox, Output, Peer, Protocol, Session};
 use tokio::task::AbortHandle;
@@ -25,7 +26,7 @@ use tokio::time::Instant;
 
 use crate::api::produce::{self, Dispatched};
 use crate::api::{self, api_versions, sasl};
-use crate::context::Context;
+use crate::context::{Context, throttle_time_ms};
 use crate::inflate::Inflating;
 use crate::limits::{
     IDLE_CONNECTION_MAX, REQUEST_BYTES_MAX, STRANGERS_REQUEST_BYTES_MAX, WAITING_BYTES_MAX,
@@ -156,7 +157,8 @@ impl Conversation {
             let busy = self.running.is_some()
                 || !(is_produce && self.has_context()
                     || self.pending.is_empty() && self.produce_requests == 0)
-                || self.produces_enough();
+                || self.produces_enough()
+                || self.pause().is_some();
             if busy {
                 break;
             }
@@ -248,7 +250,7 @@ impl Conversation {
             Access::Stranger => {
                 let principal = sasl::anonymous(&self.broker, &self.origin).await;
                 let principal = principal.map_err(|error| Close::Error(error.to_string()))?;
-                Ok(self.admit(principal, false))
+                self.admit(principal, false).map_err(|error| Close::Error(error.to_string()))
             }
         }
     }
@@ -257,7 +259,9 @@ impl Conversation {
         self.origin.peer.ip()
     }
 
-    fn admit(&mut self, principal: posthaste_broker::Principal, by_password: bool) -> Context {
+    /// # Errors
+    /// The user or the namespace has as many connections as it may.
+    fn admit(&mut self, principal: Principal, by_password: bool) -> Result<Context, Error> {
         let namespace = Name::constant("default");
         let context = Context {
             client: self.broker.client(principal, namespace, self.connection),
@@ -265,11 +269,21 @@ impl Conversation {
             topic_ids: self.topic_ids,
             fetches: Arc::new(Mutex::default()),
         };
-        context.client.audit_log_in(&self.origin);
         let mailbox = self.mailbox.clone();
-        let rights = context.client.watch_rights(move || mailbox.send(Event::Rights));
+        let rights = context.client.watch_rights(move || mailbox.send(Event::Rights))?;
+        context.client.audit_log_in(&self.origin);
         self.access = Access::Admitted { context: context.clone(), by_password, _rights: rights };
-        context
+        Ok(context)
+    }
+
+    /// How long nothing more is done for the client, whose rate is limited.
+    fn pause(&self) -> Option<Duration> {
+        match &self.access {
+            Access::Admitted { context, .. } => {
+                context.client.publish_pause().max(context.client.read_pause())
+            }
+            Access::Stranger | Access::Handshaken(_) => None,
+        }
     }
 
     fn sasl_handshake(
@@ -298,29 +312,30 @@ impl Conversation {
     ) -> Result<(), Close> {
         let result = self.token(token).await;
         let response = sasl::response(&result);
-        let failed = result.map(|step| self.step(step)).is_err();
         self.respond(header, &response, out)?;
-        if failed { Err(Close::Done) } else { Ok(()) }
+        if result.is_err() { Err(Close::Done) } else { Ok(()) }
     }
 
-    /// Judges a token of the mechanism that is agreed on; one that is refused ends the connection.
-    async fn token(&mut self, token: &[u8]) -> Result<sasl::Step, sasl::Refusal> {
-        match std::mem::replace(&mut self.access, Access::Stranger) {
+    /// Judges a token of the mechanism that is agreed on, and returns the answer. A refusal ends the
+    /// connection.
+    async fn token(&mut self, token: &[u8]) -> Result<String, sasl::Refusal> {
+        let step = match std::mem::replace(&mut self.access, Access::Stranger) {
             Access::Handshaken(dialogue) => {
                 sasl::authenticate(&self.broker, &self.origin, dialogue, token).await
             }
             other => {
                 self.access = other;
-                Err((ErrorCode::IllegalSaslState, "SaslHandshake comes first".to_owned()))
+                return Err((ErrorCode::IllegalSaslState, "SaslHandshake comes first".to_owned()));
             }
-        }
-    }
-
-    fn step(&mut self, step: sasl::Step) {
-        match step {
-            sasl::Step::Challenge(dialogue, _) => self.access = Access::Handshaken(dialogue),
-            sasl::Step::Done(principal, _) => {
-                self.admit(principal, true);
+        };
+        match step? {
+            sasl::Step::Challenge(dialogue, answer) => {
+                self.access = Access::Handshaken(dialogue);
+                Ok(answer)
+            }
+            sasl::Step::Done(principal, answer) => {
+                self.admit(principal, true).map_err(|error| sasl::refused(&error.to_string()))?;
+                Ok(answer)
             }
         }
     }
@@ -328,12 +343,10 @@ impl Conversation {
     /// SaslHandshake v0 is followed by the mechanism's own tokens, in frames without headers.
     async fn bare_token(&mut self, token: &[u8], out: &mut Output) -> Result<(), Close> {
         match self.token(token).await {
-            Ok(step) => {
-                let (sasl::Step::Challenge(_, answer) | sasl::Step::Done(_, answer)) = &step;
+            Ok(answer) => {
                 let length = i32::try_from(answer.len()).unwrap_or_default();
                 out.bytes().extend_from_slice(&length.to_be_bytes());
                 out.bytes().extend_from_slice(answer.as_bytes());
-                self.step(step);
                 Ok(())
             }
             // There is no way to say why; Kafka closes, too.
@@ -411,7 +424,7 @@ impl Conversation {
     fn produced(&mut self, dispatched: Dispatched, out: &mut Output) -> Result<(), Close> {
         match dispatched.slot {
             Some(slot) => {
-                let response = dispatched.encode();
+                let response = dispatched.encode(throttle_time_ms(self.pause()));
                 self.fill(slot, Some(response), out)
             }
             // Nobody waits for an answer; closing the connection is how Kafka tells that something failed.
@@ -483,7 +496,9 @@ impl Session for Conversation {
         if self.pending.is_empty() && self.waiting.is_empty() && self.produce_requests == 0 {
             return Some(self.last_request + IDLE_CONNECTION_MAX);
         }
-        None
+        // Requests that wait for the end of a pause only.
+        let pause = if self.waiting.is_empty() { None } else { self.pause() };
+        pause.map(|pause| Instant::now() + pause)
     }
 
     fn is_admitted(&self) -> bool {
@@ -495,7 +510,10 @@ impl Session for Conversation {
         }
     }
 
-    async fn timeout(&mut self, _out: &mut Output) -> Result<(), Close> {
+    async fn timeout(&mut self, out: &mut Output) -> Result<(), Close> {
+        if !self.waiting.is_empty() {
+            return self.advance(out).await;
+        }
         match self.deadline() {
             Some(deadline) if deadline <= Instant::now() => Err(Close::Done),
             _ => Ok(()),
@@ -505,6 +523,10 @@ impl Session for Conversation {
     fn wants_input(&self) -> bool {
         let held_back = self.produce_requests > 0 && (self.produces_enough() || self.broker.overloaded());
         !held_back && self.waiting.len() < WAITING_REQUESTS_MAX && self.waiting_bytes < WAITING_BYTES_MAX
+    }
+
+    fn input_pause(&self) -> Option<Duration> {
+        self.pause()
     }
 
     async fn closed(self, _why: Closed) {

@@ -125,11 +125,13 @@ where
             }
             // A peer that does not take its answers is given no more of them.
             let roomy = self.writing.out.len() < limits.connection_output_bytes_max;
-            let reading = roomy && self.session.wants_input();
+            let pause = self.session.input_pause().map(|pause| now + pause);
+            let reading = roomy && pause.is_none() && self.session.wants_input();
             let deadline = self.session.deadline();
             let too_slow = writing.then_some(self.progress + slow);
             let stranger_until = (!self.session.is_admitted()).then_some(admitted_by);
-            let next = [deadline, too_slow, stranger_until, self.idle_from].into_iter().flatten().min();
+            let next =
+                [deadline, too_slow, stranger_until, self.idle_from, pause].into_iter().flatten().min();
             if let Some(next) = next
                 && (next < alarm.deadline() || !armed)
             {

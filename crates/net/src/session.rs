@@ -3,7 +3,7 @@
 use crate::{loops, output::Output};
 use bytes::BytesMut;
 use posthaste_model::{Peer, bell::Bell};
-use std::{future::Future, sync::Arc};
+use std::{future::Future, sync::Arc, time::Duration};
 use tokio::{sync::mpsc, time::Instant};
 
 /// One conversation. Its methods are called one at a time; while one of them waits, nothing more is read.
@@ -37,6 +37,11 @@ pub trait Session: Send + 'static {
     /// False while it wants nothing more from the peer, such as with too much in flight.
     fn wants_input(&self) -> bool {
         true
+    }
+
+    /// How long nothing more is read from the peer, whose rate is limited.
+    fn input_pause(&self) -> Option<Duration> {
+        None
     }
 
     /// The broker is stopping: the last chance to say so to the peer.

@@ -3,7 +3,7 @@
 use crate::permission;
 use posthaste_broker::{
     Broker, Client,
-    engine::catalog::{Password, Permission, User, UserGroup},
+    engine::catalog::{Password, Permission, UsageLimits, User, UserGroup},
     hash_password,
 };
 use posthaste_model::Name;
@@ -38,6 +38,11 @@ pub struct UserEntry {
     /// What it may not do, whatever allows it.
     #[serde(default)]
     deny: Vec<String>,
+    /// How much it may use up.
+    #[serde(default)]
+    limits: UsageLimits,
+    /// Where it is on listeners that know no namespaces.
+    default_namespace: Option<String>,
 }
 
 /// A group of users, section `[user_groups.NAME]`.
@@ -53,6 +58,9 @@ pub struct UserGroupEntry {
     /// What they may not do, whatever allows it.
     #[serde(default)]
     deny: Vec<String>,
+    /// How much each member may use up that has no limit of its own.
+    #[serde(default)]
+    limits: UsageLimits,
 }
 
 /// Sees to it that these users and groups are there, as described. Others stay as they are.
@@ -86,6 +94,7 @@ impl UserGroupEntry {
         let group = UserGroup {
             administrator: self.administrator,
             permissions: permissions(&self.allow, &self.deny)?,
+            limits: self.limits,
             ..known.as_deref().cloned().unwrap_or_else(|| UserGroup::new(name))
         };
         if known.is_some_and(|known| *known == group) {
@@ -109,6 +118,7 @@ impl UserEntry {
             (Some(password), _) => tokio::task::block_in_place(|| hash_password(password.as_bytes()))?,
         };
         let groups = self.groups.iter().map(|group| Name::new(group)).collect::<Result<_, _>>();
+        let default_namespace = self.default_namespace.as_deref().map(Name::new).transpose();
         let user = User {
             password,
             certificate_names: self.certificate_names.clone(),
@@ -116,6 +126,8 @@ impl UserEntry {
             loopback_only: self.loopback_only,
             administrator: self.administrator,
             permissions: permissions(&self.allow, &self.deny)?,
+            limits: self.limits,
+            default_namespace: default_namespace.map_err(|e| e.to_string())?,
             ..known.as_deref().cloned().unwrap_or(fresh)
         };
         if known.is_some_and(|known| *known == user) {

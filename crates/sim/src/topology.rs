@@ -114,6 +114,7 @@ pub fn create(broker: &Broker, without: Without) -> impl Future<Output = Result<
                 auto_delete: false,
                 internal: false,
                 alternate: None,
+                created_by: None,
                 options: Default::default(),
             })
             .await?;

@@ -98,6 +98,7 @@ impl Connection {
             durable: false,
             exclusive: true,
             auto_delete: false,
+            owner: None,
         };
         let queue = self.declare(&name, declaration).await?;
         self.channel(number)?.reply_queue = Some(queue);

@@ -49,6 +49,8 @@ impl Connection {
                 self.client.settle(getter, vec![(lane, position)], outcome);
                 continue;
             };
+            self.client.charge_read(1, message.body.len() as u64);
+            self.gets = true;
             let frame_max = self.frame_max;
             let channel = self.channel(number)?;
             let delivery_tag = channel.next_delivery_tag();

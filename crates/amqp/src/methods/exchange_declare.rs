@@ -62,6 +62,7 @@ impl Connection {
             auto_delete: declare.auto_delete,
             internal: declare.internal,
             alternate: arguments::alternate(&declare.arguments, resource)?,
+            created_by: None,
             options,
         };
         match self.client.create_exchange(spec).await {

@@ -76,6 +76,7 @@ impl Connection {
             durable: declare.durable,
             exclusive: declare.exclusive,
             auto_delete: declare.auto_delete,
+            owner: None,
         };
         let queue = names::name(ResourceKind::Queue, name)?;
         match self.client.create_queue(&queue, declaration).await {

@@ -340,6 +340,7 @@ async fn make(admin: &posthaste_broker::Client, queues: &[&'static str], exchang
             auto_delete: false,
             internal: false,
             alternate: None,
+            created_by: None,
             options: Default::default(),
         };
         let _ = admin.create_exchange(spec).await;

@@ -6,7 +6,7 @@ use posthaste_engine::{
     Command, Position, Reply,
     catalog::{Action, BUS, Resource},
     command::Relay,
-    effect::HandleState,
+    effect::{HandleState, Refusal},
 };
 use posthaste_model::{Envelope, Name, Payload};
 
@@ -35,6 +35,12 @@ impl Client {
             &envelope,
             &payload,
         );
+        self.charge_published(1, payload.body.len() as u64);
+        if self.shared().usages.is_any_full(&to) {
+            // What was taken before is no second message.
+            let (_, received) = self.session_state(session).await?;
+            return if received.contains(&id) { Ok(false) } else { Err(Refusal::StorageLimit.into()) };
+        }
         let relay = Box::new(Relay { to, live, envelope, payload });
         let reply = self.ask(session, Command::Receive { queue: session.queue(), id, relay }).await?;
         Ok(!matches!(reply, Reply::Duplicate { .. }))

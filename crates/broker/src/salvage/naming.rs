@@ -53,6 +53,7 @@ impl Recovered {
                 partitions: Vec::new(),
                 config: TopicConfig::default(),
                 created: Timestamp(0),
+                created_by: None,
             },
         };
         let mut anew = 0;
@@ -79,10 +80,12 @@ impl Recovered {
         let QueueSpec { namespace, streams, config, durable, auto_delete, .. } = spec;
         let what =
             format!("a queue's entry in the catalog was lost; it is {namespace}/{name}, without bindings");
-        let created = Timestamp(0);
-        let exclusive = None;
-        let queue =
-            Queue { id, namespace, name, shard, streams, config, durable, exclusive, auto_delete, created };
+        let (created, created_by, exclusive) = (Timestamp(0), None, None);
+        #[rustfmt::skip]
+        let queue = Queue {
+            id, namespace, name, shard, streams, config, durable, exclusive, auto_delete, created,
+            created_by,
+        };
         self.put(CatalogEvent::QueuePut(queue), what);
     }
 
@@ -115,6 +118,7 @@ mod tests {
                 partitions: partitions.iter().map(partition).collect(),
                 config: TopicConfig::default(),
                 created: Timestamp(0),
+                created_by: None,
             })
         };
         // Numbers and ids of what the shards hold besides 11 and 12, and the ids of the topic's partitions.

@@ -154,6 +154,7 @@ async fn what_moves_messages_by_itself_needs_the_right_to_both_ends() {
         auto_delete: false,
         internal: false,
         alternate: Some(name("amq.fanout")),
+        created_by: None,
         options: Default::default(),
     };
     let denied = clerk.create_exchange(spec).await;

@@ -11,6 +11,7 @@ mod damage;
 mod disk_full;
 mod ground;
 mod kept;
+mod limits;
 mod power_loss;
 mod queues;
 mod restart;

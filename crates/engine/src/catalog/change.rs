@@ -5,6 +5,7 @@ use super::{
     decide::is_predeclared,
     entry::{Binding, ExchangeSpec, Queue, QueueConfig, Target, Topic, TopicConfig},
     routing::{Exchange, binding_key},
+    usage::{Limited, UsageLimits},
     user::{User, UserGroup},
 };
 use bytes::Bytes;
@@ -17,11 +18,16 @@ use std::sync::Arc;
 pub enum CatalogCommand {
     CreateNamespace(Name),
     DeleteNamespace(Name),
+    LimitNamespace {
+        name: Name,
+        limits: UsageLimits,
+    },
     CreateTopic {
         namespace: Name,
         name: Name,
         partitions: u32,
         config: TopicConfig,
+        creator: Option<Name>,
     },
     /// More partitions; there are never fewer.
     AddPartitions {
@@ -45,6 +51,7 @@ pub enum CatalogCommand {
         durable: bool,
         exclusive: Option<ConnectionId>,
         auto_delete: bool,
+        creator: Option<Name>,
     },
     ConfigureQueue {
         namespace: Name,
@@ -118,6 +125,10 @@ pub enum CatalogEvent {
     IdsReserved(u64),
     UserGroupPut(UserGroup),
     UserGroupDeleted(Name),
+    NamespaceLimited {
+        name: Name,
+        limits: UsageLimits,
+    },
 }
 
 /// An event and whether it is to be journalled.
@@ -133,6 +144,8 @@ pub enum CatalogRefusal {
     Exists,
     ExchangeUnknown,
     InUse,
+    /// As many queues, topics and exchanges as there may be.
+    ObjectsLimit(Limited),
     /// The name belongs to the system, or the object cannot be changed.
     Protected,
     QueueUnknown,
@@ -161,32 +174,64 @@ impl Catalog {
             CatalogEvent::TopicDeleted { namespace, name } => {
                 if let Some(topic) = self.change(namespace, |n| n.remove_topic(name)).flatten() {
                     self.topics.remove(&topic.id);
+                    self.count_gone(topic.created_by.as_ref());
                 }
             }
             CatalogEvent::QueuePut(queue) => {
                 let last = queue.streams.iter().copied().max().unwrap_or(queue.id.0);
                 self.next_id = self.next_id.max(last + 1);
                 let queue = Arc::new(queue.clone());
-                self.queues.insert(queue.id, queue.clone());
+                if let Some(before) = self.queues.insert(queue.id, queue.clone()) {
+                    self.count_gone(before.created_by.as_ref());
+                }
+                self.count_created(queue.created_by.as_ref());
                 let namespace = queue.namespace.clone();
                 self.change(&namespace, |n| n.queues.insert(queue.name.clone(), queue));
             }
             CatalogEvent::QueueDeleted { namespace, name } => {
                 if let Some(queue) = self.change(namespace, |n| n.queues.remove(name)).flatten() {
                     self.queues.remove(&queue.id);
+                    self.count_gone(queue.created_by.as_ref());
                 }
             }
+            CatalogEvent::ExchangePut(_)
+            | CatalogEvent::ExchangeDeleted { .. }
+            | CatalogEvent::Bound { .. }
+            | CatalogEvent::Unbound { .. } => self.apply_routing(event),
+            CatalogEvent::UserPut(user) => self.put_user(user),
+            CatalogEvent::UserDeleted(name) => self.remove_user(name),
+            CatalogEvent::IdsReserved(to) => self.reserved_id = self.reserved_id.max(*to),
+            CatalogEvent::UserGroupPut(group) => {
+                self.user_groups.insert(group.name.clone(), Arc::new(group.clone()));
+            }
+            CatalogEvent::UserGroupDeleted(name) => {
+                self.user_groups.remove(name);
+            }
+            CatalogEvent::NamespaceLimited { name, limits } => {
+                self.change(name, |n| n.limits = *limits);
+                self.limits_changes += 1;
+            }
+        }
+    }
+
+    fn apply_routing(&mut self, event: &CatalogEvent) {
+        match event {
             CatalogEvent::ExchangePut(spec) => {
                 let (namespace, name) = (spec.namespace.clone(), spec.name.clone());
                 let exchange = Exchange::new(spec.clone());
-                self.change(&namespace, |n| n.exchanges.insert(name, exchange));
+                let Some(before) = self.change(&namespace, |n| n.exchanges.insert(name, exchange)) else {
+                    return;
+                };
+                self.count_gone(before.and_then(|before| before.spec.created_by.clone()).as_ref());
+                self.count_created(spec.created_by.as_ref());
             }
             CatalogEvent::ExchangeDeleted { namespace, name } => {
-                self.change(namespace, |n| {
-                    if let Some(gone) = n.exchanges.remove(name) {
-                        n.bindings = n.bindings.saturating_sub(gone.bindings_len());
-                    }
+                let gone = self.change(namespace, |n| {
+                    let gone = n.exchanges.remove(name)?;
+                    n.bindings = n.bindings.saturating_sub(gone.bindings_len());
+                    Some(gone)
                 });
+                self.count_gone(gone.flatten().and_then(|gone| gone.spec.created_by.clone()).as_ref());
             }
             CatalogEvent::Bound { namespace, exchange, binding } => {
                 self.change(namespace, |n| {
@@ -202,25 +247,23 @@ impl Catalog {
                     n.bindings = n.bindings.saturating_sub(usize::from(exchange.unbind(binding)));
                 });
             }
-            CatalogEvent::UserPut(user) => self.put_user(user),
-            CatalogEvent::UserDeleted(name) => self.remove_user(name),
-            CatalogEvent::IdsReserved(to) => self.reserved_id = self.reserved_id.max(*to),
-            CatalogEvent::UserGroupPut(group) => {
-                self.user_groups.insert(group.name.clone(), Arc::new(group.clone()));
-            }
-            CatalogEvent::UserGroupDeleted(name) => {
-                self.user_groups.remove(name);
-            }
+            _ => {}
         }
     }
 
     fn remove_namespace(&mut self, name: &Name) {
         let Some(gone) = self.namespaces.remove(name) else { return };
+        self.limits_changes += u64::from(!gone.limits.is_none());
         for queue in gone.queues.values() {
             self.queues.remove(&queue.id);
+            self.count_gone(queue.created_by.as_ref());
         }
         for topic in gone.topics.values() {
             self.topics.remove(&topic.id);
+            self.count_gone(topic.created_by.as_ref());
+        }
+        for exchange in gone.exchanges.values() {
+            self.count_gone(exchange.spec.created_by.as_ref());
         }
     }
 
@@ -228,7 +271,10 @@ impl Catalog {
         let last = topic.partitions.iter().map(|p| p.id.0).max().unwrap_or(topic.id.0);
         self.next_id = self.next_id.max(last + 1);
         let topic = Arc::new(topic.clone());
-        self.topics.insert(topic.id, topic.clone());
+        if let Some(before) = self.topics.insert(topic.id, topic.clone()) {
+            self.count_gone(before.created_by.as_ref());
+        }
+        self.count_created(topic.created_by.as_ref());
         let namespace = topic.namespace.clone();
         self.change(&namespace, |n| {
             n.remove_topic(&topic.name);
@@ -260,6 +306,10 @@ impl Catalog {
         events.extend(self.users().map(|user| CatalogEvent::UserPut((**user).clone())));
         for namespace in self.namespaces() {
             events.push(CatalogEvent::NamespaceCreated(namespace.name.clone()));
+            if !namespace.limits.is_none() {
+                let (name, limits) = (namespace.name.clone(), namespace.limits);
+                events.push(CatalogEvent::NamespaceLimited { name, limits });
+            }
             events.extend(namespace.topics.values().map(|t| CatalogEvent::TopicPut((**t).clone())));
             let queues = namespace.queues.values().filter(|q| q.durable);
             events.extend(queues.map(|q| CatalogEvent::QueuePut((**q).clone())));

@@ -33,6 +33,12 @@ impl Catalog {
                 self.within(&name)?;
                 Ok(vec![durable(CatalogEvent::NamespaceDeleted(name))])
             }
+            CatalogCommand::LimitNamespace { name, limits } => {
+                if self.within(&name)?.limits == limits {
+                    return Err(CatalogRefusal::Unchanged);
+                }
+                Ok(vec![durable(CatalogEvent::NamespaceLimited { name, limits })])
+            }
             CatalogCommand::CreateTopic { .. }
             | CatalogCommand::AddPartitions { .. }
             | CatalogCommand::ConfigureTopic { .. }
@@ -96,7 +102,7 @@ impl Catalog {
     fn decide_topic(&self, command: CatalogCommand, now: Timestamp, limits: &Limits) -> Decided {
         let mut ids = self.ids();
         let topic = match command {
-            CatalogCommand::CreateTopic { namespace, name, partitions, config } => {
+            CatalogCommand::CreateTopic { namespace, name, partitions, config, creator } => {
                 let within = self.within(&namespace)?;
                 if within.topics.contains_key(&name) {
                     return Err(CatalogRefusal::Exists);
@@ -107,9 +113,10 @@ impl Catalog {
                 if too_many || config.captures.iter().any(too_long) {
                     return Err(CatalogRefusal::TooMany);
                 }
+                self.check_objects(within, creator.as_ref())?;
                 let id = TopicId(ids.take());
                 let partitions = (0..partitions).map(|_| self.new_partition(&mut ids)).collect();
-                Topic { id, namespace, name, partitions, config, created: now }
+                Topic { id, namespace, name, partitions, config, created: now, created_by: creator }
             }
             CatalogCommand::AddPartitions { namespace, name, total } => {
                 let mut topic = self.topic(&namespace, &name)?.clone();
@@ -138,7 +145,10 @@ impl Catalog {
 
     fn decide_queue(&self, command: CatalogCommand, now: Timestamp, limits: &Limits) -> Decided {
         match command {
-            CatalogCommand::CreateQueue { namespace, name, config, durable, exclusive, auto_delete } => {
+            #[rustfmt::skip]
+            CatalogCommand::CreateQueue {
+                namespace, name, config, durable, exclusive, auto_delete, creator,
+            } => {
                 let within = self.within(&namespace)?;
                 if within.queues.contains_key(&name) {
                     return Err(CatalogRefusal::Exists);
@@ -148,15 +158,17 @@ impl Catalog {
                 if too_many {
                     return Err(CatalogRefusal::TooMany);
                 }
+                self.check_objects(within, creator.as_ref())?;
                 let mut ids = self.ids();
                 let streams: Vec<u64> = (0..=config.priorities).map(|_| ids.take()).collect();
                 let id = QueueId(streams.first().copied().unwrap_or_default());
                 // An exclusive queue goes with its connection, so it never survives a restart.
                 let durable = durable && exclusive.is_none();
-                let (shard, created) = (self.place(id.0), now);
+                let (shard, created, created_by) = (self.place(id.0), now, creator);
                 #[rustfmt::skip]
                 let queue = Queue {
                     id, namespace, name, shard, streams, config, durable, exclusive, auto_delete, created,
+                    created_by,
                 };
                 Ok(ids.reserve(Change { event: CatalogEvent::QueuePut(queue), durable }))
             }
@@ -191,6 +203,7 @@ impl Catalog {
                 if within.exchanges.len() >= limits.names_per_namespace_max {
                     return Err(CatalogRefusal::TooMany);
                 }
+                self.check_objects(within, spec.created_by.as_ref())?;
                 let durable = spec.durable;
                 Ok(vec![Change { event: CatalogEvent::ExchangePut(spec), durable }])
             }

@@ -30,6 +30,8 @@ pub struct Topic {
     pub partitions: Vec<Partition>,
     pub config: TopicConfig,
     pub created: Timestamp,
+    /// The user that did; `None` for a client without credentials and for the broker itself.
+    pub created_by: Option<Name>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,6 +73,8 @@ pub struct Queue {
     /// Goes when its last consumer does.
     pub auto_delete: bool,
     pub created: Timestamp,
+    /// As of a topic.
+    pub created_by: Option<Name>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -123,6 +127,8 @@ pub struct ExchangeSpec {
     pub internal: bool,
     /// Where messages go that match no binding.
     pub alternate: Option<Name>,
+    /// As of a topic.
+    pub created_by: Option<Name>,
     pub options: Options,
 }
 

@@ -12,6 +12,7 @@ mod permission;
 mod routing;
 mod small_map;
 mod trie;
+mod usage;
 mod user;
 
 pub use change::{CatalogCommand, CatalogEvent, CatalogRefusal, Change};
@@ -22,7 +23,8 @@ pub use entry::{
 pub use name_pattern::{Expression, NamePattern, PATTERN_BYTES_MAX};
 pub use permission::{Action, Asker, Effect, PERMISSIONS_MAX, Permission, Resource, Wish};
 pub use routing::{Exchange, Headers, NoHeaders, QueueRoute, Routes};
-pub use user::{AccessKey, CREDENTIALS_MAX, Grants, Password, ScramVerifier, User, UserGroup, UserLimits};
+pub use usage::{Limited, UsageLimits};
+pub use user::{AccessKey, CREDENTIALS_MAX, Grants, Password, ScramVerifier, User, UserGroup};
 
 use imbl::{HashMap, OrdMap};
 use posthaste_model::{Name, QueueId, ShardId, TopicId};
@@ -50,6 +52,10 @@ pub struct Catalog {
     /// Whose each is.
     certificate_names: OrdMap<String, Name>,
     access_keys: OrdMap<String, Name>,
+    /// How often the limits of namespaces were changed.
+    limits_changes: u64,
+    /// How many objects each user has created.
+    created: OrdMap<Name, u64>,
     queues: HashMap<QueueId, Arc<Queue>>,
     topics: HashMap<TopicId, Arc<Topic>>,
     next_id: u64,
@@ -62,6 +68,7 @@ pub struct Catalog {
 #[derive(Clone, Debug)]
 pub struct Namespace {
     pub name: Name,
+    pub limits: UsageLimits,
     pub topics: OrdMap<Name, Arc<Topic>>,
     pub queues: OrdMap<Name, Arc<Queue>>,
     pub exchanges: OrdMap<Name, Exchange>,
@@ -94,6 +101,11 @@ impl Catalog {
         self.users.ptr_eq(&other.users) && self.user_groups.ptr_eq(&other.user_groups)
     }
 
+    /// Whether the limits of namespaces are those of another state of this catalog.
+    pub fn has_limits_of(&self, other: &Catalog) -> bool {
+        self.limits_changes == other.limits_changes
+    }
+
     /// Whether there is a user that is not called `name`.
     pub fn has_users_besides(&self, name: &str) -> bool {
         self.users.len() > usize::from(self.users.contains_key(name))
@@ -122,6 +134,7 @@ impl Namespace {
     fn new(name: Name) -> Namespace {
         let mut namespace = Namespace {
             name: name.clone(),
+            limits: UsageLimits::default(),
             topics: OrdMap::new(),
             queues: OrdMap::new(),
             exchanges: OrdMap::new(),
@@ -138,6 +151,7 @@ impl Namespace {
                 auto_delete: false,
                 internal: false,
                 alternate: None,
+                created_by: None,
                 options: Options::new(),
             };
             namespace.exchanges.insert(exchange, Exchange::new(spec));

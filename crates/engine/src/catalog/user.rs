@@ -1,7 +1,7 @@
 //! Users and groups of users, and what they may do.
 
 use super::{
-    Catalog, Options,
+    Catalog, Options, UsageLimits,
     permission::{Asker, Effect, Permission, Wish},
 };
 use posthaste_model::{Name, Timestamp};
@@ -27,7 +27,9 @@ pub struct User {
     pub loopback_only: bool,
     pub administrator: bool,
     pub permissions: Vec<Permission>,
-    pub limits: UserLimits,
+    pub limits: UsageLimits,
+    /// Where it is on listeners that know no namespaces; `None` for the listener's.
+    pub default_namespace: Option<Name>,
     pub options: Options,
 }
 
@@ -37,7 +39,7 @@ pub struct UserGroup {
     pub name: Name,
     pub administrator: bool,
     pub permissions: Vec<Permission>,
-    pub limits: UserLimits,
+    pub limits: UsageLimits,
     pub options: Options,
 }
 
@@ -67,19 +69,6 @@ pub struct AccessKey {
     pub created: Timestamp,
 }
 
-/// How much a user may use up; `None` for as much as anybody. Nothing enforces these yet, and nothing sets
-/// them.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct UserLimits {
-    pub connections: Option<u64>,
-    pub published_bytes_per_second: Option<u64>,
-    pub published_messages_per_second: Option<u64>,
-    pub read_bytes_per_second: Option<u64>,
-    pub read_messages_per_second: Option<u64>,
-    pub stored_bytes: Option<u64>,
-    pub objects: Option<u64>,
-}
-
 /// The entries that a client's rights rest on at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Grants {
@@ -99,7 +88,8 @@ impl User {
             loopback_only: false,
             administrator: false,
             permissions: Vec::new(),
-            limits: UserLimits::default(),
+            limits: UsageLimits::default(),
+            default_namespace: None,
             options: Options::new(),
         }
     }
@@ -112,7 +102,7 @@ impl UserGroup {
             name,
             administrator: false,
             permissions: Vec::new(),
-            limits: UserLimits::default(),
+            limits: UsageLimits::default(),
             options: Options::new(),
         }
     }
@@ -188,7 +178,7 @@ impl Catalog {
         Grants { user: user.cloned(), groups }
     }
 
-    fn groups_of<'c>(
+    pub(super) fn groups_of<'c>(
         &'c self,
         user: Option<&'c User>,
         further: &'c [Name],

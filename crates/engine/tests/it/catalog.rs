@@ -9,7 +9,7 @@ use posthaste_engine::{
     Catalog,
     catalog::{
         Binding, CatalogCommand, CatalogEvent, ExchangeKind, ExchangeSpec, Headers, Matching, Options,
-        QueueConfig, Routes, Rule, Target, TopicConfig, User, UserGroup,
+        QueueConfig, Routes, Rule, Target, TopicConfig, UsageLimits, User, UserGroup,
     },
 };
 use posthaste_model::{ConnectionId, Limits, Name, Pattern, Subject, Syntax, Timestamp, Value};
@@ -86,6 +86,9 @@ impl Table {
         let loaded = build(&self.catalog.to_events());
         assert_eq!(replayed.to_events(), self.catalog.to_events());
         assert_eq!(loaded.to_events(), self.catalog.to_events());
+        for catalog in [&self.catalog, &replayed, &loaded] {
+            check_counts_by_creator(catalog);
+        }
         for namespace in loaded.namespaces() {
             let counted: usize = namespace.exchanges.values().map(|e| e.bindings().count()).sum();
             assert_eq!(namespace.bindings_len(), counted);
@@ -101,6 +104,12 @@ impl Table {
             "limit" => {
                 match word(1) {
                     "names" => self.limits.names_per_namespace_max = word(2).parse().unwrap(),
+                    "namespace" => {
+                        return self.change(CatalogCommand::LimitNamespace {
+                            name: space(),
+                            limits: limits(option("objects")),
+                        });
+                    }
                     _ => self.limits.bindings_max = word(2).parse().unwrap(),
                 }
                 return String::new();
@@ -117,6 +126,7 @@ impl Table {
                 name: name(word(1)),
                 partitions: option("partitions").map_or(1, |n| n.parse().unwrap()),
                 config: topic_config(option("captures")),
+                creator: option("by").map(name),
             },
             "add-partitions" => CatalogCommand::AddPartitions {
                 namespace: space(),
@@ -138,6 +148,7 @@ impl Table {
                 durable: !flag("volatile"),
                 exclusive: flag("exclusive").then_some(ConnectionId(1)),
                 auto_delete: false,
+                creator: option("by").map(name),
             },
             "configure-queue" => {
                 let config = QueueConfig { ttl_ms: Some(1), ..QueueConfig::default() };
@@ -161,6 +172,7 @@ impl Table {
                 auto_delete: flag("auto-delete"),
                 internal: false,
                 alternate: option("alternate").map(name),
+                created_by: option("by").map(name),
                 options: Options::new(),
             }),
             "delete-exchange" => CatalogCommand::DeleteExchange {
@@ -181,9 +193,15 @@ impl Table {
                 let list = |key| option(key).into_iter().flat_map(|text| text.split(','));
                 user.groups = list("groups").map(name).collect();
                 user.certificate_names = list("certificates").map(str::to_owned).collect();
+                user.limits = limits(option("objects"));
                 CatalogCommand::PutUser(Box::new(user))
             }
-            "user-group" => CatalogCommand::PutUserGroup(Box::new(UserGroup::new(name(word(1))))),
+            "user-group" => {
+                let mut group = UserGroup::new(name(word(1)));
+                group.limits = limits(option("objects"));
+                CatalogCommand::PutUserGroup(Box::new(group))
+            }
+            "created" => return self.catalog.objects_created_by(&name(word(1))).to_string(),
             "delete-user-group" => CatalogCommand::DeleteUserGroup(name(word(1))),
             "delete-user" => CatalogCommand::DeleteUser(name(word(1))),
             "namespace" => CatalogCommand::CreateNamespace(name(word(1))),
@@ -245,6 +263,25 @@ impl Table {
         places.sort();
         if places.is_empty() { "nowhere".to_owned() } else { places.join(" ") }
     }
+}
+
+fn check_counts_by_creator(catalog: &Catalog) {
+    for user in ["ann", "bob"].map(name) {
+        let by = |creator: &Option<Name>| creator.as_ref() == Some(&user);
+        let counted: usize = catalog
+            .namespaces()
+            .map(|n| {
+                n.queues.values().filter(|q| by(&q.created_by)).count()
+                    + n.topics.values().filter(|t| by(&t.created_by)).count()
+                    + n.exchanges.values().filter(|e| by(&e.spec.created_by)).count()
+            })
+            .sum();
+        assert_eq!(catalog.objects_created_by(&user), counted as u64, "{user}");
+    }
+}
+
+fn limits(objects: Option<&str>) -> UsageLimits {
+    UsageLimits { objects: objects.map(|n| n.parse().unwrap()), ..UsageLimits::default() }
 }
 
 fn topic_config(captures: Option<&str>) -> TopicConfig {
@@ -310,6 +347,7 @@ fn chains_of_exchanges_need_no_stack() {
         auto_delete: true,
         internal: false,
         alternate: None,
+        created_by: None,
         options: Options::new(),
     };
     let bind = |n: usize, target| CatalogEvent::Bound {

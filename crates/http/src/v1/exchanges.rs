@@ -79,6 +79,7 @@ pub async fn create(call: &Call) -> Answer {
         auto_delete: creation.auto_delete,
         internal: creation.internal,
         alternate: creation.alternate.as_deref().map(crate::call::name).transpose()?,
+        created_by: None,
         options: Options::new(),
     };
     call.client.create_exchange(spec).await?;

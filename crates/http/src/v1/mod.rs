@@ -34,6 +34,7 @@ pub async fn run(operation: Operation, call: Call) -> Answer {
         O::ListNamespaces => namespaces::list(&call),
         O::CreateNamespace => namespaces::create(&call).await,
         O::DescribeNamespace => namespaces::describe(&call),
+        O::ChangeNamespace => namespaces::change(&call).await,
         O::DeleteNamespace => namespaces::delete(&call).await,
         O::ListTopics => topics::list(&call),
         O::CreateTopic => topics::create(&call).await,

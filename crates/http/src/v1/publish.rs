@@ -162,6 +162,9 @@ fn publications(call: &Call) -> Result<(Vec<Publication>, bool), Failure> {
     if call.broker().overloaded() {
         return Err(Failure::unavailable("overloaded", "the broker has enough to do; try again in a moment"));
     }
+    if let Some(pause) = call.client.publish_pause() {
+        return Err(Failure::rate_limited(pause));
+    }
     let parse = |json| {
         serde_json::from_value::<Publication>(json)
             .map_err(|e| Failure::invalid(format!("a message in the request body: {e}")))

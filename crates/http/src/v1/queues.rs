@@ -121,6 +121,7 @@ pub async fn create(call: &Call) -> Answer {
         durable: creation.durable.unwrap_or(true),
         exclusive: false,
         auto_delete: creation.auto_delete.unwrap_or(false),
+        owner: None,
     };
     let queue = call.client.create_queue(&name, declaration).await?;
     Reply::created(&view(call, &queue).await)

@@ -34,35 +34,52 @@ const CHUNK_BYTES: usize = 64 << 10;
 impl Lines {
     /// Both ends of a stream. `judge` says whether the client may have what the stream shows: it is asked
     /// again after each change of the client's rights.
+    ///
+    /// # Errors
+    /// The user or the namespace has as many connections as it may: a stream counts as one.
     pub fn new(
         call: &Call,
         judge: impl Fn(&Client) -> Result<(), Error> + Send + Sync + 'static,
-    ) -> (Lines, mpsc::Receiver<Bytes>) {
+    ) -> Result<(Lines, mpsc::Receiver<Bytes>), Error> {
         // One at a time, so that room for the next says that this one was taken.
         let (sender, receiver) = mpsc::channel(1);
         let (tell, changed) = watch::channel(());
-        let rights = call.client.watch_rights(move || tell.send_replace(()));
+        let rights = call.client.watch_rights(move || tell.send_replace(()))?;
         let (client, judge) = (call.client.clone(), Box::new(judge));
-        (Lines { sender, stopping: call.stopping(), client, judge, changed, _rights: rights }, receiver)
+        let stopping = call.stopping();
+        Ok((Lines { sender, stopping, client, judge, changed, _rights: rights }, receiver))
     }
 
     /// Sends items, each a line. Returns when the connection has taken them.
     pub async fn send(&mut self, items: impl IntoIterator<Item = impl Serialize>) -> Result<(), Ended> {
-        let mut chunk = Vec::new();
+        let (mut chunk, mut count) = (Vec::new(), 0);
         for item in items {
             // Only maps with keys that are no text cannot be JSON, and there are none.
             if serde_json::to_writer(&mut chunk, &item).is_err() {
                 continue;
             }
             chunk.push(b'\n');
+            count += 1;
             if chunk.len() >= CHUNK_BYTES {
-                self.send_chunk(std::mem::take(&mut chunk)).await?;
+                self.send_paced(std::mem::take(&mut chunk), std::mem::take(&mut count)).await?;
             }
         }
         if !chunk.is_empty() {
-            self.send_chunk(chunk).await?;
+            self.send_paced(chunk, count).await?;
         }
         Ok(())
+    }
+
+    /// Sends `count` lines as soon as the client's rate allows.
+    async fn send_paced(&mut self, chunk: Vec<u8>, count: u64) -> Result<(), Ended> {
+        while let Some(pause) = self.client.read_pause() {
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                ended = self.ended() => return Err(ended),
+            }
+        }
+        self.client.charge_read(count, chunk.len() as u64);
+        self.send_chunk(chunk).await
     }
 
     /// The last line of a stream that cannot go on.

@@ -40,7 +40,7 @@ pub async fn start(call: Call) -> Answer {
     call.client.audit_read(Resource::Queue, call.text());
     let judged = Arc::clone(&queue);
     let (lines, body) =
-        Lines::new(&call, move |client| client.allow::<right::Read, _>(judged.clone()).map(drop));
+        Lines::new(&call, move |client| client.allow::<right::Read, _>(judged.clone()).map(drop))?;
     let holder = call.client.holder(&queue);
     let options = ConsumeOptions { credit: prefetch, mode: Mode::Lease, exclusive: false, priority: 0 };
     call.client.consume(holder, options, sink).await?;

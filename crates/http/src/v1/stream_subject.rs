@@ -48,7 +48,8 @@ pub async fn start(call: Call) -> Answer {
     call.client.may(Action::Read, Resource::Subject, &pattern)?;
     call.client.audit_read(Resource::Subject, &pattern);
     let judged = pattern.clone();
-    let (lines, body) = Lines::new(&call, move |client| client.may(Action::Read, Resource::Subject, &judged));
+    let (lines, body) =
+        Lines::new(&call, move |client| client.may(Action::Read, Resource::Subject, &judged))?;
     let (ready, is_ready) = oneshot::channel();
     // The task, not the request, owns the queue: the request may be given up at any moment.
     tokio::spawn(async move {

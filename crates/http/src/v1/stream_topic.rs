@@ -57,7 +57,7 @@ pub fn start(call: Call) -> Answer {
     call.client.audit_read(Resource::Topic, &topic.name);
     let judged = Arc::clone(&topic);
     let (lines, body) =
-        Lines::new(&call, move |client| client.allow::<right::Read, _>(judged.clone()).map(drop));
+        Lines::new(&call, move |client| client.allow::<right::Read, _>(judged.clone()).map(drop))?;
     let client = call.client.clone();
     tokio::spawn(async move { follow(&client, &topic, cursors, lines, &moved, count).await });
     Ok(Reply::Lines(body))

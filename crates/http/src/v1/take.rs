@@ -67,6 +67,9 @@ pub async fn take(call: &Call) -> Answer {
     let count = within("count", request.count, 1, COUNT_MAX)?;
     let wait = Duration::from_millis(within("wait_ms", request.wait_ms, 0, WAIT_MS_MAX)?);
     let queue = call.client.queue_to::<right::Read>(call.text())?;
+    if let Some(pause) = call.client.read_pause() {
+        return Err(Failure::rate_limited(pause));
+    }
     let mut taker = Taker::new(call, queue);
     let mut taken = taker.pull(count).await?;
     if taken.is_empty() && !wait.is_zero() {
@@ -81,6 +84,8 @@ pub async fn take(call: &Call) -> Answer {
     if !taken.is_empty() {
         call.client.audit_read(Resource::Queue, &taker.queue.name);
     }
+    let bytes: usize = taken.iter().map(|resolved| resolved.payload.body.len()).sum();
+    call.client.charge_read(taken.len() as u64, bytes as u64);
     let held = taken.iter().map(|r| (r.delivery.lane, r.delivery.position)).collect();
     let name = taker.queue.name.clone();
     let messages = taken.into_iter().filter_map(|resolved| show(call.broker(), &name, resolved)).collect();

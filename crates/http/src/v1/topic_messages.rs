@@ -72,6 +72,9 @@ pub async fn read(call: &Call) -> Answer {
     let index = parameters.partition.unwrap_or(0);
     let partition = find_partition(&topic, index)?;
     let log = call.client.log(partition)?;
+    if let Some(pause) = call.client.read_pause() {
+        return Err(Failure::rate_limited(pause));
+    }
     let from = from.resolve(&log);
     if from > log.end() {
         let message = format!("offset {from} is beyond the partition's end, {}", log.end());
@@ -87,8 +90,10 @@ pub async fn read(call: &Call) -> Answer {
     if !entries.is_empty() {
         call.client.audit_read(Resource::Topic, &topic.name);
     }
+    let read: usize = entries.iter().map(|entry| entry.payload.body.len()).sum();
     let reader = Reader { broker: call.broker(), topic: &topic.name, partition: index };
     let (messages, next) = reader.items(entries, from, count);
+    call.client.charge_read(messages.len() as u64, read as u64);
     Reply::json(&List { messages, next, start: log.start(), end: log.end() })
 }
 

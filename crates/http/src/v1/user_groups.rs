@@ -4,10 +4,11 @@ use crate::{
     call::{Answer, Call, Page, Reply, name},
     failure::Failure,
     permission::{self, PermissionView},
+    usage::{self, LimitsView},
 };
 use hyper::StatusCode;
 use posthaste_broker::Administration;
-use posthaste_engine::catalog::UserGroup;
+use posthaste_engine::catalog::{UsageLimits, UserGroup};
 use posthaste_model::Name;
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +20,8 @@ struct Creation {
     administrator: bool,
     #[serde(default)]
     permissions: Vec<PermissionView>,
+    #[serde(default)]
+    limits: UsageLimits,
 }
 
 /// Replaces a group.
@@ -29,6 +32,9 @@ struct Replacement {
     administrator: bool,
     #[serde(default)]
     permissions: Vec<PermissionView>,
+    /// Each member's, where it has none of its own.
+    #[serde(default)]
+    limits: UsageLimits,
 }
 
 #[derive(Serialize)]
@@ -36,6 +42,7 @@ struct View {
     name: String,
     administrator: bool,
     permissions: Vec<PermissionView>,
+    limits: LimitsView,
 }
 
 #[derive(Serialize)]
@@ -61,8 +68,8 @@ pub async fn create(call: &Call) -> Answer {
         let message = format!("user group '{name}' exists already");
         return Err(Failure::new(StatusCode::CONFLICT, "exists", message));
     }
-    let Creation { administrator, permissions, .. } = creation;
-    let group = group(name, None, Replacement { administrator, permissions })?;
+    let Creation { administrator, permissions, limits, .. } = creation;
+    let group = group(name, None, Replacement { administrator, permissions, limits })?;
     let shown = view(&group);
     call.client.put_user_group(group).await?;
     Reply::created(&shown)
@@ -98,7 +105,7 @@ pub async fn delete(call: &Call) -> Answer {
 fn group(name: Name, known: Option<&UserGroup>, given: Replacement) -> Result<UserGroup, Failure> {
     let known = known.cloned().unwrap_or_else(|| UserGroup::new(name));
     let permissions = permission::read(given.permissions)?;
-    Ok(UserGroup { administrator: given.administrator, permissions, ..known })
+    Ok(UserGroup { administrator: given.administrator, permissions, limits: given.limits, ..known })
 }
 
 fn unknown(name: &str) -> Failure {
@@ -110,5 +117,6 @@ fn view(group: &UserGroup) -> View {
         name: group.name.to_string(),
         administrator: group.administrator,
         permissions: permission::show(&group.permissions),
+        limits: usage::limits(group.limits),
     }
 }

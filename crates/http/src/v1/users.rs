@@ -4,10 +4,11 @@ use crate::{
     call::{Answer, Call, Page, Reply, within},
     failure::Failure,
     permission::{self, PermissionView},
+    usage::{self, LimitsView, UsageView},
 };
 use hyper::StatusCode;
 use posthaste_broker::{Administration, Error};
-use posthaste_engine::catalog::{CREDENTIALS_MAX, Password, User};
+use posthaste_engine::catalog::{CREDENTIALS_MAX, Password, UsageLimits, User};
 use posthaste_model::Name;
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +32,10 @@ struct Settings {
     administrator: bool,
     #[serde(default)]
     permissions: Vec<PermissionView>,
+    #[serde(default)]
+    limits: UsageLimits,
+    /// Where it is on listeners that know no namespaces.
+    default_namespace: Option<String>,
 }
 
 /// Never shows a password or its hash.
@@ -43,6 +48,9 @@ struct View {
     loopback_only: bool,
     administrator: bool,
     permissions: Vec<PermissionView>,
+    limits: LimitsView,
+    default_namespace: Option<Name>,
+    usage: UsageView,
 }
 
 #[derive(Serialize)]
@@ -59,7 +67,7 @@ pub fn list(call: &Call) -> Answer {
     let page: Page = call.parameters()?;
     let catalog = call.broker().catalog();
     let (users, next) = page.cut(catalog.users(), |u| u.name.as_str())?;
-    Reply::json(&List { users: users.into_iter().map(|u| view(u)).collect(), next })
+    Reply::json(&List { users: users.into_iter().map(|u| view(call, u)).collect(), next })
 }
 
 pub async fn create(call: &Call) -> Answer {
@@ -71,7 +79,7 @@ pub async fn create(call: &Call) -> Answer {
         return Err(Failure::new(StatusCode::CONFLICT, "exists", format!("user '{name}' exists already")));
     }
     let user = user(call, name, None, settings).await?;
-    let shown = view(&user);
+    let shown = view(call, &user);
     call.client.put_user(user).await?;
     Reply::created(&shown)
 }
@@ -83,7 +91,7 @@ pub fn describe(call: &Call) -> Answer {
     }
     let catalog = call.broker().catalog();
     let user = catalog.user(call.text()).ok_or_else(|| unknown(call.text()))?;
-    Reply::json(&view(user))
+    Reply::json(&view(call, user))
 }
 
 pub async fn put(call: &Call) -> Answer {
@@ -91,7 +99,7 @@ pub async fn put(call: &Call) -> Answer {
     call.client.may_administer(Administration::Users)?;
     let known = call.broker().catalog().user(&name).cloned();
     let user = user(call, name, known.as_deref(), call.json()?).await?;
-    let shown = view(&user);
+    let shown = view(call, &user);
     // What is the same already is fine.
     match call.client.put_user(user).await {
         Ok(()) | Err(Error::Exists) => {}
@@ -122,6 +130,7 @@ async fn user(call: &Call, name: Name, known: Option<&User>, given: Settings) ->
     }
     let groups = given.groups.iter().map(|group| crate::call::name(group)).collect::<Result<_, _>>()?;
     let permissions = permission::read(given.permissions)?;
+    let default_namespace = given.default_namespace.as_deref().map(crate::call::name).transpose()?;
     let password = match (given.password, known) {
         (Some(_), _) if given.without_password => {
             return Err(Failure::invalid("give either password or without_password"));
@@ -143,6 +152,8 @@ async fn user(call: &Call, name: Name, known: Option<&User>, given: Settings) ->
         loopback_only: given.loopback_only,
         administrator: given.administrator,
         permissions,
+        limits: given.limits,
+        default_namespace,
         ..known
     })
 }
@@ -156,7 +167,7 @@ async fn hashed(call: &Call, password: String) -> Result<Password, Failure> {
     Ok(call.broker().hash_password(password.into_bytes()).await?)
 }
 
-fn view(user: &User) -> View {
+fn view(call: &Call, user: &User) -> View {
     View {
         name: user.name.to_string(),
         has_password: user.password.is_set(),
@@ -165,5 +176,8 @@ fn view(user: &User) -> View {
         loopback_only: user.loopback_only,
         administrator: user.administrator,
         permissions: permission::show(&user.permissions),
+        limits: usage::limits(user.limits),
+        default_namespace: user.default_namespace.clone(),
+        usage: call.broker().usage_of_user(&user.name).into(),
     }
 }

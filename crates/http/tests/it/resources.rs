@@ -179,9 +179,14 @@ async fn users() {
     let shown = f.expect(200, "GET", "/v1/users/ann", None).await;
     let expect = json!({
         "name": "ann", "has_password": true, "certificate_names": [], "groups": [], "loopback_only": false,
-        "administrator": false, "permissions": [permission],
+        "administrator": false, "permissions": [permission], "limits": {}, "default_namespace": null,
+        "usage": {"connections": 0, "objects": 0},
     });
     assert_eq!(shown, expect);
+    let limited = json!({"limits": {"connections": 5, "objects": null}, "default_namespace": "shop"});
+    let limited = f.expect(200, "PUT", "/v1/users/ann", Some(limited)).await;
+    has(&limited, json!({"limits": {"connections": 5}, "default_namespace": "shop"}));
+    f.expect(400, "PUT", "/v1/users/ann", Some(json!({"limits": {"memory": 5}}))).await;
     let replaced = f.expect(200, "PUT", "/v1/users/ann", Some(json!({"administrator": true}))).await;
     has(&replaced, json!({"administrator": true, "permissions": []}));
     let header = "Authorization: Basic YW5uOnA=\r\n";
@@ -215,7 +220,9 @@ async fn user_groups() {
         "effect": "deny", "namespace": {"literal": "default"}, "resource": "topic", "name": {"regex": "^%u"},
         "actions": ["read", "describe"], "from": "10.0.0.0/8",
     });
-    let group = json!({"name": "staff", "administrator": false, "permissions": [permission]});
+    let limits = json!({"read_bytes_per_second": 1000});
+    let group =
+        json!({"name": "staff", "administrator": false, "permissions": [permission], "limits": limits});
     f.expect(201, "POST", "/v1/user-groups", Some(group.clone())).await;
     f.expect(409, "POST", "/v1/user-groups", Some(group.clone())).await;
     assert_eq!(f.expect(200, "GET", "/v1/user-groups/staff", None).await, group);

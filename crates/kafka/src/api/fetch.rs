@@ -14,7 +14,7 @@ use posthaste_model::PartitionId;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
-use crate::context::{Context, check_leader_epoch, partition, signed};
+use crate::context::{Context, check_leader_epoch, partition, signed, throttle_time_ms};
 use crate::convert::Rendering;
 use crate::limits::FETCH_BYTES_MAX;
 use crate::reply;
@@ -226,6 +226,9 @@ impl Fetch {
     fn respond(mut self, cx: &Context) -> FetchResponse {
         self.remember(cx);
         self.read_ahead(cx);
+        let entries = self.topics.iter().flat_map(|topic| &topic.partitions).flat_map(|p| &p.entries);
+        let messages = entries.map(|entry| u64::from(entry.span)).sum();
+        cx.client.charge_read(messages, self.bytes as u64);
         let epoch = cx.epoch();
         let formats = cx.broker().formats();
         let responses = self.topics.into_iter().map(|topic| {
@@ -237,7 +240,8 @@ impl Fetch {
                 partitions: partitions.map(|fetch| fetch.respond(rendering(), self.read_committed)).collect(),
             }
         });
-        FetchResponse { responses: responses.collect(), ..Default::default() }
+        let throttle_time_ms = throttle_time_ms(cx.client.read_pause());
+        FetchResponse { throttle_time_ms, responses: responses.collect(), ..Default::default() }
     }
 
     /// Finds what was read ahead for this request.

@@ -245,7 +245,8 @@ impl Dispatched {
         }
     }
 
-    pub fn encode(&self) -> Result<Frame, EncodeError> {
+    pub fn encode(mut self, throttle_time_ms: i32) -> Result<Frame, EncodeError> {
+        self.response.throttle_time_ms = throttle_time_ms;
         encode_response(self.correlation_id, self.api_version, &self.response)
     }
 

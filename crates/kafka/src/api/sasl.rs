@@ -75,7 +75,6 @@ pub async fn authenticate(
     dialogue: Dialogue,
     token: &[u8],
 ) -> Result<Step, Refusal> {
-    let refused = |why: &str| (ErrorCode::SaslAuthenticationFailed, format!("Authentication failed: {why}"));
     match dialogue.expects {
         Expects::Plain => {
             let (user, password) = credentials(token).map_err(|why| {
@@ -117,11 +116,14 @@ fn credentials(token: &[u8]) -> Result<(&str, &[u8]), &'static str> {
     Ok((user, password))
 }
 
-pub fn response(result: &Result<Step, Refusal>) -> SaslAuthenticateResponse {
+/// The answer to a client that is not let in.
+pub fn refused(why: &str) -> Refusal {
+    (ErrorCode::SaslAuthenticationFailed, format!("Authentication failed: {why}"))
+}
+
+pub fn response(result: &Result<String, Refusal>) -> SaslAuthenticateResponse {
     match result {
-        Ok(Step::Challenge(_, answer) | Step::Done(_, answer)) => {
-            SaslAuthenticateResponse { auth_bytes: answer.clone().into(), ..Default::default() }
-        }
+        Ok(answer) => SaslAuthenticateResponse { auth_bytes: answer.clone().into(), ..Default::default() },
         Err((error_code, why)) => SaslAuthenticateResponse {
             error_code: *error_code,
             error_message: Some(why.as_str().into()),

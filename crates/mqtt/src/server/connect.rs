@@ -129,12 +129,18 @@ async fn converse(
 ) -> Result<(Conversation, Packet), Refusal> {
     let Accepted { client, system, mailbox, name, queue, now_ms } = accepted;
     let client_identifier = handshake.client_identifier().to_owned();
+    let told = mailbox.clone();
+    let watched = client.watch_rights(move || told.send(Event(EventKind::Rights)));
     let receive_maximum = handshake.connect().properties.receive_maximum;
     let window = receive_maximum.min(sessions.settings.options.outbound_in_flight_max);
     let expiry = handshake.session_expiry_interval();
     let response_information = response_information(&client_identifier);
     let acceptance = Acceptance { session: state, authentication_data: None, response_information };
-    let (session, connack) = match handshake.accept(acceptance, now_ms) {
+    let accepted = match watched {
+        Ok(rights) => handshake.accept(acceptance, now_ms).map(|accepted| (rights, accepted)),
+        Err(error) => Err(handshake.refuse(reply::error(&error), Some(&error.to_string()))),
+    };
+    let (rights, (session, connack)) = match accepted {
         Ok(accepted) => accepted,
         Err(refusal) => {
             if let Some(queue) = &queue {
@@ -151,8 +157,6 @@ async fn converse(
     };
     remember(&mut occupancy.connections, from.connection);
     let link = Arc::new(Link::new(mailbox.clone()));
-    let told = mailbox.clone();
-    let rights = client.watch_rights(move || told.send(Event(EventKind::Rights)));
     occupancy.link = Some(link.clone());
     occupancy.owner = Some(client.principal().id());
     let conversation = Conversation {
@@ -259,7 +263,7 @@ async fn begin(
     if expiry == 0 {
         return Ok((None, None));
     }
-    let queue = sessions.create(system, name, identifier, owner, expiry).await?;
+    let queue = sessions.create((client, system), name, identifier, expiry).await?;
     Ok((Some(system.allow::<right::Read, _>(queue)?), None))
 }
 

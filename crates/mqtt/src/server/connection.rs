@@ -211,8 +211,9 @@ impl Session for Connection {
         match &self.state {
             State::Opening => None,
             State::Open(conversation) => {
-                let at = conversation.session.deadline_ms()?;
-                Some(self.started + Duration::from_millis(at))
+                let at = conversation.session.deadline_ms();
+                let at = at.map(|at| self.started + Duration::from_millis(at));
+                at.into_iter().chain(conversation.delivering.paced_until).min()
             }
             State::Ended => None,
         }
@@ -229,7 +230,7 @@ impl Session for Connection {
             State::Open(conversation) => {
                 // Who is not read from cannot show that it is alive.
                 let full = out.len() >= self.sessions.broker.limits().connection_output_bytes_max;
-                if full || !conversation.wants_input() {
+                if full || !conversation.wants_input() || conversation.input_pause().is_some() {
                     conversation.session.progress(now_ms);
                 }
                 conversation.session.check_deadline(now_ms).map_err(Ended::Fault)
@@ -244,6 +245,13 @@ impl Session for Connection {
             State::Opening => true,
             State::Open(conversation) => conversation.wants_input(),
             State::Ended => false,
+        }
+    }
+
+    fn input_pause(&self) -> Option<Duration> {
+        match &self.state {
+            State::Open(conversation) => conversation.input_pause(),
+            State::Opening | State::Ended => None,
         }
     }
 

@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::future::{Future, poll_fn};
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use posthaste_broker::{Broker, Client, Error, Holder, LiveSink, Readable, Rights, RightsWatch};
 use posthaste_engine::catalog::Queue;
@@ -128,6 +129,11 @@ impl Conversation {
         let waits = self.incoming.in_flight > 0;
         self.session.accepts_input()
             && !(waits && (self.incoming.is_full(self.broker.limits()) || self.broker.overloaded()))
+    }
+
+    /// How long nothing is read, as the client's rate is limited.
+    pub fn input_pause(&self) -> Option<Duration> {
+        self.client.publish_pause()
     }
 
     /// Writes the packets that the session has to say.

@@ -9,6 +9,7 @@ use posthaste_engine::Delivery;
 use posthaste_engine::catalog::{Action, Resource};
 use posthaste_model::{ConsumerId, Envelope, Payload, Subject};
 use posthaste_net::Output;
+use tokio::time::Instant;
 
 use super::connection::{Ended, Event, EventKind, ShareDelivery};
 use super::conversation::{Backlog, Conversation, Resumed, Share, begin};
@@ -30,6 +31,8 @@ pub(crate) struct Delivering {
     pub resumed: Resumed,
     /// Retained messages that are to be sent.
     pub sweeps: VecDeque<Sweep>,
+    /// Nothing is sent until then, as the client's rate is limited.
+    pub paced_until: Option<Instant>,
     /// An event will come when there is room for more output.
     pub resuming: bool,
     /// Messages of shares that wait to be put into the session's own queue, and how many are there already
@@ -58,6 +61,10 @@ impl Conversation {
             self.write(out);
             if out.len() > limit {
                 self.deliver_later();
+                break;
+            }
+            self.delivering.paced_until = self.client.read_pause().map(|pause| Instant::now() + pause);
+            if self.delivering.paced_until.is_some() {
                 break;
             }
             let progress = self.resend().await
@@ -254,6 +261,7 @@ impl Conversation {
     /// Hands a message to the session.
     pub fn send(&mut self, publish: Publish, handle: Handle) {
         self.sessions.counters.sent.add(1);
+        self.client.charge_read(1, publish.payload.len() as u64);
         match self.session.deliver(publish, handle) {
             Sent::Done(handle) => self.accept(handle),
             Sent::InFlight(_) => {}
@@ -382,7 +390,9 @@ impl Conversation {
             return false;
         }
         self.write(out);
-        self.sessions.counters.sent.add(part.messages().len() as u64);
+        let count = part.messages().len() as u64;
+        self.sessions.counters.sent.add(count);
+        self.client.charge_read(count, part.bytes() as u64);
         encoded.chunks().for_each(|chunk| out.chunk(chunk.clone()));
         true
     }

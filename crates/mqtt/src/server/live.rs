@@ -44,6 +44,11 @@ impl LivePart {
         self.batch.messages().get(..self.count).unwrap_or_default()
     }
 
+    /// As the broker stores them.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// The messages encoded for any client that speaks `version`, if they can be.
     pub fn encoded(&self, version: ProtocolVersion, formats: &Formats) -> Option<&Encoded> {
         if self.count < self.batch.messages().len() {

@@ -24,7 +24,7 @@ pub(crate) fn error(error: &Error) -> ReasonCode {
         Error::Denied { .. } | Error::Locked | Error::Protected => ReasonCode::NotAuthorized,
         Error::Refused(refusal) => refused(*refusal),
         // Of a message only its size can be wrong by now.
-        Error::Invalid(_) | Error::TooMany => ReasonCode::QuotaExceeded,
+        Error::Invalid(_) | Error::LimitReached(_) | Error::TooMany => ReasonCode::QuotaExceeded,
         Error::Exists
         | Error::Gone
         | Error::InUse
@@ -38,7 +38,9 @@ pub(crate) fn error(error: &Error) -> ReasonCode {
 /// The reason code for what a queue or topic refused.
 pub(crate) fn refused(refusal: Refusal) -> ReasonCode {
     match refusal {
-        Refusal::Full | Refusal::NoSpace | Refusal::OutOfMemory => ReasonCode::QuotaExceeded,
+        Refusal::Full | Refusal::NoSpace | Refusal::OutOfMemory | Refusal::StorageLimit => {
+            ReasonCode::QuotaExceeded
+        }
         Refusal::TooLarge => ReasonCode::ImplementationSpecificError,
         _ => ReasonCode::UnspecifiedError,
     }

@@ -287,22 +287,23 @@ impl Sessions {
         }
     }
 
-    /// Makes a session that outlives its connection.
+    /// Makes a session of `client`'s that outlives its connection.
     pub async fn create(
         &self,
-        system: &Client,
+        (client, system): (&Client, &Client),
         name: &Name,
         client_identifier: &str,
-        owner: String,
         expiry: u32,
     ) -> Result<Arc<Queue>, Error> {
+        let owner = client.principal().id();
         let options = [(CLIENT, client_identifier.to_owned()), (OWNER, owner), (EXPIRY, expiry.to_string())];
         let config = QueueConfig {
             length_max: self.settings.session_messages_max,
             options: options.map(|(name, value)| (name.to_owned(), value)).into(),
             ..QueueConfig::default()
         };
-        let declaration = QueueDeclaration { config, durable: true, exclusive: false, auto_delete: false };
+        let declaration =
+            QueueDeclaration { config, durable: true, owner: client.user(), ..QueueDeclaration::default() };
         system.create_queue(name, declaration).await
     }
 

@@ -84,7 +84,7 @@ async fn create(client: &Client, share: &Name, subscription: &Subscription) -> R
     let pattern = subscription.pattern().ok_or_else(|| Error::Invalid("not a topic filter".to_owned()))?;
     let options = [(SHARE.to_owned(), subscription.filter.as_str().to_owned())].into();
     let config = QueueConfig { options, ..QueueConfig::default() };
-    let declaration = QueueDeclaration { config, durable: true, exclusive: false, auto_delete: false };
+    let declaration = QueueDeclaration { config, durable: true, ..QueueDeclaration::default() };
     let queue = client.create_queue(share, declaration).await?;
     let binding = Binding {
         target: Target::Queue(share.clone()),

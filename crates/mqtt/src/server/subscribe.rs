@@ -284,7 +284,8 @@ impl Conversation {
             length_max: Some(self.sessions.settings.clean_session_messages_max),
             ..QueueConfig::default()
         };
-        let declaration = QueueDeclaration { config, ..QueueDeclaration::default() };
+        let owner = self.client.user();
+        let declaration = QueueDeclaration { config, owner, ..QueueDeclaration::default() };
         let queue = self.system.create_queue(&name, declaration).await?;
         let queue = self.system.allow::<right::Read, _>(queue)?;
         self.holder = Some(self.system.holder(&queue));

@@ -4,6 +4,7 @@ mod api;
 pub mod binding;
 pub mod exchange;
 pub mod group;
+pub mod limits;
 pub mod namespace;
 pub mod publish;
 pub mod queue;

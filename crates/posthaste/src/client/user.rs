@@ -1,6 +1,6 @@
 //! `posthaste user`
 
-use super::{Done, Failure, api::Api, show};
+use super::{Done, Failure, api::Api, limits::Limits, show};
 use crate::permission;
 use clap::{Args, Subcommand};
 use posthaste_broker::engine::catalog::Permission;
@@ -54,6 +54,11 @@ pub struct Settings {
     /// May log in from the broker's own machine only
     #[arg(long)]
     loopback_only: bool,
+    /// Where the user is on listeners that know no namespaces, such as kafka and mqtt
+    #[arg(long, value_name = "NAMESPACE")]
+    default_namespace: Option<String>,
+    #[command(flatten)]
+    limits: Limits,
     #[command(flatten)]
     permissions: Permissions,
 }
@@ -121,7 +126,8 @@ fn create(api: &Api, name: &str, settings: Settings) -> Done {
             "name": name, "password": password, "without_password": settings.without_password,
             "certificate_names": settings.certificate_names, "groups": settings.groups,
             "administrator": settings.administrator, "loopback_only": settings.loopback_only,
-            "permissions": settings.permissions.or(json!([])),
+            "permissions": settings.permissions.or(json!([])), "limits": settings.limits.over(json!({})),
+            "default_namespace": settings.default_namespace,
         }),
     )?;
     show::done(api.json, &user, &format!("created user {name}"))
@@ -145,6 +151,8 @@ fn alter(api: &Api, name: &str, set_password: bool, settings: Settings) -> Done 
             "certificate_names": list(settings.certificate_names, "certificate_names"),
             "groups": list(settings.groups, "groups"),
             "permissions": settings.permissions.or(was("permissions")),
+            "limits": settings.limits.over(was("limits")),
+            "default_namespace": settings.default_namespace.map_or_else(|| was("default_namespace"), Value::from),
             "administrator": flag(settings.administrator, "administrator"),
             "loopback_only": flag(settings.loopback_only, "loopback_only"),
         }),

@@ -3,6 +3,7 @@
 use super::{
     Done,
     api::Api,
+    limits::Limits,
     show,
     user::{Permissions, count},
 };
@@ -18,6 +19,8 @@ pub enum Command {
         #[arg(long)]
         administrator: Option<bool>,
         #[command(flatten)]
+        limits: Limits,
+        #[command(flatten)]
         permissions: Permissions,
     },
     /// Create a group of users; `user create --group` puts users into it
@@ -26,6 +29,8 @@ pub enum Command {
         /// Its members may do everything
         #[arg(long)]
         administrator: bool,
+        #[command(flatten)]
+        limits: Limits,
         #[command(flatten)]
         permissions: Permissions,
     },
@@ -39,7 +44,7 @@ pub enum Command {
 
 pub fn run(api: &Api, command: Command) -> Done {
     match command {
-        Command::Alter { name, administrator, permissions } => {
+        Command::Alter { name, administrator, limits, permissions } => {
             let known = api.get(&["user-groups", &name], &[])?;
             let was = |field: &str| known.get(field).cloned().unwrap_or(Value::Null);
             let group = api.put(
@@ -47,13 +52,17 @@ pub fn run(api: &Api, command: Command) -> Done {
                 &json!({
                     "administrator": administrator.map_or_else(|| was("administrator"), Value::from),
                     "permissions": permissions.or(was("permissions")),
+                    "limits": limits.over(was("limits")),
                 }),
             )?;
             show::done(api.json, &group, &format!("changed user group {name}"))
         }
-        Command::Create { name, administrator, permissions } => {
+        Command::Create { name, administrator, limits, permissions } => {
             let permissions = permissions.or(json!([]));
-            let body = json!({ "name": name, "administrator": administrator, "permissions": permissions });
+            let limits = limits.over(json!({}));
+            let body = json!({
+                "name": name, "administrator": administrator, "permissions": permissions, "limits": limits,
+            });
             let group = api.post(&["user-groups"], &body)?;
             show::done(api.json, &group, &format!("created user group {name}"))
         }
