@@ -49,6 +49,8 @@ struct Identity {
     name: Name,
     /// Groups that it is in besides those of the user's entry.
     groups: Vec<Name>,
+    /// The namespace that the client has named with its user.
+    namespace: Option<Name>,
     /// The client's address; none for what was stored.
     from: Option<IpAddr>,
     shown: Shown,
@@ -106,6 +108,24 @@ impl Principal {
         }
     }
 
+    /// The namespace that the client has named with its user.
+    pub(crate) fn named_namespace(&self) -> Option<&Name> {
+        match &self.0 {
+            Kind::User(identity) => identity.namespace.as_ref(),
+            Kind::Anonymous(_) | Kind::System(_) => None,
+        }
+    }
+
+    /// The same, who has named a namespace.
+    pub(crate) fn naming(mut self, named: Option<Name>) -> Principal {
+        if let (Some(named), Kind::User(identity)) = (named, &mut self.0)
+            && let Some(identity) = Arc::get_mut(identity)
+        {
+            identity.namespace = Some(named);
+        }
+        self
+    }
+
     pub(crate) fn is_system(&self) -> bool {
         matches!(self.0, Kind::System(_))
     }
@@ -134,8 +154,9 @@ impl Principal {
         match id.split_once(':') {
             None if id == "anonymous" => Some(Principal::anonymous(Unnamed::local())),
             Some(("user", name)) => Name::new(name).ok().map(|name| {
-                let (groups, from, shown) = (Vec::new(), None, Shown::Nothing);
-                Principal(Kind::User(Arc::new(Identity { name, groups, from, shown })))
+                let (groups, namespace) = (Vec::new(), None);
+                let (from, shown) = (None, Shown::Nothing);
+                Principal(Kind::User(Arc::new(Identity { name, groups, namespace, from, shown })))
             }),
             _ => None,
         }
@@ -211,7 +232,8 @@ impl Principal {
             return Err(AuthenticationError::LoopbackOnly);
         }
         let (name, from) = (user.name.clone(), Some(origin.peer.ip()));
-        Ok(Principal(Kind::User(Arc::new(Identity { name, groups: Vec::new(), from, shown }))))
+        let (groups, namespace) = (Vec::new(), None);
+        Ok(Principal(Kind::User(Arc::new(Identity { name, groups, namespace, from, shown }))))
     }
 
     pub(crate) fn anonymous(unnamed: Unnamed) -> Principal {

@@ -100,6 +100,8 @@ pub(crate) struct Shared {
     pub exclusive_owners: parking_lot::Mutex<std::collections::HashSet<ConnectionId>>,
     pub advertised: parking_lot::RwLock<HashMap<String, String>>,
     /// By name of the listener.
+    pub listener_namespaces: parking_lot::RwLock<HashMap<String, Name>>,
+    /// Likewise.
     pub anonymous: parking_lot::RwLock<HashMap<String, Anonymous>>,
     pub certificate_user: parking_lot::RwLock<CertificateUser>,
     clock: Clock,
@@ -171,6 +173,7 @@ impl Shared {
             live_change: parking_lot::Mutex::new(()),
             exclusive_owners: parking_lot::Mutex::default(),
             advertised: parking_lot::RwLock::new(parts.advertised),
+            listener_namespaces: parking_lot::RwLock::default(),
             anonymous: parking_lot::RwLock::default(),
             certificate_user: parking_lot::RwLock::default(),
             catalog: ArcSwap::from_pointee(parts.catalog),

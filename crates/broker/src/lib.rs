@@ -28,6 +28,7 @@ mod live;
 mod log;
 mod login;
 mod metrics;
+mod namespace;
 mod open;
 mod origin;
 mod outbox;

@@ -10,6 +10,7 @@ use crate::{
     Broker, Error,
     authentication::{AuthenticationError, Credentials, Principal, Shown},
     environment::Work,
+    namespace::Given,
     origin::Origin,
     password::hash_password,
     scram::{self, ClientFirst, Exchange as ScramExchange, Mechanism as ScramMechanism},
@@ -255,7 +256,10 @@ impl Broker {
             }
             Credentials::Password { user, password } => (user, password),
         };
+        let catalog = self.catalog();
+        let Given { user, namespace } = Given::read(&catalog, user);
         if let Some(known) = self.known_password(user, password, origin) {
+            let known = known.map(|principal| principal.naming(namespace));
             return known.map_err(|error| self.refused(origin, Some(user), error));
         }
         let _turn = self.turn(origin, user).await?;
@@ -265,7 +269,7 @@ impl Broker {
             None => self.check_password(user, password, origin).await,
         };
         match result {
-            Ok(principal) => Ok(principal),
+            Ok(principal) => Ok(principal.naming(namespace)),
             Err(error) => Err(self.fail(origin, user, error).await),
         }
     }
@@ -288,7 +292,8 @@ impl Broker {
         let first = ClientFirst::read(first).map_err(refused)?;
         let random = scram::nonce().ok_or("the machine has no randomness").map_err(refused)?;
         let catalog = self.shared.catalog_now();
-        let verifier = catalog.user(&first.user).and_then(|user| mechanism.verifier(&user.password));
+        let user = catalog.user(Given::read(&catalog, &first.user).user);
+        let verifier = user.and_then(|user| mechanism.verifier(&user.password));
         let key = self.shared.passwords.salt();
         Ok(ScramExchange::begin(mechanism, first, verifier.cloned(), key, random))
     }
@@ -303,18 +308,20 @@ impl Broker {
         exchange: &ScramExchange,
         last: &[u8],
     ) -> Result<(Principal, String), AuthenticationError> {
-        let _turn = self.turn(origin, exchange.user()).await?;
-        let user = self.catalog().user(exchange.user()).cloned();
+        let catalog = self.catalog();
+        let Given { user: name, namespace } = Given::read(&catalog, exchange.user());
+        let _turn = self.turn(origin, name).await?;
+        let user = self.catalog().user(name).cloned();
         let result = match (exchange.finish(last), user) {
             (Some(answer), Some(user)) if exchange.is_of(&user.password) => {
                 let shown = Shown::Password(user.clone());
-                Principal::admit(&user, origin, shown).map(|principal| (principal, answer))
+                Principal::admit(&user, origin, shown).map(|principal| (principal.naming(namespace), answer))
             }
             _ => Err(AuthenticationError::Wrong),
         };
         match result {
             Ok(done) => Ok(done),
-            Err(error) => Err(self.fail(origin, exchange.user(), error).await),
+            Err(error) => Err(self.fail(origin, name, error).await),
         }
     }
 

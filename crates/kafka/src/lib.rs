@@ -24,7 +24,8 @@ use std::sync::Arc;
 use posthaste_broker::{Broker, Codec};
 use posthaste_net::Protocol;
 
-/// Kafka on a listener. The namespace is `default`, the cluster is one broker with node id 1.
+/// Kafka on a listener. The cluster is one broker with node id 1, and has the topics of the client's
+/// namespace.
 pub fn protocol(broker: Broker) -> impl Protocol {
     session::Kafka::new(broker)
 }

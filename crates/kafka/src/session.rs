@@ -19,7 +19,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use posthaste_broker::{Batch, Broker, Error, Origin, Outcome, Principal, RightsWatch};
-use posthaste_model::{ConnectionId, Name};
+use posthaste_model::ConnectionId;
 use posthaste_net::{Close, Closed, Mailbox, Output, Peer, Protocol, Session};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -260,9 +260,9 @@ impl Conversation {
     }
 
     /// # Errors
-    /// The user or the namespace has as many connections as it may.
+    /// There is no such namespace, or it or the user has as many connections as it may.
     fn admit(&mut self, principal: Principal, by_password: bool) -> Result<Context, Error> {
-        let namespace = Name::constant("default");
+        let namespace = self.broker.namespace_of(&self.origin, &principal)?;
         let context = Context {
             client: self.broker.client(principal, namespace, self.connection),
             peer: self.address(),

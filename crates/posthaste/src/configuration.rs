@@ -74,6 +74,8 @@ impl TryFrom<String> for NetworkText {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ListenerEntry {
+    /// Where clients are whose protocol knows no namespaces, and who say nothing else.
+    pub namespace: Option<String>,
     pub anonymous: Option<AnonymousWord>,
     pub anonymous_from: Option<Reach>,
     pub trusted_proxies: Option<Vec<NetworkText>>,

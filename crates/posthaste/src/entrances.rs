@@ -5,8 +5,9 @@ use crate::{
     configuration::{CertificatePair, ClientCertificatesWord, File, HttpProxies, ListenerEntry, VersionWord},
     listeners::{SPEAKERS, check_name},
 };
-use posthaste_broker::Anonymous;
+use posthaste_broker::{Anonymous, Broker};
 use posthaste_http::{Forwarders, ForwardingHeader};
+use posthaste_model::Name;
 use posthaste_net::{
     CertificateFiles, ClientCertificates, Entrance, Networks, Tls, TlsError, TlsSettings, TlsVersion,
 };
@@ -20,9 +21,23 @@ use std::{
 pub struct Entry {
     /// None for the broker's own rule.
     pub anonymous: Option<Anonymous>,
+    /// Where clients are whose protocol knows no namespaces.
+    pub namespace: Option<Name>,
     pub entrance: Entrance,
     /// Of the HTTP listener.
     pub forwarders: Forwarders,
+}
+
+impl Entry {
+    /// Has the broker know what is different about a listener.
+    pub fn apply(&self, listener: &str, broker: &Broker) {
+        if let Some(policy) = self.anonymous {
+            broker.set_anonymous(listener, policy);
+        }
+        if let Some(namespace) = &self.namespace {
+            broker.set_namespace(listener, namespace.clone());
+        }
+    }
 }
 
 /// All listeners' entries, by protocol. Files are read and everything is checked.
@@ -51,9 +66,25 @@ pub fn entries(file: &File) -> Result<BTreeMap<&'static str, Entry>, String> {
         };
         let entrance = Entrance { tls: tls_of(file, speaker.name, &own, &mut tls)?, proxies };
         let anonymous = anonymous(file, &own, &section)?;
-        entries.insert(speaker.name, Entry { anonymous, entrance, forwarders });
+        let namespace = namespace(file, speaker.name, &own, &section)?;
+        entries.insert(speaker.name, Entry { anonymous, namespace, entrance, forwarders });
     }
     Ok(entries)
+}
+
+fn namespace(
+    file: &File,
+    protocol: &str,
+    own: &ListenerEntry,
+    section: &str,
+) -> Result<Option<Name>, String> {
+    let Some(namespace) = &own.namespace else { return Ok(None) };
+    if !matches!(protocol, "kafka" | "mqtt") {
+        let why = "clients of this protocol say themselves in which namespace they are";
+        return Err(file.wrong("namespace", section, why));
+    }
+    let namespace = Name::new(namespace).map_err(|e| file.wrong("namespace", section, &e.to_string()))?;
+    Ok(Some(namespace))
 }
 
 fn anonymous(file: &File, own: &ListenerEntry, section: &str) -> Result<Option<Anonymous>, String> {

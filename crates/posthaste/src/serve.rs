@@ -139,7 +139,7 @@ async fn serve(settings: Settings) -> Result<(), String> {
     };
     let broker = tokio::task::block_in_place(|| Broker::open(config)).map_err(|e| e.to_string())?;
     settings.file.access.apply(&broker);
-    let allowed = match users::establish(&broker, &settings.file.users, &settings.file.user_groups).await {
+    let allowed = match establish(&settings, &broker).await {
         Ok(()) => check_plaintext(&settings, &listeners, &broker),
         Err(error) => Err(error),
     };
@@ -169,9 +169,7 @@ async fn serve(settings: Settings) -> Result<(), String> {
         announced += &format!("listening {} {address}\n", speaker.name);
         broker.advertise(speaker.name, reachable(speaker.name, address, &settings));
         let Some(entry) = settings.entries.get(speaker.name) else { continue };
-        if let Some(policy) = entry.anonymous {
-            broker.set_anonymous(speaker.name, policy);
-        }
+        entry.apply(speaker.name, &broker);
         let (broker, shared) = (broker.clone(), shared.clone());
         serving.spawn((speaker.serve)(broker, listener, shared, &settings.file, entry));
     }
@@ -189,6 +187,20 @@ async fn serve(settings: Settings) -> Result<(), String> {
     }
     serving.abort_all();
     tokio::task::block_in_place(|| broker.stop());
+    Ok(())
+}
+
+/// Sees to it that the configured users, groups and namespaces are there.
+async fn establish(settings: &Settings, broker: &Broker) -> Result<(), String> {
+    users::establish(broker, &settings.file.users, &settings.file.user_groups).await?;
+    for namespace in settings.entries.values().filter_map(|entry| entry.namespace.as_ref()) {
+        if broker.catalog().namespace(namespace).is_some() {
+            continue;
+        }
+        let client = broker.system_client("configuration", namespace.clone(), broker.next_connection());
+        let created = client.create_namespace(namespace).await;
+        created.map_err(|e| format!("namespace {namespace} in the configuration file: {e}"))?;
+    }
     Ok(())
 }
 

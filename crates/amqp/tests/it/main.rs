@@ -8,6 +8,7 @@ mod declarations;
 mod golden;
 mod hostile;
 mod lifecycle;
+mod limits;
 mod messages;
 mod oracle;
 mod rights;

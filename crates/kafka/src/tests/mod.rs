@@ -3,6 +3,7 @@
 mod admin;
 mod connection;
 mod groups;
+mod limits;
 mod records;
 mod rights;
 

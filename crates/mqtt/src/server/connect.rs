@@ -13,6 +13,7 @@ use posthaste_net::{Close, Mailbox, Output};
 use super::connection::{Event, EventKind, From};
 use super::conversation::Conversation;
 use super::deliver::Delivering;
+use super::namespaces::Namespaces;
 use super::publish::Incoming;
 use super::sessions::{Handle, Link, Occupancy, Sessions, remember};
 use super::{names, reply, stored_will};
@@ -25,7 +26,7 @@ const PULLED: u32 = 256;
 
 /// Answers a CONNECT: with a conversation, or by closing the connection.
 pub(crate) async fn connect(
-    sessions: Arc<Sessions>,
+    namespaces: &Arc<Namespaces>,
     from: &From,
     mailbox: Mailbox<Event>,
     connect: Connect,
@@ -33,7 +34,7 @@ pub(crate) async fn connect(
     out: &mut Output,
 ) -> Result<Conversation, Close> {
     let version = connect.version;
-    match accept(sessions, from, mailbox, connect, now_ms).await {
+    match accept(namespaces, from, mailbox, connect, now_ms).await {
         Ok((conversation, connack)) => {
             let encoded = connack.encode(version, out.bytes());
             encoded.map_err(|error| Close::Error(error.to_string()))?;
@@ -50,18 +51,18 @@ pub(crate) async fn connect(
 }
 
 async fn accept(
-    sessions: Arc<Sessions>,
+    namespaces: &Arc<Namespaces>,
     from: &From,
     mailbox: Mailbox<Event>,
     connect: Connect,
     now_ms: u64,
 ) -> Result<(Conversation, Packet), Refusal> {
-    let mut handshake = Handshake::new(connect, sessions.settings.options.clone())?;
+    let mut handshake = Handshake::new(connect, namespaces.settings.options.clone())?;
     if handshake.authentication_method().is_some() {
         let reason = "no method of enhanced authentication is available";
         return Err(handshake.refuse(ReasonCode::BadAuthenticationMethod, Some(reason)));
     }
-    let (client, system) = match authenticate(&sessions, from, &handshake).await {
+    let (sessions, client, system) = match authenticate(namespaces, from, &handshake).await {
         Ok(clients) => clients,
         Err((reason, text)) => return Err(handshake.refuse(reason, Some(&text))),
     };
@@ -182,17 +183,17 @@ async fn converse(
         incoming: Incoming::default(),
         delivering: Delivering::default(),
         settlements: Vec::new(),
-        _rights: rights,
+        rights,
     };
     Ok((conversation, connack))
 }
 
-/// The client with its permissions, and the listener's own.
+/// The sessions of its namespace, the client with its permissions, and the listener's own.
 async fn authenticate(
-    sessions: &Sessions,
+    namespaces: &Arc<Namespaces>,
     from: &From,
     handshake: &Handshake,
-) -> Result<(Client, Client), (ReasonCode, String)> {
+) -> Result<(Arc<Sessions>, Client, Client), (ReasonCode, String)> {
     let connect = handshake.connect();
     let credentials = match (&connect.user_name, &connect.password) {
         (None, None) => Credentials::Anonymous,
@@ -202,9 +203,12 @@ async fn authenticate(
         },
     };
     let refused = |error| (reply::authentication(error), error.to_string());
-    let principal = sessions.broker.log_in(&from.origin, credentials).await.map_err(refused)?;
-    let namespace = sessions.settings.namespace.clone();
-    let client = sessions.broker.client(principal, namespace, from.connection);
+    let broker = &namespaces.broker;
+    let principal = broker.log_in(&from.origin, credentials).await.map_err(refused)?;
+    let namespace = broker.namespace_of(&from.origin, &principal);
+    let namespace = namespace.map_err(|error| (ReasonCode::NotAuthorized, error.to_string()))?;
+    let sessions = namespaces.sessions(&namespace);
+    let client = broker.client(principal, namespace, from.connection);
     let client = match &*connect.client_identifier {
         "" => client,
         identifier => client.calling_itself(identifier),
@@ -228,7 +232,7 @@ async fn authenticate(
             return Err((ReasonCode::NotAuthorized, error.to_string()));
         }
     }
-    Ok((client, system))
+    Ok((sessions, client, system))
 }
 
 /// Where replies to this client may go. A client identifier that is no topic level is not put into a topic.

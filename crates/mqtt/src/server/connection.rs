@@ -11,8 +11,8 @@ use posthaste_net::{Close, Closed, Mailbox, Output, Peer, Session};
 use tokio::time::Instant;
 
 use super::conversation::Conversation;
+use super::namespaces::Namespaces;
 use super::publish::Answer;
-use super::sessions::Sessions;
 use crate::session::{Ending, Fault, Receipt, malformed_connect_reply};
 use crate::wire::{Decoder, Packet, PacketIdentifier, ProtocolVersion, ReasonCode};
 
@@ -75,7 +75,7 @@ pub(crate) struct From {
 
 /// A connection of an MQTT client.
 pub struct Connection {
-    sessions: Arc<Sessions>,
+    namespaces: Arc<Namespaces>,
     from: From,
     mailbox: Mailbox<Event>,
     decoder: Decoder,
@@ -96,11 +96,11 @@ enum State {
 const PROGRESS_BYTES: usize = 16 << 10;
 
 impl Connection {
-    pub(crate) fn new(sessions: Arc<Sessions>, peer: &Peer, mailbox: Mailbox<Event>) -> Connection {
-        let from = From { origin: sessions.broker.origin("mqtt", peer), connection: peer.connection };
-        let decoder = Decoder::for_server(sessions.settings.options.maximum_packet_size);
+    pub(crate) fn new(namespaces: Arc<Namespaces>, peer: &Peer, mailbox: Mailbox<Event>) -> Connection {
+        let from = From { origin: namespaces.broker.origin("mqtt", peer), connection: peer.connection };
+        let decoder = Decoder::for_server(namespaces.settings.options.maximum_packet_size);
         let started = Instant::now();
-        Connection { sessions, from, mailbox, decoder, started, state: State::Opening, partial: 0 }
+        Connection { namespaces, from, mailbox, decoder, started, state: State::Opening, partial: 0 }
     }
 
     /// Handles all packets that have arrived completely, as far as there is room for their consequences.
@@ -110,10 +110,9 @@ impl Connection {
             match &mut self.state {
                 State::Opening => match self.decoder.decode(input) {
                     Ok(Some(Packet::Connect(connect))) => {
-                        let sessions = self.sessions.clone();
-                        let mailbox = self.mailbox.clone();
+                        let (namespaces, mailbox) = (&self.namespaces, self.mailbox.clone());
                         let conversation =
-                            super::connect::connect(sessions, &self.from, mailbox, *connect, now_ms, out)
+                            super::connect::connect(namespaces, &self.from, mailbox, *connect, now_ms, out)
                                 .await;
                         self.state = State::Open(Box::new(conversation.map_err(Ended::Refused)?));
                     }
@@ -229,7 +228,7 @@ impl Session for Connection {
             State::Opening => Ok(()),
             State::Open(conversation) => {
                 // Who is not read from cannot show that it is alive.
-                let full = out.len() >= self.sessions.broker.limits().connection_output_bytes_max;
+                let full = out.len() >= self.namespaces.broker.limits().connection_output_bytes_max;
                 if full || !conversation.wants_input() || conversation.input_pause().is_some() {
                     conversation.session.progress(now_ms);
                 }

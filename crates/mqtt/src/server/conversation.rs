@@ -59,7 +59,7 @@ pub(crate) struct Conversation {
     pub incoming: Incoming,
     pub delivering: Delivering,
     pub settlements: Vec<Settlements>,
-    pub _rights: RightsWatch,
+    pub rights: RightsWatch,
 }
 
 /// A shared subscription that the session is a member of.
@@ -258,6 +258,8 @@ impl Conversation {
         if let (Some(queue), false) = (&self.queue, self.durable) {
             end_clean_session(&self.sessions, &self.system, queue, &self.subscriptions).await;
         }
+        // The next connection of the session counts instead of this one.
+        drop(self.rights);
         let handover = Handover { closed, subscriptions: self.subscriptions, client: self.client };
         if let Some(late) = self.link.leave(handover) {
             // The session went on without it, but the will is still its own.

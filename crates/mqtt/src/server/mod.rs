@@ -13,6 +13,7 @@ mod deliver;
 mod encoded;
 mod live;
 mod names;
+mod namespaces;
 mod protocol;
 mod publish;
 mod reply;

@@ -7,12 +7,12 @@ use posthaste_net::{Mailbox, Peer, Protocol};
 
 use super::connection::{Connection, Event};
 use super::counters::Counters;
-use super::sessions::Sessions;
+use super::namespaces::Namespaces;
 use super::settings::Settings;
 
 /// MQTT 3.1, 3.1.1 and 5 on a broker.
 pub struct Mqtt {
-    sessions: Arc<Sessions>,
+    namespaces: Arc<Namespaces>,
 }
 
 /// The protocol with its default settings. Within a tokio runtime, where stored sessions expire from now on.
@@ -23,15 +23,13 @@ pub fn protocol(broker: Broker) -> Mqtt {
 
 /// Like [`protocol`], with other settings.
 pub fn protocol_with(broker: Broker, settings: Settings) -> Mqtt {
-    let sessions = Arc::new(Sessions::new(broker, settings));
-    tokio::spawn(sessions.clone().run());
-    Mqtt { sessions }
+    Mqtt { namespaces: Namespaces::new(broker, settings) }
 }
 
 impl Mqtt {
     /// What it has done since the start.
     pub fn counters(&self) -> &Counters {
-        &self.sessions.counters
+        &self.namespaces.counters
     }
 }
 
@@ -41,6 +39,6 @@ impl Protocol for Mqtt {
     const NAME: &'static str = "mqtt";
 
     fn open(&self, peer: Peer, mailbox: Mailbox<Event>) -> Connection {
-        Connection::new(self.sessions.clone(), &peer, mailbox)
+        Connection::new(self.namespaces.clone(), &peer, mailbox)
     }
 }

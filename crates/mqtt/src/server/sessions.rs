@@ -1,4 +1,4 @@
-//! All sessions of the listener: who is connected, what is kept for whom is not, and when that ends.
+//! All sessions of a namespace: who is connected, what is kept for whom is not, and when that ends.
 //!
 //! A session that outlives its connection is a durable queue. Its subscriptions are the queue's bindings,
 //! its packet identifiers at QoS 2 live with the queue, and what else there is to know of it stands in the
@@ -59,11 +59,11 @@ pub(crate) enum Handle {
     Settled,
 }
 
-/// All sessions.
+/// All sessions of a namespace.
 pub(crate) struct Sessions {
     pub broker: Broker,
     pub settings: Settings,
-    pub counters: Counters,
+    pub counters: Arc<Counters>,
     pub shares: Shares,
     /// Does what the listener does on nobody's behalf. Set once the stored sessions are known.
     system: OnceCell<Client>,
@@ -151,11 +151,11 @@ impl Link {
 }
 
 impl Sessions {
-    pub fn new(broker: Broker, settings: Settings) -> Sessions {
+    pub fn new(broker: Broker, settings: Settings, counters: Arc<Counters>) -> Sessions {
         Sessions {
             broker,
             settings,
-            counters: Counters::default(),
+            counters,
             shares: Shares::default(),
             system: OnceCell::new(),
             slots: Mutex::default(),
@@ -179,11 +179,11 @@ impl Sessions {
         self.broker.system_client("mqtt", self.settings.namespace.clone(), connection)
     }
 
-    /// Lets sessions expire and wills be published, until the broker stops.
+    /// Lets sessions expire and wills be published, until the broker stops or the namespace is deleted.
     pub async fn run(self: Arc<Sessions>) {
         let mut stopping = self.broker.stopping();
         self.system().await;
-        loop {
+        while self.broker.catalog().namespace(&self.settings.namespace).is_some() {
             let now = self.broker.now();
             let next = self.timers.lock().first().cloned();
             let sleep = match &next {

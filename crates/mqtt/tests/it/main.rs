@@ -3,6 +3,7 @@
 
 mod access;
 mod ends;
+mod limits;
 mod retained;
 mod rights;
 mod sessions;
