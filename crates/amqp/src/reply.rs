@@ -74,7 +74,13 @@ fn denied(user: &str, action: Action, resource: Kind, name: &str, about: Resourc
         Kind::Exchange if name.is_empty() => format!("exchange 'amq.default' in vhost '{vhost}'"),
         Kind::Exchange => format!("exchange '{name}' in vhost '{vhost}'"),
         Kind::Queue => format!("queue '{name}' in vhost '{vhost}'"),
-        Kind::Subject => format!("topic '{name}' in exchange 'amq.topic' in vhost '{vhost}'"),
+        Kind::Subject => {
+            let exchange = match about.kind {
+                ResourceKind::Exchange if !about.name.is_empty() => about.name.to_string(),
+                _ => "amq.topic".to_owned(),
+            };
+            format!("topic '{name}' in exchange '{exchange}' in vhost '{vhost}'")
+        }
         Kind::Group => format!("group '{name}' in vhost '{vhost}'"),
         Kind::Topic => format!("topic '{name}' in vhost '{vhost}'"),
         Kind::Namespace => format!("vhost '{name}'"),

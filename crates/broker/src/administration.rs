@@ -38,7 +38,7 @@ impl Client {
     pub fn may_administer(&self, what: Administration) -> Result<(), Error> {
         let (action, resource, name) = (Action::Administer, Resource::Broker, what.name());
         // It is the broker's, in no namespace.
-        let wish = Wish { action, resource, namespace: "", name };
+        let wish = Wish { action, resource, namespace: "", name, through: None };
         if self.may_wish(&wish) {
             return Ok(());
         }

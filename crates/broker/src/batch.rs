@@ -11,7 +11,7 @@ use crate::{
 };
 use posthaste_engine::{
     Catalog, Publish,
-    catalog::{Action, BUS, Headers, Partition, Queue, Resource, Routes, Topic},
+    catalog::{BUS, Headers, Partition, Queue, Resource, Routes, Topic},
     command::{Append, Enqueue},
     effect::Refusal,
     event::Sequence,
@@ -19,7 +19,6 @@ use posthaste_engine::{
 use posthaste_model::{Envelope, Payload, ShardId, Subject, Timestamp, Value};
 use smallvec::SmallVec;
 use std::{
-    borrow::Cow,
     cell::Cell,
     sync::{
         Arc,
@@ -197,18 +196,9 @@ impl Batch {
         routed
     }
 
-    /// Whether the client may publish under a subject to an exchange, and what the permission names.
-    fn check_right<'s>(
-        &self,
-        exchange: Option<&'s str>,
-        subject: &'s Subject,
-    ) -> Result<Cow<'s, str>, Error> {
-        let (resource, named) = match exchange {
-            Some(BUS) => (Resource::Subject, subject.to_dotted()),
-            name => (Resource::Exchange, Cow::Borrowed(name.unwrap_or_default())),
-        };
-        self.client.may_by(&self.catalog, Action::Write, resource, &named)?;
-        Ok(named)
+    /// Whether the client may publish under a subject to an exchange.
+    fn check_right(&self, exchange: Option<&str>, subject: &Subject) -> Result<(), Error> {
+        self.client.may_publish(&self.catalog, exchange.unwrap_or_default(), subject)
     }
 
     /// Finds where a message goes, if it may be published.
@@ -219,12 +209,12 @@ impl Batch {
         headers: &dyn Headers,
     ) -> Result<(), Error> {
         self.routed = None;
-        let named = self.check_right(exchange, subject)?;
+        self.check_right(exchange, subject)?;
         let namespace =
             self.catalog.namespace(self.client.namespace()).ok_or_else(|| self.client.no_namespace())?;
         let headers = Asked { headers, asked: Cell::new(false) };
         if !self.catalog.route(namespace, exchange, subject, &headers, &mut self.routes) {
-            return Err(Error::NotFound(Resource::Exchange, named.into_owned()));
+            return Err(Error::NotFound(Resource::Exchange, exchange.unwrap_or_default().to_owned()));
         }
         if !headers.asked.get() {
             self.routed = Some(RoutedAs {

@@ -125,12 +125,59 @@ impl Client {
         resource: Resource,
         name: &str,
     ) -> Result<(), Error> {
-        // The right to a namespace is one that holds in it, from wherever it is asked for.
-        let namespace = if resource == Resource::Namespace { name } else { &*self.namespace };
-        let wish = Wish { action, resource, namespace, name };
+        // Subjects by themselves are those of the bus.
+        let through = (resource == Resource::Subject).then_some((BUS, name));
+        self.check(
+            catalog,
+            Wish { action, resource, namespace: self.in_which(resource, name), name, through },
+        )
+    }
+
+    /// Whether the principal may publish under a subject to an exchange.
+    pub(crate) fn may_publish(
+        &self,
+        catalog: &Catalog,
+        exchange: &str,
+        subject: &Subject,
+    ) -> Result<(), Error> {
+        let subject = subject.to_dotted();
+        match exchange {
+            BUS => self.may_by(catalog, Action::Write, Resource::Subject, &subject),
+            exchange => self.may_through(catalog, Action::Write, exchange, &subject),
+        }
+    }
+
+    /// Whether the principal may publish a subject to an exchange (write), or bind something to it there
+    /// (read).
+    fn may_through(
+        &self,
+        catalog: &Catalog,
+        action: Action,
+        exchange: &str,
+        subject: &str,
+    ) -> Result<(), Error> {
+        let (resource, namespace, name) = (Resource::Exchange, &*self.namespace, exchange);
+        let wish = Wish { action, resource, namespace, name, through: None };
+        let through = Wish { through: Some((exchange, subject)), ..wish };
+        if self.principal.may(catalog, self.calls_itself.as_deref(), &through) {
+            return Ok(());
+        }
+        // Which of the two is missing?
+        self.check(catalog, wish)?;
+        let (user, name) = (self.principal.name().to_owned(), subject.to_owned());
+        Err(Error::Denied { user, action, resource: Resource::Subject, name })
+    }
+
+    /// The right to a namespace is one that holds in it, from wherever it is asked for.
+    fn in_which<'a>(&'a self, resource: Resource, name: &'a str) -> &'a str {
+        if resource == Resource::Namespace { name } else { &self.namespace }
+    }
+
+    fn check(&self, catalog: &Catalog, wish: Wish<'_>) -> Result<(), Error> {
         if self.principal.may(catalog, self.calls_itself.as_deref(), &wish) {
             return Ok(());
         }
+        let Wish { action, resource, name, .. } = wish;
         let (user, name) = (self.principal.name().to_owned(), name.to_owned());
         Err(Error::Denied { user, action, resource, name })
     }
@@ -372,7 +419,10 @@ impl Client {
 
     /// When this returns, what is published next sees the binding.
     pub async fn bind(&self, exchange: &Name, binding: Binding) -> Result<(), Error> {
-        self.may(Action::Read, Resource::Exchange, exchange)?;
+        // A key that is no text is no subject.
+        let key = String::from_utf8_lossy(&binding.key);
+        let catalog = self.broker.catalog();
+        self.may_through(&catalog, Action::Read, exchange, &key)?;
         self.may_target(&binding.target)?;
         let (target, rule) = (binding.target.clone(), binding.rule.clone());
         let command =

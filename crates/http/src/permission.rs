@@ -18,6 +18,9 @@ pub struct PermissionView {
     resource: Option<Resource>,
     #[serde(default)]
     name: PatternView,
+    /// Of subjects: the exchanges through which they pass.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    exchange: Option<PatternView>,
     actions: Vec<Action>,
     /// An address, or a network such as `10.0.0.0/8`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -65,6 +68,7 @@ impl From<&Permission> for PermissionView {
             namespace: (&permission.namespace).into(),
             resource: permission.resource,
             name: (&permission.name).into(),
+            exchange: permission.exchange.as_ref().map(PatternView::from),
             actions: permission.actions.clone(),
             from: permission.from.map(|network| network.to_string()),
         }
@@ -93,6 +97,10 @@ impl PermissionView {
                 all.join(", ")
             )));
         }
+        if self.exchange.is_some() && self.resource != Some(Resource::Subject) {
+            let why = "a permission with an exchange has the resource subject";
+            return Err(Failure::invalid(why));
+        }
         let from =
             self.from.as_deref().map(Permission::parse_network).transpose().map_err(Failure::invalid)?;
         Ok(Permission {
@@ -100,7 +108,7 @@ impl PermissionView {
             namespace: self.namespace.read()?,
             resource: self.resource,
             name: self.name.read()?,
-            exchange: None,
+            exchange: self.exchange.map(PatternView::read).transpose()?,
             actions: self.actions,
             from,
         })

@@ -2,7 +2,8 @@
 
 use posthaste_broker::engine::catalog::{Action, Effect, NamePattern, Permission, Resource};
 
-/// Reads `[deny:]ACTIONS:KIND:NAME[@NAMESPACE][ from ADDRESS]`, such as `read,write:topic:orders*`. A name is
+/// Reads `[deny:]ACTIONS:KIND:NAME[@NAMESPACE][ through EXCHANGE][ from ADDRESS]`, such as
+/// `read,write:topic:orders*` or `write:subject:eu.# through orders`. A name is
 /// `literal=TEXT`, `prefix=TEXT`, `regex=EXPRESSION` or a text in which `*` stands for any.
 ///
 /// # Errors
@@ -17,17 +18,25 @@ pub fn parse(text: &str) -> Result<Permission, String> {
         Some((rest, network)) => (rest, Some(Permission::parse_network(network)?)),
         None => (rest, None),
     };
+    let (rest, exchange) = match rest.rsplit_once(" through ") {
+        Some((rest, exchange)) => (rest, Some(pattern(exchange)?)),
+        None => (rest, None),
+    };
     let mut parts = rest.splitn(3, ':');
     let (Some(actions), Some(kind), Some(rest)) = (parts.next(), parts.next(), parts.next()) else {
         return Err(wrong());
     };
     let (name, namespace) = rest.rsplit_once('@').unwrap_or((rest, "*"));
+    let resource = resource(kind)?;
+    if exchange.is_some() && resource != Some(Resource::Subject) {
+        return Err(format!("'{text}': only subjects pass through an exchange; write ACTIONS:subject:NAME"));
+    }
     Ok(Permission {
         effect,
         namespace: NamePattern::glob(namespace),
-        resource: resource(kind)?,
+        resource,
         name: pattern(name)?,
-        exchange: None,
+        exchange,
         actions: actions.split(',').map(action).collect::<Result<_, _>>()?,
         from,
     })
@@ -90,6 +99,13 @@ mod tests {
         assert_eq!(parse("deny:describe:queue:x"), Ok(denied.clone()));
         assert_eq!(parse_denied("describe:queue:x"), Ok(denied));
         assert_eq!(parse("deny:describe:queue:regex=^a@b$@* from 10.9.9.9/8"), Ok(far));
+        let through = Permission {
+            exchange: Some(NamePattern::glob("x*")),
+            ..allow(&[Action::Write], Some(Resource::Subject), "eu.*")
+        };
+        assert_eq!(parse("write:subject:eu.* through x*"), Ok(through.clone()));
+        let far = Permission { from: network, ..through };
+        assert_eq!(parse("write:subject:eu.* through x* from 10.0.0.0/8"), Ok(far));
         for (text, names) in [
             ("read", "ACTIONS:KIND:NAME"),
             ("read:topic", "ACTIONS:KIND:NAME"),
@@ -98,6 +114,7 @@ mod tests {
             ("read:table:a", "'table'"),
             ("read:topic:regex=(", "regular expression"),
             ("read:topic:a from here", "'here'"),
+            ("write:topic:a through x", "only subjects"),
         ] {
             assert!(parse(text).unwrap_err().contains(names), "{text}");
         }

@@ -4,7 +4,6 @@ use super::Client;
 use crate::{access::Holder, error::Error};
 use posthaste_engine::{
     Command, Position, Reply,
-    catalog::{Action, BUS, Resource},
     command::Relay,
     effect::{HandleState, Refusal},
 };
@@ -21,12 +20,8 @@ impl Client {
         mut envelope: Envelope,
         payload: Payload,
     ) -> Result<bool, Error> {
-        let named = if exchange.as_deref() == Some(BUS) {
-            self.may(Action::Write, Resource::Subject, &envelope.subject.to_dotted())
-        } else {
-            self.may(Action::Write, Resource::Exchange, exchange.as_deref().unwrap_or_default())
-        };
-        named?;
+        let catalog = self.broker.catalog();
+        self.may_publish(&catalog, exchange.as_deref().unwrap_or_default(), &envelope.subject)?;
         envelope.origin = self.connection;
         let (to, live) = crate::outbox::destinations(
             &self.broker,

@@ -305,3 +305,88 @@ async fn what_administrators_do_can_be_given_one_by_one() {
         assert_eq!(ann.delete_user_group(&name("staff")).await.is_ok(), groups);
     }
 }
+
+/// As topic permissions of brokers with exchanges have it.
+#[tokio::test(flavor = "multi_thread")]
+async fn subjects_pass_through_exchanges_as_permissions_say() {
+    let f = Fixture::new().await;
+    for exchange in ["orders", "free"] {
+        let spec = ExchangeSpec {
+            namespace: name("default"),
+            name: name(exchange),
+            kind: ExchangeKind::Topic,
+            durable: false,
+            auto_delete: false,
+            internal: false,
+            alternate: None,
+            created_by: None,
+            options: Default::default(),
+        };
+        f.client.create_exchange(spec).await.unwrap();
+    }
+    f.client.create_queue(&name("q"), QueueDeclaration::default()).await.unwrap();
+    let all = [Action::Read, Action::Write];
+    let through = |permission: Permission, exchange: &str| Permission {
+        exchange: Some(NamePattern::glob(exchange)),
+        ..permission
+    };
+    let put = async |more: Vec<Permission>| {
+        let known = f.broker.catalog().user("clerk").map(|user| user.password.clone());
+        let everything = [Resource::Exchange, Resource::Queue, Resource::Subject]
+            .map(|resource| Permission::allow(&all, resource, "*"));
+        let user = User {
+            password: known.unwrap_or_else(|| hash_password(b"secret").unwrap()),
+            permissions: everything.into_iter().chain(more).collect(),
+            ..User::new(name("clerk"))
+        };
+        f.client.put_user(user).await.unwrap();
+    };
+    let may = async |exchange: &'static str, subject: &'static str| {
+        let clerk = clerk(&f).await;
+        let (envelope, payload) = message(subject, b"x");
+        let published = clerk.batch().publish(Some(exchange), envelope, payload, &NoHeaders).map(drop);
+        let binding = Binding {
+            target: Target::Queue(name("q")),
+            rule: Rule::Pattern(Pattern::parse(subject, Syntax::DOTTED).unwrap()),
+            key: subject.into(),
+            arguments: Default::default(),
+            durable: false,
+            transient: false,
+        };
+        let bound = clerk.bind(&name(exchange), binding).await;
+        let check = |result: Result<(), Error>| match result {
+            Ok(()) => true,
+            refused => {
+                let (_, resource, named) = self::refused(refused);
+                assert_eq!((resource, named.as_str()), (Resource::Subject, subject));
+                false
+            }
+        };
+        (check(published), check(bound))
+    };
+    put(vec![]).await;
+    assert_eq!(may("orders", "us.1").await, (true, true), "nothing is said of the exchange");
+    let write = Permission::allow(&[Action::Write], Resource::Subject, "eu.*");
+    put(vec![through(write.clone(), "ord*")]).await;
+    for (exchange, subject, expect) in
+        [("orders", "eu.1", (true, true)), ("orders", "us.1", (false, true)), ("free", "us.1", (true, true))]
+    {
+        assert_eq!(may(exchange, subject).await, expect, "{exchange} {subject}");
+    }
+    let read = Permission::allow(&[Action::Read], Resource::Subject, "us.*");
+    let secret = Permission::allow(&all, Resource::Subject, "*.secret").denied();
+    put(vec![through(write, "orders"), through(read, "orders"), through(secret, "*")]).await;
+    for (exchange, subject, expect) in [
+        ("orders", "eu.1", (true, false)),
+        ("orders", "us.1", (false, true)),
+        ("orders", "eu.secret", (false, false)),
+        ("free", "eu.secret", (false, false)),
+        ("free", "us.1", (true, true)),
+    ] {
+        assert_eq!(may(exchange, subject).await, expect, "{exchange} {subject}");
+    }
+    // The bus is an exchange like any other, for those too who read subjects without binding.
+    let clerk = clerk(&f).await;
+    assert!(clerk.may(Action::Read, Resource::Subject, "us.secret").is_err());
+    assert!(clerk.may(Action::Read, Resource::Subject, "us.1").is_ok());
+}

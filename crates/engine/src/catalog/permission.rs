@@ -16,7 +16,9 @@ pub struct Permission {
     /// `None` for every kind but [`Resource::Broker`], which has to be named.
     pub resource: Option<Resource>,
     pub name: NamePattern,
-    /// Only for what is published to or read from exchanges that match; `None` for all.
+    /// Of subjects only: holds for what is published to exchanges that match, and bound there, besides the
+    /// right to the exchange. As soon as one such permission allows anything through an exchange, nothing
+    /// else passes through it.
     pub exchange: Option<NamePattern>,
     pub actions: Vec<Action>,
     /// Only for clients with such an address; `None` for all.
@@ -99,6 +101,8 @@ pub struct Wish<'a> {
     pub resource: Resource,
     pub namespace: &'a str,
     pub name: &'a str,
+    /// The exchange and the subject of a message, or of a binding.
+    pub through: Option<(&'a str, &'a str)>,
 }
 
 impl Permission {
@@ -138,13 +142,23 @@ impl Permission {
     /// Whether this permission says something about the wish, whatever it says.
     pub fn concerns(&self, asker: &Asker<'_>, wish: &Wish<'_>) -> bool {
         let kind = self.resource.map_or(wish.resource != Resource::Broker, |kind| kind == wish.resource);
-        // No wish says through which exchange yet.
         self.actions.contains(&wish.action)
             && kind
             && self.exchange.is_none()
             && self.is_from(asker)
             && self.matches(&self.namespace, wish.namespace, asker)
             && self.matches(&self.name, wish.name, asker)
+    }
+
+    /// Whether this permission says something about what passes through the exchange of the wish: `Some` with
+    /// whether it says it about the subject, too.
+    pub(super) fn concerns_through(&self, asker: &Asker<'_>, wish: &Wish<'_>) -> Option<bool> {
+        let (pattern, (exchange, subject)) = self.exchange.as_ref().zip(wish.through)?;
+        let concerns = self.actions.contains(&wish.action)
+            && self.is_from(asker)
+            && self.matches(&self.namespace, wish.namespace, asker)
+            && self.matches(pattern, exchange, asker);
+        concerns.then(|| self.matches(&self.name, subject, asker))
     }
 
     /// Whether it allows something in a namespace.

@@ -219,7 +219,25 @@ fn is_allowed<'p>(
         let mut all = granted.clone().flatten();
         all.any(|permission| permission.effect == effect && permission.concerns(asker, wish))
     };
-    !says(Effect::Deny) && says(Effect::Allow)
+    !says(Effect::Deny) && says(Effect::Allow) && passes(granted, asker, wish)
+}
+
+/// Whether what permissions say of the wish's exchange lets its subject pass: all of them do, if none says
+/// anything.
+fn passes<'p>(granted: impl Iterator<Item = &'p [Permission]>, asker: &Asker<'_>, wish: &Wish<'_>) -> bool {
+    if wish.through.is_none() {
+        return true;
+    }
+    let (mut is_limited, mut is_let_through) = (false, false);
+    for permission in granted.flatten() {
+        let Some(matches) = permission.concerns_through(asker, wish) else { continue };
+        match permission.effect {
+            Effect::Deny if matches => return false,
+            Effect::Deny => {}
+            Effect::Allow => (is_limited, is_let_through) = (true, is_let_through || matches),
+        }
+    }
+    !is_limited || is_let_through
 }
 
 impl PartialEq for Grants {
