@@ -204,7 +204,7 @@ async fn users() {
         json!({"name": "x", "password": "p", "colour": "blue"}),
         json!({"name": "x", "password": "p", "permissions": [{"name": {"regex": "("}, "actions": ["read"]}]}),
         json!({"name": "x", "password": "p", "permissions": [{"from": "here", "actions": ["read"]}]}),
-        json!({"name": "x", "password": "p", "permissions": [{"actions": ["read"], "exchange": "x"}]}),
+        json!({"name": "x", "permissions": [{"actions": ["read"], "exchange": "x"}]}),
         json!({"name": "x", "password": "p", "permissions": [{"actions": []}]}),
         json!({"name": "x", "password": "p", "permissions": [{"actions": ["fly"]}]}),
     ] {
@@ -222,11 +222,13 @@ async fn user_groups() {
         "actions": ["read", "describe"], "from": "10.0.0.0/8",
     });
     let through = json!({
-        "effect": "allow", "namespace": "*", "resource": "subject", "name": "eu.*", "exchange": {"literal": "x"},
-        "actions": ["write"],
+        "effect": "allow", "namespace": "*", "resource": "subject", "name": "eu.*", "actions": ["write"],
+        "exchange": {"literal": "x"},
     });
     let limits = json!({"read_bytes_per_second": 1000});
-    let group = json!({"name": "staff", "administrator": false, "permissions": [permission, through], "limits": limits});
+    let permissions = [permission, through];
+    let group =
+        json!({"name": "staff", "administrator": false, "permissions": permissions, "limits": limits});
     f.expect(201, "POST", "/v1/user-groups", Some(group.clone())).await;
     f.expect(409, "POST", "/v1/user-groups", Some(group.clone())).await;
     assert_eq!(f.expect(200, "GET", "/v1/user-groups/staff", None).await, group);
