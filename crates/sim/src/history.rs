@@ -8,7 +8,7 @@
 mod damage;
 
 use crate::{clients::undertaker::Buried, message::Id, topology};
-use damage::ToldDamage;
+use damage::{Missing, ToldDamage};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::{self, Write},
@@ -88,7 +88,7 @@ pub struct History {
     pub flips: u64,
     told_damage: ToldDamage,
     /// What is missing, if bits change.
-    missing: Vec<String>,
+    missing: Vec<Missing>,
     /// What else would be wrong had no bits changed.
     strange: Vec<String>,
     now_ms: i64,
@@ -187,11 +187,25 @@ impl History {
 
     /// A message is missing; with changed bits, the broker has to say that some are.
     pub fn is_missing(&mut self, text: String) {
+        self.misses(Missing { object: None, source: None, text });
+    }
+
+    /// A partition has nothing at an offset.
+    pub fn lacks(&mut self, topic: &str, partition: i32, offset: i64) {
+        let object = Some(damage::partition(topic, partition));
+        self.misses(Missing {
+            object,
+            source: None,
+            text: format!("{topic}/{partition} lacks offset {offset}"),
+        });
+    }
+
+    fn misses(&mut self, missing: Missing) {
         if !self.rots {
-            return self.wrong(text);
+            return self.wrong(missing.text);
         }
-        self.note(format_args!("missing: {text}"));
-        self.missing.push(text);
+        self.note(format_args!("missing: {}", missing.text));
+        self.missing.push(missing);
     }
 
     /// A client is about to send a message, perhaps not for the first time.
@@ -412,19 +426,17 @@ impl History {
         }
         self.check_buried();
         self.check_told();
+        self.check_published();
+        self.judge_damage();
+    }
+
+    /// What was acknowledged is where it was sent, and no more often than it was sent.
+    fn check_published(&mut self) {
         let mut stored: BTreeMap<(&'static str, Id), u32> = BTreeMap::new();
         for ((topic, _, _), id) in &self.offsets {
             *stored.entry((*topic, *id)).or_default() += 1;
         }
-        let (mut missing, mut too_often) = (Vec::new(), Vec::new());
-        // Nobody is shown what a crash can take back: what was delivered once stays until somebody settles
-        // it.
-        for ((queue, id), seen) in &self.queues {
-            if !seen.settled && self.published.get(id).is_some_and(|p| p.fate == Fate::Stays) {
-                missing
-                    .push(format!("{id} was delivered from {queue} and is gone without having been settled"));
-            }
-        }
+        let (mut missing, mut too_often) = (self.gone_unsettled(), Vec::new());
         for (id, published) in &self.published {
             for place in &published.places {
                 let (found, most) = match place {
@@ -448,28 +460,47 @@ impl History {
                 // What a partition lacks is counted by offset.
                 let is_counted = self.rots && matches!(place, Place::Topic(_));
                 if found == 0 && published.acknowledged && !is_counted {
-                    missing.push(format!("{id} was acknowledged and is missing in {place:?}"));
+                    // What died elsewhere may have got lost there, or on its way.
+                    let object = match place {
+                        Place::Queue(queue) if published.fate == Fate::Stays => Some(damage::queue(queue)),
+                        _ => None,
+                    };
+                    let text = format!("{id} was acknowledged and is missing in {place:?}");
+                    missing.push(Missing { object, source: topic_of(&published.places), text });
                 } else if found > most {
                     too_often.push(format!("{id} is in {place:?} {found} times"));
                 }
             }
-            // What dies in one queue is found in the other one, if it was not taken before.
-            if published.fate == Fate::Dies && published.acknowledged {
-                let seen = published.places.iter().any(|place| match place {
-                    Place::Queue(queue) => self.queues.get(&(*queue, *id)).is_some_and(|q| q.settled),
-                    _ => false,
-                });
-                if !seen {
-                    missing.push(format!(
-                        "{id} was acknowledged and nobody ever took it: {:?}",
-                        published.places
-                    ));
-                }
+            if !self.is_taken((id, published)) {
+                let text = format!("{id} was acknowledged and nobody ever took it: {:?}", published.places);
+                missing.push(Missing { object: None, source: None, text });
             }
         }
-        missing.into_iter().for_each(|text| self.is_missing(text));
+        missing.into_iter().for_each(|missing| self.misses(missing));
         too_often.into_iter().for_each(|text| self.violation(text));
-        self.judge_damage();
+    }
+
+    /// Nobody is shown what a crash can take back: what was delivered once stays until somebody settles it.
+    fn gone_unsettled(&self) -> Vec<Missing> {
+        let mut missing = Vec::new();
+        for ((queue, id), seen) in &self.queues {
+            let Some(published) = self.published.get(id) else { continue };
+            if !seen.settled && published.fate == Fate::Stays {
+                let text = format!("{id} was delivered from {queue} and is gone without having been settled");
+                let source = topic_of(&published.places);
+                missing.push(Missing { object: Some(damage::queue(queue)), source, text });
+            }
+        }
+        missing
+    }
+
+    /// What dies in one queue is found in the other one, if it was not taken before.
+    fn is_taken(&self, (id, published): (&Id, &Published)) -> bool {
+        let is_settled = |place: &Place| match place {
+            Place::Queue(queue) => self.queues.get(&(*queue, *id)).is_some_and(|q| q.settled),
+            _ => false,
+        };
+        published.fate != Fate::Dies || !published.acknowledged || published.places.iter().any(is_settled)
     }
 
     /// What a producer was told to be at an offset is there.
@@ -518,11 +549,16 @@ impl History {
         for (offset, id) in all {
             if offset >= end {
                 // It ended behind it before: what was there is gone, message by message.
-                self.is_missing(format!("{topic}/{partition} ends at {end} and {offset} was read"));
+                let text = format!("{topic}/{partition} ends at {end} and {offset} was read");
+                self.misses(Missing {
+                    object: Some(damage::partition(topic, partition)),
+                    source: None,
+                    text,
+                });
                 continue;
             }
             for lacking in expect..offset {
-                self.is_missing(format!("{topic}/{partition} lacks offset {lacking}"));
+                self.lacks(topic, partition, lacking);
             }
             expect = offset + 1;
             let once =
@@ -532,7 +568,15 @@ impl History {
             }
         }
         for lacking in expect..end {
-            self.is_missing(format!("{topic}/{partition} lacks offset {lacking}"));
+            self.lacks(topic, partition, lacking);
         }
     }
+}
+
+/// The topic among the places of a message.
+fn topic_of(places: &[Place]) -> Option<&'static str> {
+    places.iter().find_map(|place| match place {
+        Place::Topic(topic) => Some(*topic),
+        _ => None,
+    })
 }

@@ -66,7 +66,7 @@ impl Surveyor {
     fn lacks(&self, shore: &Shore, offsets: Range<i64>) {
         let mut lacking = self.lacking.borrow_mut();
         for offset in offsets.filter(|offset| lacking.insert(*offset)) {
-            shore.history.borrow_mut().is_missing(format!("{MEADOW} lacks offset {offset}"));
+            shore.history.borrow_mut().lacks(MEADOW, 0, offset);
         }
     }
 }

@@ -48,6 +48,8 @@ struct Plot {
     dug: bool,
     /// Told to go, or left to go by itself, in this incarnation; it may be gone.
     closing: Option<u32>,
+    /// Nobody knows whether it is going by itself just now.
+    may_vanish: bool,
     sent: BTreeSet<Id>,
     acknowledged: BTreeSet<Id>,
     /// A consumer has sent that it has them.
@@ -69,6 +71,11 @@ struct Plot {
 }
 
 impl Plot {
+    /// Whether it may go at any moment, without having been used.
+    fn vanishes(&self) -> bool {
+        self.kind == Kind::Unused || self.may_vanish
+    }
+
     /// There is a new connection, and the ones before may not be over for the broker.
     fn connected(&mut self, incarnation: u32) {
         if std::mem::replace(&mut self.loose_in, incarnation) != incarnation {
@@ -128,6 +135,7 @@ impl Undertaker {
                 target: topology::GRAVES[shore.below(topology::GRAVES.len() as u64) as usize],
                 dug: false,
                 closing: None,
+                may_vanish: false,
                 sent: BTreeSet::new(),
                 acknowledged: BTreeSet::new(),
                 accepted: BTreeSet::new(),
@@ -263,7 +271,7 @@ async fn settle_closing(
                 // It may be about to go; after a crash it stays until somebody has used it.
                 let stays = !same_life || shore.chance(1, 3);
                 if stays {
-                    undertaker.change(|plot| plot.closing = None)?;
+                    undertaker.change(|plot| (plot.closing, plot.may_vanish) = (None, same_life))?;
                 }
                 Ok(stays)
             }
@@ -362,7 +370,7 @@ async fn publish(
             Received::Method(Method::BasicAck(ack)) => (ack.delivery_tag, ack.multiple, true),
             Received::Method(Method::BasicNack(nack)) => (nack.delivery_tag, nack.multiple, false),
             Received::Method(Method::ConnectionBlocked(_) | Method::ConnectionUnblocked(_)) => continue,
-            Received::Method(Method::ChannelClose(close)) if plot.kind != Kind::Unused => {
+            Received::Method(Method::ChannelClose(close)) if !plot.vanishes() => {
                 return Err(wrong(format!("channel.close {close:?}")));
             }
             Received::Method(Method::ChannelClose(_)) => return Err(io::ErrorKind::ConnectionReset.into()),
@@ -408,8 +416,8 @@ async fn consume(
         ..Default::default()
     };
     match connection.call(CHANNEL, &consume).await? {
-        Method::BasicConsumeOk(_) => {}
-        Method::ChannelClose(_) if plot.kind == Kind::Unused => {
+        Method::BasicConsumeOk(_) => undertaker.change(|plot| plot.may_vanish = false)?,
+        Method::ChannelClose(_) if plot.vanishes() => {
             undertaker.plot.take();
             return Err(io::ErrorKind::ConnectionReset.into());
         }
