@@ -110,6 +110,14 @@ impl Ground {
         flipped
     }
 
+    /// Somebody copies what can still be read to another disk. False if all of it can.
+    pub fn replace(&self) -> bool {
+        match self {
+            Ground::Disk(disk) => disk.fill_unreadable(),
+            Ground::Bucket(_) => false,
+        }
+    }
+
     /// What may rot, with sizes in bytes: not the few bytes that say whose data this is.
     fn files(&self) -> Vec<(String, u64)> {
         match self {
@@ -146,17 +154,17 @@ fn new_disk(random: &mut Random) -> SimDisk {
     disk
 }
 
-/// None for a single bit. Sectors that cannot be read are left out: a start that needs one stops and names
-/// the file, which ends a run. Torn ones are left out, too: docs/durability.md assumes that there are none.
+/// None for a single bit. Torn sectors are left out: docs/durability.md assumes that there are none.
 fn sector_damage(random: &mut Random) -> Option<Damage> {
     match random.below(SECTOR_DAMAGE_ONE_IN) {
         0 => Some(Damage::Bits(2 + random.below(6) as u32)),
         1 => Some(Damage::Garbage),
         2 => Some(Damage::Lost),
         3 => Some(Damage::Misdirected { to: random.below(200_000) }),
+        4 => Some(Damage::Unreadable),
         _ => None,
     }
 }
 
-/// Of so many damages, four are to whole sectors.
+/// Of so many damages, five are to whole sectors.
 const SECTOR_DAMAGE_ONE_IN: u64 = 12;

@@ -403,7 +403,8 @@ impl History {
             // It is bound at some time, and what was on its way then may come there.
             Some(_) if *place == topology::COMER => {}
             Some(published) if !published.places.contains(place) => {
-                self.wrong(format!("{id} was found in {place:?} and not sent there"));
+                // A queue whose settings are lost has the dead-letter target of before.
+                self.violation(format!("{id} was found in {place:?} and not sent there"));
             }
             Some(_) => {}
         }
@@ -461,12 +462,15 @@ impl History {
                 let is_counted = self.rots && matches!(place, Place::Topic(_));
                 if found == 0 && published.acknowledged && !is_counted {
                     // What died elsewhere may have got lost there, or on its way.
-                    let object = match place {
-                        Place::Queue(queue) if published.fate == Fate::Stays => Some(damage::queue(queue)),
-                        _ => None,
+                    let (object, source) = match place {
+                        Place::Queue(queue) if published.fate == Fate::Stays => {
+                            (Some(damage::queue(queue)), source_of(queue, &published.places))
+                        }
+                        Place::Session(session) => (Some(format!("session {session}")), None),
+                        _ => (None, None),
                     };
                     let text = format!("{id} was acknowledged and is missing in {place:?}");
-                    missing.push(Missing { object, source: topic_of(&published.places), text });
+                    missing.push(Missing { object, source, text });
                 } else if found > most {
                     too_often.push(format!("{id} is in {place:?} {found} times"));
                 }
@@ -487,7 +491,7 @@ impl History {
             let Some(published) = self.published.get(id) else { continue };
             if !seen.settled && published.fate == Fate::Stays {
                 let text = format!("{id} was delivered from {queue} and is gone without having been settled");
-                let source = topic_of(&published.places);
+                let source = source_of(queue, &published.places);
                 missing.push(Missing { object: Some(damage::queue(queue)), source, text });
             }
         }
@@ -573,10 +577,13 @@ impl History {
     }
 }
 
-/// The topic among the places of a message.
-fn topic_of(places: &[Place]) -> Option<&'static str> {
+/// What a queue is fed from: the topic among the places of its message, or the queue in which it expires.
+fn source_of(queue: &str, places: &[Place]) -> Option<String> {
+    if queue == topology::LATE {
+        return Some(damage::queue(topology::WAITING));
+    }
     places.iter().find_map(|place| match place {
-        Place::Topic(topic) => Some(*topic),
+        Place::Topic(topic) => Some(format!("topic {topic}")),
         _ => None,
     })
 }

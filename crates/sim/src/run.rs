@@ -13,7 +13,9 @@ use crate::{
 };
 use anyhow::{Context, Result, bail};
 use posthaste_broker::{
-    Broker, Config, Formats, Home, OpenError, stepped::World, storage::checkpoint::CheckpointError,
+    Broker, Config, Formats, Home, OpenError,
+    stepped::{Checkpoints, Stepper, World},
+    storage::checkpoint::CheckpointError,
 };
 use posthaste_engine::planted;
 use posthaste_model::Limits;
@@ -200,6 +202,10 @@ impl Run {
                 }
             }
         }
+        // What cannot be read now and then would be waited for without end.
+        if self.ground.replace() {
+            self.shore.history.borrow_mut().note(format_args!("the disk was replaced"));
+        }
         self.start(false, None)
     }
 
@@ -290,11 +296,16 @@ impl Run {
     }
 
     fn open(&mut self, failed: &Arc<AtomicBool>) -> Result<(Broker, Scheduler)> {
-        let (told, shore) = (failed.clone(), Random::new(self.random.next_u64()));
-        let fatal = Box::new(move |_| told.store(true, Ordering::Relaxed));
-        let world = World { fatal, ..self.world(self.ground.home()) };
-        let (broker, stepper, checkpoints) =
-            Broker::open_stepped(world, self.config()).context("the broker does not start")?;
+        let shore = Random::new(self.random.next_u64());
+        let (broker, stepper, checkpoints) = match self.open_once(failed) {
+            // It needs what cannot be read, and says so: then the disk is replaced.
+            Err(error) if self.ground.replace() => {
+                self.shore.history.borrow_mut().note(format_args!("the disk was replaced: {error}"));
+                self.open_once(failed)
+            }
+            opened => opened,
+        }
+        .context("the broker does not start")?;
         let scheduler = Scheduler::new(
             stepper,
             checkpoints,
@@ -304,6 +315,13 @@ impl Run {
             self.shore.clone(),
         );
         Ok((broker, scheduler))
+    }
+
+    fn open_once(&mut self, failed: &Arc<AtomicBool>) -> Result<(Broker, Stepper, Checkpoints), OpenError> {
+        let told = failed.clone();
+        let fatal = Box::new(move |_| told.store(true, Ordering::Relaxed));
+        let world = World { fatal, ..self.world(self.ground.home()) };
+        Broker::open_stepped(world, self.config())
     }
 
     fn world(&mut self, home: Home) -> World {

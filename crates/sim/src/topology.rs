@@ -29,13 +29,16 @@ pub const QUEUES: [(&str, bool); 11] = [
     ("dead", false),
     ("left", false),
     ("right", false),
-    ("late", false),
+    (LATE, false),
     ("sensors", false),
     ("orders-copy", false),
     ("graves", false),
     ("narrow", false),
     ("comer", false),
 ];
+/// Messages expire in the one and go on to the other.
+pub const WAITING: &str = "waiting";
+pub const LATE: &str = "late";
 /// Bound to what devices publish while they do.
 pub const COMER: Place = Place::Queue("comer");
 /// Where undertakers send the dead: a queue, one that is often full, one that does not exist, and one that is
@@ -61,8 +64,7 @@ pub fn amqp_targets() -> Vec<amqp::Target> {
         target("", "work", &["work"], false),
         target("", "work", &["work"], false),
         target("", "picky", &["picky", "dead"], true),
-        // They expire there and go on to `late`.
-        target("", "waiting", &["late"], false),
+        target("", WAITING, &[LATE], false),
         target("fan", "any", &["left", "right"], false),
     ]
 }
@@ -103,8 +105,8 @@ pub fn create(broker: &Broker, without: Without) -> impl Future<Output = Result<
             create_queue(&client, queue, config).await?;
         }
         let waiting =
-            QueueConfig { ttl_ms: Some(120), dead_letter: Some(to_queue("late")?), ..QueueConfig::default() };
-        create_queue(&client, "waiting", waiting).await?;
+            QueueConfig { ttl_ms: Some(120), dead_letter: Some(to_queue(LATE)?), ..QueueConfig::default() };
+        create_queue(&client, WAITING, waiting).await?;
         client
             .create_exchange(ExchangeSpec {
                 namespace: name("default")?,

@@ -25,8 +25,8 @@ pub(super) struct ToldDamage {
 pub(super) struct Missing {
     /// Where it was, if it can have been lost nowhere else.
     pub object: Option<String>,
-    /// A topic that it had to be read from before.
-    pub source: Option<&'static str>,
+    /// What it had to be read from before.
+    pub source: Option<String>,
     pub text: String,
 }
 
@@ -44,6 +44,18 @@ const MESSAGE_OCTETS_MIN: u64 = 64;
 const MESSAGES_PER_FLIP: u64 = 300;
 
 impl ToldDamage {
+    /// How many missing messages were told that may be an object's, which is fed from `source`; without an
+    /// object, that may be anything's.
+    fn of(&self, object: Option<&str>, source: Option<&str>) -> u64 {
+        let is_of = |name: &str, whole: &str| {
+            name.strip_prefix(whole).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        let counts = self.by_object.iter().filter(|(name, _)| {
+            object.is_none_or(|object| is_of(name, object)) || source.is_some_and(|s| is_of(name, s))
+        });
+        counts.map(|(_, told)| told).sum::<u64>() + self.messages + self.records
+    }
+
     fn add(&mut self, damage: &Damage) {
         let messages = damage.messages.unwrap_or(0);
         match &damage.object {
@@ -96,36 +108,29 @@ impl History {
     }
 
     /// With changed bits: what is missing of an object must have been told of it, or of something that may
-    /// have been its; what may have been lost anywhere, of anything. No more may be than the bits can hurt.
+    /// have been its; what may have been lost anywhere, of anything. No more may be than the bits can hurt. A
+    /// lost record may be one that made an object: what is sent to it from then on goes nowhere.
     pub(super) fn judge_damage(&mut self) {
         let (missing, strange) = (std::mem::take(&mut self.missing), std::mem::take(&mut self.strange));
         let (told, hurt) = (&self.told_damage, self.flips * MESSAGES_PER_FLIP);
-        let anywhere = told.messages + told.records;
         let mut objects: BTreeMap<_, Vec<&str>> = BTreeMap::new();
         for Missing { object, source, text } in &missing {
-            objects.entry((object.as_deref(), *source)).or_default().push(text);
+            objects.entry((object.as_deref(), source.as_deref())).or_default().push(text);
         }
+        let unexplained: Vec<_> = objects
+            .into_iter()
+            .filter(|((object, source), texts)| texts.len() as u64 > told.of(*object, *source).min(hurt))
+            .collect();
+        let without_part = |object: Option<&str>| object.and_then(|o| o.split('/').next()).map(str::to_owned);
+        let names: BTreeSet<_> = unexplained.iter().map(|((object, _), _)| without_part(*object)).collect();
         let mut wrong = Vec::new();
-        for ((object, source), texts) in objects {
-            let of_source = |(name, _): &(&String, &u64)| {
-                source.is_some_and(|source| name.starts_with(&format!("topic {source}/")))
-            };
-            let of_it = match object {
-                Some(object) => {
-                    let of_source: u64 = told.by_object.iter().filter(of_source).map(|(_, told)| told).sum();
-                    told.by_object.get(object).copied().unwrap_or_default() + of_source
-                }
-                None => told.by_object.values().sum(),
-            };
-            if !told.names && texts.len() as u64 > (of_it + anywhere).min(hurt) {
-                let (count, first) =
-                    (texts.len(), texts.iter().take(3).copied().collect::<Vec<_>>().join("; "));
-                let object = object.unwrap_or("what may have been lost anywhere");
-                wrong.push(format!(
-                    "{count} messages of {object} are missing, told were {of_it} of it, {} messages and {} \
-                     records of unknown objects, {} bits changed: {first}",
-                    told.messages, told.records, self.flips
-                ));
+        if !told.names && names.len() as u64 > told.records {
+            for ((object, source), texts) in unexplained {
+                let object = object.unwrap_or("something");
+                let (count, told) = (texts.len(), told.of(Some(object), source));
+                let first = texts.iter().take(3).copied().collect::<Vec<_>>().join("; ");
+                let changed = format!("{} bits changed", self.flips);
+                wrong.push(format!("{count} of {object} are missing, {told} were told, {changed}: {first}"));
             }
         }
         wrong.into_iter().for_each(|text| self.wrong(text));

@@ -195,6 +195,16 @@ impl SimDisk {
         true
     }
 
+    /// Fills sectors that cannot be read with zeros, as programs do that copy a failing disk to another one.
+    /// False if there are none.
+    pub fn fill_unreadable(&self) -> bool {
+        let mut filled = false;
+        for inode in self.state.lock().inodes.values_mut() {
+            filled |= inode.fill_unreadable();
+        }
+        filled
+    }
+
     /// Cuts a file to `bytes`, durably. False if there is no such file.
     pub fn truncate(&self, path: &str, bytes: u64) -> bool {
         let mut state = self.state.lock();

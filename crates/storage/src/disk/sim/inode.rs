@@ -237,6 +237,12 @@ impl Inode {
         self.platter.damage(position, damage, random);
     }
 
+    /// As [`super::SimDisk::fill_unreadable`].
+    pub fn fill_unreadable(&mut self) -> bool {
+        self.settle_pages();
+        self.platter.fill_unreadable()
+    }
+
     /// Nothing of the file is in the page cache any more.
     fn settle_pages(&mut self) {
         std::mem::take(&mut self.dirty).into_iter().for_each(|block| self.write_back(block));

@@ -158,6 +158,17 @@ impl Platter {
         }
     }
 
+    /// As [`super::SimDisk::fill_unreadable`].
+    pub fn fill_unreadable(&mut self) -> bool {
+        let mut filled = false;
+        for sector in self.sectors.values_mut().filter(|sector| sector.is_unreadable) {
+            sector.is_unreadable = false;
+            sector.change(|bytes| bytes.fill(0));
+            filled = true;
+        }
+        filled
+    }
+
     fn sector(&mut self, number: u64) -> &mut Sector {
         self.sectors.entry(number).or_insert_with(|| Sector::new(self.sector_bytes))
     }
