@@ -18,6 +18,7 @@ mod load;
 mod machine;
 mod mqtt;
 mod report;
+mod strangers;
 
 use clap::{Parser, Subcommand};
 use std::{path::PathBuf, process::ExitCode};
@@ -64,6 +65,8 @@ enum What {
     Loopback(bare::LoopbackOptions),
     /// Load on any MQTT broker, counted at the subscribers
     Mqtt(mqtt::Options),
+    /// Latency of one client while strangers try to get in
+    Strangers(strangers::Options),
 }
 
 fn main() -> ExitCode {
@@ -77,6 +80,7 @@ fn main() -> ExitCode {
         What::Kafka(options) => kafka::run(&cli.common, options),
         What::Loopback(options) => bare::loopback(options),
         What::Mqtt(options) => mqtt::run(options),
+        What::Strangers(options) => strangers::run(&cli.common, options),
     };
     match result {
         Ok(report) => {
