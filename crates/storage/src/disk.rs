@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 pub use local::LocalDisk;
 pub use read_only::ReadOnlyDisk;
-pub use sim::{Damage, SECTOR_BYTES, SimDisk, Space, WriteFault};
+pub use sim::{Damage, SECTOR_BYTES, SimDisk, Space, Tears, WriteFault};
 
 /// Transfers past a page cache are aligned to this, in the file and in memory; disks ask for 512 or 4,096.
 pub(crate) const BLOCK_BYTES: usize = 4 << 10;

@@ -55,6 +55,18 @@ pub enum WriteFault {
     Short,
 }
 
+/// What a power cut does to sectors that are being written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Tears {
+    /// Each is old or new.
+    #[default]
+    None,
+    /// Some are new up to one of their bytes, and old behind it.
+    Torn,
+    /// As [`Tears::Torn`], and half of those cannot be read: a disk without power-loss protection.
+    Unreadable,
+}
+
 /// What befalls a sector, durably, while nobody looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Damage {
@@ -154,10 +166,17 @@ impl SimDisk {
         self.state.lock().faults.refuses_direct = true;
     }
 
-    /// Has power cuts leave a part of the new and a part of the old content in some of the sectors that were
-    /// being written, or a sector that cannot be read: a disk without power-loss protection.
-    pub fn tear_sectors(&self) {
-        self.state.lock().faults.tears_sectors = true;
+    /// Has power cuts do this to some of the sectors that were being written.
+    pub fn tear_sectors(&self, tears: Tears) {
+        self.state.lock().faults.tears = tears;
+    }
+
+    /// Files with sectors that cannot be read, and how many of them each has.
+    pub fn unreadable(&self) -> Vec<(String, u64)> {
+        let state = self.state.lock();
+        let count = |inode| state.inodes.get(inode).map_or(0, Inode::unreadable_sectors);
+        let files = state.names.iter().map(|(path, inode)| (path.clone(), count(inode)));
+        files.filter(|(_, sectors)| *sectors > 0).collect()
     }
 
     /// Whether the page cache holds something that the device does not, and that no sync will bring there:
@@ -366,7 +385,7 @@ struct Room {
 struct PowerCut<'a> {
     random: &'a mut Random,
     keep_of_four: u64,
-    tears_sectors: bool,
+    tears: Tears,
 }
 
 impl PowerCut<'_> {

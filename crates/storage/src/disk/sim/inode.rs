@@ -237,6 +237,10 @@ impl Inode {
         self.platter.damage(position, damage, random);
     }
 
+    pub fn unreadable_sectors(&self) -> u64 {
+        self.platter.unreadable_sectors()
+    }
+
     /// As [`super::SimDisk::fill_unreadable`].
     pub fn fill_unreadable(&mut self) -> bool {
         self.settle_pages();

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::inode::BLOCK;
-use super::{Damage, PowerCut};
+use super::{Damage, PowerCut, Tears};
 use crate::Random;
 
 type Content = Arc<[u8]>;
@@ -99,12 +99,16 @@ impl Platter {
                 sector.newer.truncate(if cut.random.chance(1, 2) { 0 } else { later });
                 sector.flush();
             }
-            if let Some(new) = new.filter(|_| cut.tears_sectors && cut.random.chance(1, 8)) {
+            if let Some(new) = new.filter(|_| cut.tears != Tears::None && cut.random.chance(1, 8)) {
                 let end = cut.random.below(new.len() as u64) as usize;
                 sector.durable = new[..end].iter().chain(&old[end..]).copied().collect();
-                sector.is_unreadable = cut.random.chance(1, 2);
+                sector.is_unreadable = cut.tears == Tears::Unreadable && cut.random.chance(1, 2);
             }
         }
+    }
+
+    pub fn unreadable_sectors(&self) -> u64 {
+        self.sectors.values().filter(|sector| sector.is_unreadable).count() as u64
     }
 
     /// The block reads as zeros, as one of which the metadata say that it was never written.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 
 use super::inode::Inode;
-use super::{PowerCut, Room, Space, WriteFault, dir_of, power_cut};
+use super::{PowerCut, Room, Space, Tears, WriteFault, dir_of, power_cut};
 use crate::Random;
 
 #[derive(Clone)]
@@ -34,7 +34,7 @@ pub(super) struct Faults {
     pub fail_syncs: u32,
     pub skip_syncs: Option<u64>,
     pub refuses_direct: bool,
-    pub tears_sectors: bool,
+    pub tears: Tears,
     pub power: Option<u64>,
     /// The first write without power still reached the system's memory; later ones did not.
     pub write_was_cut: bool,
@@ -122,8 +122,8 @@ impl State {
         self.locks.clear();
         // Some crashes keep nothing, some keep all, most keep some.
         let keep_of_four = self.random.below(5);
-        let tears_sectors = self.faults.tears_sectors;
-        let mut cut = PowerCut { random: &mut self.random, keep_of_four, tears_sectors };
+        let tears = self.faults.tears;
+        let mut cut = PowerCut { random: &mut self.random, keep_of_four, tears };
         let mut lost: BTreeSet<String> = BTreeSet::new();
         for change in std::mem::take(&mut self.name_changes) {
             // Changes to one name stay in order: after a lost one, none of its successors can have happened.

@@ -76,19 +76,27 @@ fn power_cuts_tear_between_sectors_of_either_size() {
 
 #[test]
 fn a_disk_without_protection_tears_within_sectors_too() {
-    let (mut mixed, mut unreadable) = (0, 0);
-    for seed in 0..100 {
-        let (disk, file) = with_file(seed, 4096);
-        disk.tear_sectors();
-        file.write_blocks(0, &blocks(2, 2)).unwrap();
-        disk.crash();
-        let mut left = blocks(0, 2);
-        match disk.open("file").unwrap().read_at(0, &mut left) {
-            Err(_) => unreadable += 1,
-            Ok(_) => mixed += usize::from(left.chunks(4096).any(|sector| sector[0] != sector[4095])),
+    for tears in [Tears::None, Tears::Torn, Tears::Unreadable] {
+        let (mut mixed, mut unreadable) = (0, 0);
+        for seed in 0..100 {
+            let (disk, file) = with_file(seed, 4096);
+            disk.tear_sectors(tears);
+            file.write_blocks(0, &blocks(2, 2)).unwrap();
+            disk.crash();
+            let mut left = blocks(0, 2);
+            let sectors: u64 = disk.unreadable().iter().map(|(_, sectors)| sectors).sum();
+            match disk.open("file").unwrap().read_at(0, &mut left) {
+                Err(_) => unreadable += 1,
+                Ok(_) => mixed += usize::from(left.chunks(4096).any(|sector| sector[0] != sector[4095])),
+            }
+            assert_eq!(disk.fill_unreadable(), sectors > 0);
+            assert_eq!(disk.unreadable(), []);
+            assert_eq!(disk.open("file").unwrap().read_at(0, &mut left).unwrap(), left.len());
+            let blank = left.chunks(4096).filter(|sector| sector.iter().all(|byte| *byte == 0)).count();
+            assert_eq!(blank as u64, sectors);
         }
+        assert_eq!((mixed > 5, unreadable > 5), (tears != Tears::None, tears == Tears::Unreadable));
     }
-    assert!(mixed > 5 && unreadable > 5, "{mixed} mixed, {unreadable} unreadable");
 }
 
 #[test]
