@@ -5,10 +5,11 @@ use clap::ValueEnum;
 use posthaste_broker::Home;
 use posthaste_storage::{
     Random, data_dir,
-    disk::{Damage, Disk, SimDisk, Space},
+    disk::{Damage, Disk, SimDisk, Space, Tears},
     object::{Bucket, Rates, SimStore},
+    segment::{DiskSegments, Run, SegmentId, Segments},
 };
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 /// Kinds of what data lies on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -33,6 +34,28 @@ impl Ground {
         match on.unwrap_or(chosen) {
             On::Bucket => Ground::Bucket(SimStore::new(Rates::default(), random.next_u64())),
             On::Disk => Ground::Disk(new_disk(random)),
+        }
+    }
+
+    /// Power cuts tear sectors from now on, where there are any; some cannot be read then, if bits change.
+    pub fn tear_sectors(&self, rots: bool) {
+        if let Ground::Disk(disk) = self {
+            disk.tear_sectors(if rots { Tears::Unreadable } else { Tears::Torn });
+        }
+    }
+
+    /// Files with sectors that cannot be read, and how many each has.
+    pub fn unreadable(&self) -> Vec<(String, u64)> {
+        match self {
+            Ground::Disk(disk) => disk.unreadable(),
+            Ground::Bucket(_) => Vec::new(),
+        }
+    }
+
+    /// All that can be read is copied to a new disk, with zeros in place of the rest.
+    pub fn rescue(&self) {
+        if let Ground::Disk(disk) = self {
+            disk.fill_unreadable();
         }
     }
 
@@ -78,7 +101,8 @@ impl Ground {
     }
 
     /// Bits of what is stored change, also of what was synced long ago, or whole sectors. Returns which.
-    pub fn flip_bits(&self, random: &mut Random) -> Vec<String> {
+    /// `tears`: sectors may also become unreadable.
+    pub fn flip_bits(&self, random: &mut Random, tears: bool) -> Vec<Befallen> {
         let files = self.files();
         let mut flipped = Vec::new();
         for _ in 0..=random.below(3) {
@@ -88,10 +112,14 @@ impl Ground {
             // Journal files are mostly empty space behind their first part.
             let bit = random.below(8 * (*bytes).min(200_000));
             let sector = match self {
-                Ground::Disk(_) => sector_damage(random),
+                Ground::Disk(_) => sector_damage(random, tears),
                 Ground::Bucket(_) => None,
             };
-            let (there, befallen) = match (self, sector) {
+            let mut streams = self.streams_at(path, bit / 8);
+            if let Some(Damage::Misdirected { to }) = sector {
+                streams = streams.zip(self.streams_at(path, to)).map(|(here, there)| &here | &there);
+            }
+            let (there, text) = match (self, sector) {
                 (Ground::Disk(disk), Some(damage)) => {
                     let there = disk.damage(path, bit / 8, damage);
                     (there, format!("{damage:?} befalls the sector of octet {} of {path}", bit / 8))
@@ -104,18 +132,29 @@ impl Ground {
                 }
             };
             if there {
-                flipped.push(befallen);
+                flipped.push(Befallen { text, streams });
             }
         }
         flipped
     }
 
-    /// Somebody copies what can still be read to another disk. False if all of it can.
-    pub fn replace(&self) -> bool {
-        match self {
-            Ground::Disk(disk) => disk.fill_unreadable(),
-            Ground::Bucket(_) => false,
+    /// The streams of which a segment holds something at a position, or all of its streams if what is there
+    /// is of the whole file; none of what was set aside. `None` where it is not known.
+    fn streams_at(&self, path: &str, position: u64) -> Option<BTreeSet<u64>> {
+        let Ground::Disk(disk) = self else { return None };
+        if path.ends_with(".damaged") {
+            return Some(BTreeSet::new());
         }
+        let name = path.strip_prefix(data_dir::SEGMENTS_DIR)?.strip_prefix('/')?.strip_suffix(".segment")?;
+        let id = SegmentId(u64::from_str_radix(name, 16).ok()?);
+        let disk: Arc<dyn Disk> = Arc::new(disk.copy());
+        let segments = DiskSegments::open(disk, data_dir::SEGMENTS_DIR).ok()?;
+        let runs = Segments::open(Arc::new(segments)).ok()?.runs(id).ok()?;
+        let sector = position / SECTOR_BYTES_MAX * SECTOR_BYTES_MAX;
+        let holds =
+            |run: &&Run| run.position < sector + SECTOR_BYTES_MAX && sector < run.position + run.bytes;
+        let there: BTreeSet<u64> = runs.iter().filter(holds).map(|run| run.stream).collect();
+        Some(if there.is_empty() { runs.iter().map(|run| run.stream).collect() } else { there })
     }
 
     /// What may rot, with sizes in bytes: not the few bytes that say whose data this is.
@@ -154,17 +193,25 @@ fn new_disk(random: &mut Random) -> SimDisk {
     disk
 }
 
-/// None for a single bit. Torn sectors are left out: docs/durability.md assumes that there are none.
-fn sector_damage(random: &mut Random) -> Option<Damage> {
+/// Something that was done to what is stored.
+pub struct Befallen {
+    pub text: String,
+    /// Whose messages lay there, if that can be told; else it may have been anybody's.
+    pub streams: Option<BTreeSet<u64>>,
+}
+
+/// None for a single bit.
+fn sector_damage(random: &mut Random, tears: bool) -> Option<Damage> {
     match random.below(SECTOR_DAMAGE_ONE_IN) {
         0 => Some(Damage::Bits(2 + random.below(6) as u32)),
         1 => Some(Damage::Garbage),
         2 => Some(Damage::Lost),
         3 => Some(Damage::Misdirected { to: random.below(200_000) }),
-        4 => Some(Damage::Unreadable),
+        4 | 5 if tears => Some(Damage::Unreadable),
         _ => None,
     }
 }
 
-/// Of so many damages, five are to whole sectors.
+const SECTOR_BYTES_MAX: u64 = 4_096;
+/// Of so many damages, four are to whole sectors, or six.
 const SECTOR_DAMAGE_ONE_IN: u64 = 12;

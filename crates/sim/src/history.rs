@@ -6,9 +6,11 @@
 //! before its predecessor.
 
 mod damage;
+mod names;
 
 use crate::{clients::undertaker::Buried, message::Id, topology};
-use damage::{Missing, ToldDamage};
+use damage::{Hurt, Missing, ToldDamage};
+use names::Names;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::{self, Write},
@@ -84,8 +86,10 @@ pub struct History {
     pub reads_fail: bool,
     /// Bits of what is stored change. What follows from it is forgiven as far as the broker tells of it.
     pub rots: bool,
-    /// How many bits have changed.
-    pub flips: u64,
+    /// What has changed.
+    hurt: Hurt,
+    /// What the catalog has held, and what of it was lost.
+    names: Names,
     told_damage: ToldDamage,
     /// What is missing, if bits change.
     missing: Vec<Missing>,
@@ -135,7 +139,8 @@ impl History {
             incarnation: 0,
             reads_fail: false,
             rots: false,
-            flips: 0,
+            hurt: Hurt::default(),
+            names: Names::default(),
             told_damage: ToldDamage::default(),
             missing: Vec::new(),
             strange: Vec::new(),
@@ -187,7 +192,7 @@ impl History {
 
     /// A message is missing; with changed bits, the broker has to say that some are.
     pub fn is_missing(&mut self, text: String) {
-        self.misses(Missing { object: None, source: None, text });
+        self.misses(Missing { object: None, sources: Vec::new(), text });
     }
 
     /// A partition has nothing at an offset.
@@ -195,7 +200,7 @@ impl History {
         let object = Some(damage::partition(topic, partition));
         self.misses(Missing {
             object,
-            source: None,
+            sources: Vec::new(),
             text: format!("{topic}/{partition} lacks offset {offset}"),
         });
     }
@@ -402,9 +407,12 @@ impl History {
             None => self.wrong(format!("{id} was found in {place:?} and never sent")),
             // It is bound at some time, and what was on its way then may come there.
             Some(_) if *place == topology::COMER => {}
-            Some(published) if !published.places.contains(place) => {
-                // A queue whose settings are lost has the dead-letter target of before.
+            // With its state, a queue of before may come back, and have another target for the dead.
+            Some(published) if !published.places.contains(place) && published.fate == Fate::Apart => {
                 self.violation(format!("{id} was found in {place:?} and not sent there"));
+            }
+            Some(published) if !published.places.contains(place) => {
+                self.wrong(format!("{id} was found in {place:?} and not sent there"));
             }
             Some(_) => {}
         }
@@ -462,22 +470,20 @@ impl History {
                 let is_counted = self.rots && matches!(place, Place::Topic(_));
                 if found == 0 && published.acknowledged && !is_counted {
                     // What died elsewhere may have got lost there, or on its way.
-                    let (object, source) = match place {
-                        Place::Queue(queue) if published.fate == Fate::Stays => {
-                            (Some(damage::queue(queue)), source_of(queue, &published.places))
-                        }
-                        Place::Session(session) => (Some(format!("session {session}")), None),
-                        _ => (None, None),
+                    let object = match place {
+                        Place::Queue(queue) if published.fate == Fate::Stays => Some(damage::queue(queue)),
+                        Place::Session(session) => Some(damage::session(session)),
+                        _ => None,
                     };
                     let text = format!("{id} was acknowledged and is missing in {place:?}");
-                    missing.push(Missing { object, source, text });
+                    missing.push(Missing { object, sources: sources(place, &published.places), text });
                 } else if found > most {
                     too_often.push(format!("{id} is in {place:?} {found} times"));
                 }
             }
             if !self.is_taken((id, published)) {
                 let text = format!("{id} was acknowledged and nobody ever took it: {:?}", published.places);
-                missing.push(Missing { object: None, source: None, text });
+                missing.push(Missing { object: None, sources: Vec::new(), text });
             }
         }
         missing.into_iter().for_each(|missing| self.misses(missing));
@@ -491,8 +497,8 @@ impl History {
             let Some(published) = self.published.get(id) else { continue };
             if !seen.settled && published.fate == Fate::Stays {
                 let text = format!("{id} was delivered from {queue} and is gone without having been settled");
-                let source = source_of(queue, &published.places);
-                missing.push(Missing { object: Some(damage::queue(queue)), source, text });
+                let sources = sources(&Place::Queue(queue), &published.places);
+                missing.push(Missing { object: Some(damage::queue(queue)), sources, text });
             }
         }
         missing
@@ -556,7 +562,7 @@ impl History {
                 let text = format!("{topic}/{partition} ends at {end} and {offset} was read");
                 self.misses(Missing {
                     object: Some(damage::partition(topic, partition)),
-                    source: None,
+                    sources: Vec::new(),
                     text,
                 });
                 continue;
@@ -577,13 +583,13 @@ impl History {
     }
 }
 
-/// What a queue is fed from: the topic among the places of its message, or the queue in which it expires.
-fn source_of(queue: &str, places: &[Place]) -> Option<String> {
-    if queue == topology::LATE {
-        return Some(damage::queue(topology::WAITING));
-    }
-    places.iter().find_map(|place| match place {
-        Place::Topic(topic) => Some(format!("topic {topic}")),
+/// What a message has to leave before it comes to its place: topics among its places, and the queue whose
+/// messages expire and go on.
+fn sources(place: &Place, places: &[Place]) -> Vec<String> {
+    let topics = places.iter().filter_map(|place| match place {
+        Place::Topic(topic) => Some(damage::topic(topic)),
         _ => None,
-    })
+    });
+    let expires = *place == Place::Queue(topology::LATE);
+    topics.chain(expires.then(|| damage::queue(topology::WAITING))).collect()
 }

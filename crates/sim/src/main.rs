@@ -35,6 +35,10 @@ struct Options {
     /// Whether stored bits change; by default each seed chooses, one time in ten
     #[arg(long)]
     rots: Option<bool>,
+    /// Whether power cuts tear sectors, and sectors become unreadable where stored bits change; by default
+    /// each seed chooses, one time in three
+    #[arg(long)]
+    tears: Option<bool>,
     /// Runs at the same time; by default one per processor
     #[arg(long)]
     jobs: Option<usize>,
@@ -56,8 +60,8 @@ fn main() -> ExitCode {
         surveyor: lacks(Part::Surveyor),
         undertakers: lacks(Part::Undertakers),
     };
-    let (bug, on, rots) = (options.bug, options.on, options.rots);
-    let settings = |seed, verbose| Settings { seed, bug, on, without, rots, verbose };
+    let (bug, on, rots, tears) = (options.bug, options.on, options.rots, options.tears);
+    let settings = |seed, verbose| Settings { seed, bug, on, without, rots, tears, verbose };
     if let Some(seed) = options.seed {
         let report = run(settings(seed, true));
         report.log.iter().for_each(|line| println!("{line}"));

@@ -4,7 +4,7 @@
 use crate::{
     bug::Bug,
     clients::{Doors, Shore, amqp, gardener, group, kafka, mqtt, surveyor, undertaker},
-    ground::{Ground, On},
+    ground::{Befallen, Ground, On},
     history::{Counts, History},
     network::Weather,
     panics,
@@ -50,6 +50,9 @@ pub struct Settings {
     pub without: Without,
     /// Whether bits change, instead of what the seed chooses.
     pub rots: Option<bool>,
+    /// Whether power cuts tear sectors, and sectors become unreadable in runs whose bits change, instead of
+    /// what the seed chooses.
+    pub tears: Option<bool>,
     /// Keep every event as text.
     pub verbose: bool,
 }
@@ -119,6 +122,8 @@ struct Run {
     cast: Cast,
     /// Bits flip while nobody looks.
     rots: bool,
+    /// Sectors tear, and become unreadable if bits flip.
+    tears: bool,
     without: Without,
     /// The journal is never released, so that the end of the run can be compared with all of it.
     keeps_journal: bool,
@@ -137,6 +142,8 @@ struct Cast {
     most: u32,
 }
 
+/// Makes another sequence of random numbers of the seed.
+const TEARS: u64 = 0x7465_6172_7300_0000;
 const AMQP_PUBLISHERS: u32 = 2;
 const PRODUCERS: u32 = 3;
 const DEVICES: u32 = 2;
@@ -177,8 +184,14 @@ impl Run {
         let rots = settings.rots.unwrap_or(chosen);
         shore.history.borrow_mut().rots = rots;
         let keeps_journal = random.chance(1, 2);
+        // Chosen apart, so that seeds without it run as they did before there was a choice.
+        let tears = settings.tears.unwrap_or(Random::new(settings.seed ^ TEARS).chance(1, 3));
+        if tears {
+            ground.tear_sectors(rots);
+        }
         Run {
             rots,
+            tears,
             without: settings.without,
             keeps_journal,
             random,
@@ -195,18 +208,25 @@ impl Run {
             let faults = Faults::choose(&mut self.random);
             self.start(number == 0, Some(faults))?;
             if self.rots {
-                for flipped in self.ground.flip_bits(&mut self.random) {
+                for Befallen { text, streams } in self.ground.flip_bits(&mut self.random, self.tears) {
                     let mut history = self.shore.history.borrow_mut();
-                    history.flips += 1;
-                    history.note(format_args!("{flipped}"));
+                    history.note(format_args!("{text}"));
+                    history.hurt(1, streams);
                 }
             }
         }
-        // What cannot be read now and then would be waited for without end.
-        if self.ground.replace() {
-            self.shore.history.borrow_mut().note(format_args!("the disk was replaced"));
-        }
+        // What is read of every message in the end would fail again and again.
+        self.rescue();
         self.start(false, None)
+    }
+
+    /// Somebody has the disk replaced.
+    fn rescue(&self) {
+        for (path, sectors) in self.ground.unreadable() {
+            let mut history = self.shore.history.borrow_mut();
+            history.note(format_args!("rescued but for {sectors} sectors: {path}"));
+        }
+        self.ground.rescue();
     }
 
     /// One start of the broker, until a fault ends it; without faults until nothing is left to do.
@@ -215,7 +235,8 @@ impl Run {
             let mut history = self.shore.history.borrow_mut();
             history.incarnation += 1;
             history.counts.starts += 1;
-            history.reads_fail = faults.as_ref().is_some_and(Faults::fails_reads);
+            let fails_reads = faults.as_ref().is_some_and(Faults::fails_reads);
+            history.reads_fail = fails_reads || !self.ground.unreadable().is_empty();
         }
         self.shore.weather.set(match faults {
             Some(_) => Weather {
@@ -243,9 +264,22 @@ impl Run {
         drop(local);
         drop(runtime);
         if let Some(ended) = outcome? {
-            self.ground.left(ended);
+            self.leave(ended);
         }
         Ok(())
+    }
+
+    /// The broker is gone. A sector that cannot be read afterwards counts as damaged.
+    fn leave(&self, ended: Ended) {
+        let sectors = || self.ground.unreadable().iter().map(|(_, sectors)| sectors).sum::<u64>();
+        let before = sectors();
+        self.ground.left(ended);
+        let torn = sectors().saturating_sub(before);
+        if torn > 0 {
+            let mut history = self.shore.history.borrow_mut();
+            history.note(format_args!("{torn} sectors were torn and cannot be read"));
+            history.hurt(torn, None);
+        }
     }
 
     async fn start_within(&mut self, first: bool, faults: Option<Faults>) -> Result<Option<Ended>> {
@@ -269,6 +303,7 @@ impl Run {
                 Err(error) => self.shore.history.borrow_mut().broken(format!("{error:#}")),
             }
         }
+        self.shore.history.borrow_mut().survey(&broker.catalog());
         self.bring_on(first);
         match faults {
             Some(faults) => {
@@ -293,17 +328,19 @@ impl Run {
     fn listen(&self, broker: &Broker) {
         let mut history = self.shore.history.borrow_mut();
         broker.damage().iter().for_each(|damage| history.damage(damage));
+        history.learn_streams(&broker.catalog());
     }
 
     fn open(&mut self, failed: &Arc<AtomicBool>) -> Result<(Broker, Scheduler)> {
-        let shore = Random::new(self.random.next_u64());
-        let (broker, stepper, checkpoints) = match self.open_once(failed) {
-            // It needs what cannot be read, and says so: then the disk is replaced.
-            Err(error) if self.ground.replace() => {
-                self.shore.history.borrow_mut().note(format_args!("the disk was replaced: {error}"));
-                self.open_once(failed)
+        let (told, shore) = (failed.clone(), Random::new(self.random.next_u64()));
+        let (broker, stepper, checkpoints) = match self.try_to_open(told.clone()) {
+            Err(error) if self.names_unreadable(&error) => {
+                let text = format!("does not start: {error:#}");
+                self.shore.history.borrow_mut().note(format_args!("{text}"));
+                self.rescue();
+                self.try_to_open(told)
             }
-            opened => opened,
+            outcome => outcome,
         }
         .context("the broker does not start")?;
         let scheduler = Scheduler::new(
@@ -317,11 +354,21 @@ impl Run {
         Ok((broker, scheduler))
     }
 
-    fn open_once(&mut self, failed: &Arc<AtomicBool>) -> Result<(Broker, Stepper, Checkpoints), OpenError> {
-        let told = failed.clone();
-        let fatal = Box::new(move |_| told.store(true, Ordering::Relaxed));
+    fn try_to_open(&mut self, failed: Arc<AtomicBool>) -> Result<(Broker, Stepper, Checkpoints), OpenError> {
+        let fatal = Box::new(move |_| failed.store(true, Ordering::Relaxed));
         let world = World { fatal, ..self.world(self.ground.home()) };
         Broker::open_stepped(world, self.config())
+    }
+
+    /// Whether a start was refused for a file with a sector that cannot be read, and says which.
+    fn names_unreadable(&self, error: &OpenError) -> bool {
+        let text = format!("{error:#}");
+        // Journal files are called by their numbers.
+        let name = |path: &str| {
+            let name = path.rsplit('/').next().unwrap_or_default();
+            name.strip_suffix(".journal").unwrap_or(name).to_owned()
+        };
+        self.ground.unreadable().iter().any(|(path, _)| text.contains(&name(path)))
     }
 
     fn world(&mut self, home: Home) -> World {
