@@ -140,7 +140,8 @@ impl Damage {
             false => "damaged header of a checkpoint file; nothing is lost by it".to_owned(),
             true => format!(
                 "damaged checkpoint, state lost from {} to {}: it is rebuilt from segments and journal where they \
-                 have it; what was settled since may come again",
+                 have it; what was settled since may come again, and messages on their way to another queue \
+                 or topic may be lost",
                 state_at(lost.after.as_deref().unwrap_or_default()),
                 lost.before.as_deref().map_or_else(|| "the end".to_owned(), state_at),
             ),
