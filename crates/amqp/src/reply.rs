@@ -106,6 +106,7 @@ pub(crate) fn not_authenticated(error: AuthenticationError, mechanism: &str, use
         AuthenticationError::AnonymousFromAfar
         | AuthenticationError::AnonymousOff
         | AuthenticationError::NoCertificate
+        | AuthenticationError::Token(_)
         | AuthenticationError::UnknownCertificate
         | AuthenticationError::Wrong => Exception::new(
             ReplyCode::AccessRefused,

@@ -3,13 +3,20 @@
 use crate::{
     origin::{Grant, Origin, Unnamed},
     revocation::Revoked,
+    token::TokenError,
 };
 use posthaste_engine::{
     Catalog,
     catalog::{Asker, Grants, User, Wish},
 };
-use posthaste_model::Name;
-use std::{net::IpAddr, sync::Arc};
+use posthaste_model::{Name, Timestamp};
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+};
 
 /// The namespace of what the broker keeps of itself. Only administrators may do anything there, whatever the
 /// patterns of a permission match.
@@ -24,10 +31,10 @@ pub enum Credentials<'a> {
     Anonymous,
     /// The certificate that it has.
     Certificate,
-    Password {
-        user: &'a str,
-        password: &'a [u8],
-    },
+    /// The password may be a token: then the name counts for nothing, unless it is that user's password.
+    Password { user: &'a str, password: &'a [u8] },
+    /// A bearer token.
+    Token(&'a str),
 }
 
 /// Who a client is. What it may do is looked up by each check, so that a change of rights counts at once.
@@ -65,6 +72,8 @@ pub(crate) enum Shown {
     Certificate(Option<String>),
     /// The password of the user as it was then.
     Password(Arc<User>),
+    /// A token; until when it is good, in milliseconds since 1970, and whether the user had an entry then.
+    Token { expires: AtomicI64, has_entry: bool },
 }
 
 /// Why a client was not let in. It is told no more than that.
@@ -86,6 +95,8 @@ pub enum AuthenticationError {
     NoCertificate,
     #[error("no user goes by a name in the client's certificate; give one the name with --certificate-name")]
     UnknownCertificate,
+    #[error(transparent)]
+    Token(#[from] TokenError),
     #[error("the user name or the password is wrong")]
     Wrong,
 }
@@ -184,7 +195,7 @@ impl Principal {
 
     /// Whether the user is still there, and what it has shown is still good; of a client without credentials,
     /// whether such are let in.
-    pub(crate) fn standing(&self, catalog: &Catalog) -> Result<(), Revoked> {
+    pub(crate) fn standing(&self, catalog: &Catalog, now: Timestamp) -> Result<(), Revoked> {
         let identity = match &self.0 {
             Kind::Anonymous(unnamed) if unnamed.grant(catalog) == Grant::Nothing => {
                 return Err(Revoked::Anonymous);
@@ -193,14 +204,42 @@ impl Principal {
             Kind::User(identity) => identity,
         };
         let name = || identity.name.to_string();
-        let user = catalog.user(&identity.name).ok_or_else(|| Revoked::Deleted(name()))?;
+        if self.expires().is_some_and(|expires| expires <= now) {
+            return Err(Revoked::Expired(name()));
+        }
+        let Some(user) = catalog.user(&identity.name) else {
+            let in_a_group = identity.groups.iter().any(|group| catalog.user_group(group).is_some());
+            return match &identity.shown {
+                Shown::Token { has_entry: false, .. } if in_a_group => Ok(()),
+                _ => Err(Revoked::Deleted(name())),
+            };
+        };
         match &identity.shown {
             Shown::Password(shown) if shown.password != user.password => Err(Revoked::Password(name())),
             Shown::Certificate(Some(shown)) if !user.certificate_names.contains(shown) => {
                 Err(Revoked::Certificate(name()))
             }
-            Shown::Nothing | Shown::Certificate(_) | Shown::Password(_) => Ok(()),
+            Shown::Nothing | Shown::Certificate(_) | Shown::Password(_) | Shown::Token { .. } => Ok(()),
         }
+    }
+
+    /// Until when its token is good; none if it has shown none.
+    pub(crate) fn expires(&self) -> Option<Timestamp> {
+        match &self.0 {
+            Kind::User(identity) => identity.expires(),
+            Kind::Anonymous(_) | Kind::System(_) => None,
+        }
+    }
+
+    /// Goes on until a further token of the same user with the same groups expires; whether it is one.
+    pub(crate) fn renew(&self, further: &Principal) -> bool {
+        let (Kind::User(old), Kind::User(new)) = (&self.0, &further.0) else { return false };
+        let (Shown::Token { expires, .. }, Some(until)) = (&old.shown, new.expires()) else { return false };
+        let same = old.name == new.name && old.groups == new.groups;
+        if same {
+            expires.store(until.0, Ordering::Relaxed);
+        }
+        same
     }
 
     pub(crate) fn is_administrator(&self, catalog: &Catalog) -> bool {
@@ -236,6 +275,22 @@ impl Principal {
         Ok(Principal(Kind::User(Arc::new(Identity { name, groups, namespace, from, shown }))))
     }
 
+    /// Lets in a user by the word of an issuer of tokens, perhaps one without an entry in the catalog.
+    pub(crate) fn admit_by_token(
+        entry: Option<&User>,
+        name: Name,
+        groups: Vec<Name>,
+        origin: &Origin,
+        expires: Timestamp,
+    ) -> Result<Principal, AuthenticationError> {
+        if entry.is_some_and(|user| user.loopback_only) && !origin.is_local {
+            return Err(AuthenticationError::LoopbackOnly);
+        }
+        let shown = Shown::Token { expires: AtomicI64::new(expires.0), has_entry: entry.is_some() };
+        let from = Some(origin.peer.ip());
+        Ok(Principal(Kind::User(Arc::new(Identity { name, groups, from, shown }))))
+    }
+
     pub(crate) fn anonymous(unnamed: Unnamed) -> Principal {
         Principal(Kind::Anonymous(unnamed))
     }
@@ -255,6 +310,13 @@ impl Principal {
 }
 
 impl Identity {
+    fn expires(&self) -> Option<Timestamp> {
+        match &self.shown {
+            Shown::Token { expires, .. } => Some(Timestamp(expires.load(Ordering::Relaxed))),
+            Shown::Nothing | Shown::Certificate(_) | Shown::Password(_) => None,
+        }
+    }
+
     fn asker<'a>(&'a self, client: Option<&'a str>) -> Asker<'a> {
         Asker { user: &self.name, client, from: self.from }
     }

@@ -20,6 +20,7 @@ use crate::{
     revocation::Revocations,
     tap::Taps,
     thread::Input,
+    token::TokenIssuers,
     usage::{self, Usages},
 };
 use arc_swap::ArcSwap;
@@ -104,6 +105,7 @@ pub(crate) struct Shared {
     /// Likewise.
     pub anonymous: parking_lot::RwLock<HashMap<String, Anonymous>>,
     pub certificate_user: parking_lot::RwLock<CertificateUser>,
+    pub token_issuers: TokenIssuers,
     clock: Clock,
     pub work: Work,
     catalog: ArcSwap<Catalog>,
@@ -176,6 +178,7 @@ impl Shared {
             listener_namespaces: parking_lot::RwLock::default(),
             anonymous: parking_lot::RwLock::default(),
             certificate_user: parking_lot::RwLock::default(),
+            token_issuers: TokenIssuers::default(),
             catalog: ArcSwap::from_pointee(parts.catalog),
             inboxes: parts.inboxes,
             outboxes: parts.outboxes,

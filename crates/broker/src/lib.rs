@@ -46,6 +46,7 @@ pub mod stepped;
 mod tap;
 mod thread;
 mod tickets;
+mod token;
 mod usage;
 
 pub use access::{
@@ -76,6 +77,7 @@ pub use resolve::Resolved;
 pub use revocation::{Revoked, RightsWatch};
 pub use scram::{Exchange as ScramExchange, Mechanism as ScramMechanism};
 pub use thread::DeliverySink;
+pub use token::{ReadKeys, TOKEN_BYTES_MAX, TokenAlgorithm, TokenError, TokenIssuer};
 pub use usage::Usage;
 
 pub use posthaste_engine as engine;

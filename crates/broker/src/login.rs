@@ -12,8 +12,9 @@ use crate::{
     environment::Work,
     namespace::Given,
     origin::Origin,
-    password::hash_password,
+    password::{PASSWORD_BYTES_MAX, hash_password},
     scram::{self, ClientFirst, Exchange as ScramExchange, Mechanism as ScramMechanism},
+    token::looks_like_token,
 };
 use parking_lot::Mutex;
 use posthaste_engine::catalog::Password;
@@ -266,10 +267,17 @@ impl Broker {
             Credentials::Certificate => {
                 return self.by_certificate(origin).map_err(|error| self.refused(origin, None, error));
             }
+            Credentials::Token(token) => return self.by_token(origin, token).await,
             Credentials::Password { user, password } => (user, password),
         };
         let catalog = self.catalog();
         let Given { user, namespace } = Given::read(&catalog, user);
+        if self.accepts_tokens()
+            && let Some(token) = looks_like_token(password)
+        {
+            let result = self.by_password_or_token(origin, user, token).await;
+            return result.map(|principal| principal.naming(namespace));
+        }
         if let Some(known) = self.known_password(user, password, origin) {
             let known = known.map(|principal| principal.naming(namespace));
             return known.map_err(|error| self.refused(origin, Some(user), error));
@@ -282,6 +290,45 @@ impl Broker {
         };
         match result {
             Ok(principal) => Ok(principal.naming(namespace)),
+            Err(error) => Err(self.fail(origin, user, error).await),
+        }
+    }
+
+    async fn by_token(&self, origin: &Origin, token: &str) -> Result<Principal, AuthenticationError> {
+        let _turn = self.turn(origin, "").await?;
+        match self.check_token(token, origin).await {
+            Ok(principal) => Ok(principal),
+            Err(error) => Err(self.fail(origin, "", error).await),
+        }
+    }
+
+    /// A client whose password may be a token. Should it be the very password of the user that is named, then
+    /// it is that.
+    async fn by_password_or_token(
+        &self,
+        origin: &Origin,
+        user: &str,
+        token: &str,
+    ) -> Result<Principal, AuthenticationError> {
+        let password = token.as_bytes();
+        let may_be_one = password.len() <= PASSWORD_BYTES_MAX;
+        if may_be_one && let Some(known) = self.known_password(user, password, origin) {
+            return known.map_err(|error| self.refused(origin, Some(user), error));
+        }
+        let _turn = self.turn(origin, user).await?;
+        let by_token = self.check_token(token, origin).await;
+        // With a wrong token, a user that is not there takes as long as one that is.
+        let has_password = || self.catalog().user(user).is_some_and(|user| user.password.is_set());
+        let result = if may_be_one && (by_token.is_err() || has_password()) {
+            match (self.check_password(user, password, origin).await, by_token) {
+                (Err(AuthenticationError::Wrong), by_token) => by_token,
+                (by_password, _) => by_password,
+            }
+        } else {
+            by_token
+        };
+        match result {
+            Ok(principal) => Ok(principal),
             Err(error) => Err(self.fail(origin, user, error).await),
         }
     }

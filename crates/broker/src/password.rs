@@ -28,7 +28,7 @@ pub(crate) struct KnownPasswords {
 }
 
 const KNOWN_PASSWORDS_MAX: usize = 10_000;
-const PASSWORD_BYTES_MAX: usize = 1_024;
+pub(crate) const PASSWORD_BYTES_MAX: usize = 1_024;
 
 impl KnownPasswords {
     /// Of this run.

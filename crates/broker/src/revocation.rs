@@ -4,21 +4,36 @@
 //! that the change concerns. Its adapter then ends it ([`Client::standing`]), or judges again what it has
 //! open.
 
-use crate::{Error, access::Rights, authentication::Principal, broker::Shared, client::Client, usage::Seat};
-use parking_lot::Mutex;
-use std::{
-    collections::HashMap,
-    sync::{Arc, Weak},
+use crate::{
+    Broker, Error, access::Rights, authentication::Principal, broker::Shared, client::Client, usage::Seat,
 };
+use parking_lot::Mutex;
+use posthaste_model::Timestamp;
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, OnceLock, Weak},
+    time::Duration,
+};
+use tokio::sync::Notify;
+
+/// How often is looked whether a token has expired.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// The registered connections.
 #[derive(Default)]
-pub(crate) struct Revocations(Mutex<Table>);
+pub(crate) struct Revocations {
+    table: Mutex<Table>,
+    /// The first client with a token is there.
+    expiring: Notify,
+    watching: OnceLock<()>,
+}
 
 #[derive(Default)]
 struct Table {
     next: u64,
     watches: HashMap<u64, Watch>,
+    /// Those whose clients have shown tokens.
+    expiring: HashSet<u64>,
 }
 
 struct Watch {
@@ -43,6 +58,8 @@ pub enum Revoked {
     Certificate(String),
     #[error("user '{0}' was deleted")]
     Deleted(String),
+    #[error("the token of user '{0}' has expired; log in with a new one")]
+    Expired(String),
     #[error("the password of user '{0}' was changed; log in again")]
     Password(String),
 }
@@ -57,11 +74,15 @@ impl Client {
         let seat = Seat::take(self)?;
         let changed: Arc<dyn Fn() + Send + Sync> = Arc::new(changed);
         let shared = &self.broker().shared;
-        let mut table = shared.revocations.0.lock();
+        let mut table = shared.revocations.table.lock();
         let number = table.next;
         table.next += 1;
         let told = self.rights();
         let principal = self.principal().clone();
+        if principal.expires().is_some() {
+            table.expiring.insert(number);
+            shared.revocations.expiring.notify_one();
+        }
         table.watches.insert(number, Watch { principal, told, changed: changed.clone() });
         drop(table);
         if self.standing().is_err() {
@@ -73,23 +94,48 @@ impl Client {
     /// Whether the client may stay connected.
     ///
     /// # Errors
-    /// Its user is gone, or has another password than the client has shown.
+    /// Its user is gone, or what the client has shown is good no more.
     pub fn standing(&self) -> Result<(), Revoked> {
-        self.principal().standing(&self.broker().shared.catalog_now())
+        let shared = &self.broker().shared;
+        self.principal().standing(&shared.catalog_now(), shared.now())
+    }
+
+    /// Lets the client stay until a further token expires; whether it is one of the same user with the same
+    /// groups. Any other is for another log-in.
+    pub fn renew(&self, further: &Principal) -> bool {
+        self.principal().renew(further)
     }
 }
 
 impl Revocations {
     /// Registered connections, for a look at what the broker holds.
     pub fn len(&self) -> usize {
-        self.0.lock().watches.len()
+        self.table.lock().watches.len()
+    }
+
+    /// Whether there are any clients with tokens. One is told until it has gone.
+    fn tell_expired(&self, now: Timestamp) -> bool {
+        let table = self.table.lock();
+        let expired: Vec<_> = table
+            .expiring
+            .iter()
+            .filter_map(|number| table.watches.get(number))
+            .filter(|watch| watch.principal.expires().is_some_and(|expires| expires <= now))
+            .map(|watch| watch.changed.clone())
+            .collect();
+        let any = !table.expiring.is_empty();
+        drop(table);
+        for tell in expired {
+            tell();
+        }
+        any
     }
 
     /// Tells the connections whose rights rest on something else than when they were told last.
     fn tell(&self, shared: &Shared) {
         let mut changed = Vec::new();
         let catalog = shared.catalog();
-        for watch in self.0.lock().watches.values_mut() {
+        for watch in self.table.lock().watches.values_mut() {
             let now = Rights::of(&watch.principal, &catalog);
             if now != watch.told {
                 watch.told = now;
@@ -98,6 +144,32 @@ impl Revocations {
         }
         for tell in changed {
             tell();
+        }
+    }
+}
+
+/// Sees to it that clients are told when their tokens have expired.
+pub(crate) fn watch_tokens(broker: &Broker) {
+    let shared = &broker.shared;
+    shared.revocations.watching.get_or_init(|| drop(shared.runtime().spawn(tell_until_stop(broker.clone()))));
+}
+
+/// Tells clients whose tokens have expired, until the broker stops.
+async fn tell_until_stop(broker: Broker) {
+    let mut stopping = broker.stopping();
+    loop {
+        let revocations = &broker.shared.revocations;
+        let any = revocations.tell_expired(broker.shared.now());
+        let wait = async {
+            if any {
+                tokio::time::sleep(LOOK_EVERY).await;
+            } else {
+                revocations.expiring.notified().await;
+            }
+        };
+        tokio::select! {
+            () = wait => {}
+            _ = stopping.changed() => return,
         }
     }
 }
@@ -114,7 +186,9 @@ impl Shared {
 impl Drop for RightsWatch {
     fn drop(&mut self) {
         if let Some(shared) = self.shared.upgrade() {
-            shared.revocations.0.lock().watches.remove(&self.number);
+            let mut table = shared.revocations.table.lock();
+            table.watches.remove(&self.number);
+            table.expiring.remove(&self.number);
         }
     }
 }

@@ -17,6 +17,7 @@ mod queues;
 mod restart;
 mod salvage;
 mod support;
+mod tokens;
 mod topics;
 mod transfers;
 mod upgrade;

@@ -1,6 +1,6 @@
 //! The broker's answers in MQTT's words: the only place that turns its errors into reason codes.
 
-use posthaste_broker::{AuthenticationError, Error};
+use posthaste_broker::{AuthenticationError, Error, TokenError};
 use posthaste_engine::effect::Refusal;
 
 use crate::wire::ReasonCode;
@@ -14,7 +14,9 @@ pub(crate) fn authentication(error: AuthenticationError) -> ReasonCode {
         | AuthenticationError::NoCertificate
         | AuthenticationError::UnknownCertificate => ReasonCode::NotAuthorized,
         AuthenticationError::Busy => ReasonCode::ServerBusy,
-        AuthenticationError::Wrong => ReasonCode::BadUserNameOrPassword,
+        // It is good, but not for anybody here.
+        AuthenticationError::Token(TokenError::Stranger) => ReasonCode::NotAuthorized,
+        AuthenticationError::Token(_) | AuthenticationError::Wrong => ReasonCode::BadUserNameOrPassword,
     }
 }
 
