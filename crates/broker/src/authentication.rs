@@ -287,8 +287,8 @@ impl Principal {
             return Err(AuthenticationError::LoopbackOnly);
         }
         let shown = Shown::Token { expires: AtomicI64::new(expires.0), has_entry: entry.is_some() };
-        let from = Some(origin.peer.ip());
-        Ok(Principal(Kind::User(Arc::new(Identity { name, groups, from, shown }))))
+        let (from, namespace) = (Some(origin.peer.ip()), None);
+        Ok(Principal(Kind::User(Arc::new(Identity { name, groups, namespace, from, shown }))))
     }
 
     pub(crate) fn anonymous(unnamed: Unnamed) -> Principal {

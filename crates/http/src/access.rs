@@ -1,4 +1,4 @@
-//! Who asks: HTTP Basic, and what a web page in somebody's browser may not do.
+//! Who asks: HTTP Basic or Bearer, and what a web page in somebody's browser may not do.
 
 use crate::failure::Failure;
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -55,8 +55,12 @@ pub async fn authenticate(
     let Some(given) = headers.get(AUTHORIZATION) else {
         return Ok(broker.log_in(origin, Credentials::Anonymous).await?);
     };
+    if let Some(token) = given.to_str().ok().and_then(bearer) {
+        return Ok(broker.log_in(origin, Credentials::Token(token)).await?);
+    }
     let Some((user, password)) = given.to_str().ok().and_then(basic) else {
-        let why = "the header Authorization is not `Basic` with user and password";
+        let why =
+            "the header Authorization is neither `Basic` with user and password nor `Bearer` with a token";
         broker.log_in_refused(origin, None, &why);
         return Err(AuthenticationError::Wrong.into());
     };
@@ -65,6 +69,12 @@ pub async fn authenticate(
 
 fn foreign(message: &str) -> Failure {
     Failure::new(StatusCode::FORBIDDEN, "foreign_origin", message)
+}
+
+/// The token of RFC 6750: `Bearer` and the token.
+fn bearer(value: &str) -> Option<&str> {
+    let (scheme, token) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
 /// The credentials of RFC 7617: `Basic` and base64 of `user:password`.
@@ -114,6 +124,18 @@ mod tests {
             ("Basic", None),
         ] {
             assert_eq!(basic(value), expect, "{value}");
+        }
+    }
+
+    #[test]
+    fn bearer_tokens() {
+        for (value, expect) in [
+            ("Bearer a.b.c", Some("a.b.c")),
+            ("bearer  a.b.c ", Some("a.b.c")),
+            ("Basic a.b.c", None),
+            ("Bearer", None),
+        ] {
+            assert_eq!(bearer(value), expect, "{value}");
         }
     }
 
