@@ -140,7 +140,7 @@ impl Connection {
     /// What closes the channel or the connection.
     pub fn frame(&mut self, number: u16, frame: Frame, out: &mut Output) -> Result<Flow, Fault> {
         if number == 0 {
-            return self.connection_frame(frame, out).map_err(|exception| Fault { channel: 0, exception });
+            return self.connection_frame(frame).map_err(|exception| Fault { channel: 0, exception });
         }
         let Some(channel) = self.channels.get_mut(number) else {
             return self.frame_without_channel(number, frame, out);
@@ -170,14 +170,12 @@ impl Connection {
         Err(Exception::new(ReplyCode::ResourceError, text))
     }
 
-    fn connection_frame(&mut self, frame: Frame, out: &mut Output) -> Result<Flow, Exception> {
+    fn connection_frame(&self, frame: Frame) -> Result<Flow, Exception> {
         match frame {
             Frame::Heartbeat => Ok(Flow::Goes),
             Frame::Command(Command::Method(Method::ConnectionClose(_))) => Ok(Flow::Ends),
-            // Credentials are looked at when a connection begins, as by RabbitMQ's own user store.
-            Frame::Command(Command::Method(Method::ConnectionUpdateSecret(_))) => {
-                self.send(0, &connection::UpdateSecretOk {}, out)?;
-                Ok(Flow::Goes)
+            Frame::Command(Command::Method(Method::ConnectionUpdateSecret(update))) => {
+                Ok(Flow::Asks(update.into()))
             }
             Frame::Command(Command::Method(method)) => {
                 let text = format!("unexpected {}", method.name());

@@ -237,6 +237,10 @@ impl Session {
         out: &mut Output,
     ) -> Result<(), Close> {
         let done = match (flow, &mut self.phase) {
+            (Ok(Flow::Asks(Method::ConnectionUpdateSecret(update))), Phase::Open(open)) => {
+                let updated = open.update_secret(update, &self.origin, out).await;
+                updated.map_err(|exception| Fault { channel: 0, exception })
+            }
             (Ok(Flow::Asks(method)), Phase::Open(open)) => open.method(channel, method, out).await,
             (Ok(Flow::Ends), _) => return self.end(out).await,
             (Ok(_), _) => Ok(()),

@@ -84,6 +84,8 @@ pub struct Conversation {
     origin: Origin,
     mailbox: Mailbox<Event>,
     access: Access,
+    /// A client that is let in shows a further token next.
+    renewing: Option<sasl::Dialogue>,
     /// Requests that have arrived and not started.
     waiting: VecDeque<Bytes>,
     waiting_bytes: usize,
@@ -132,6 +134,7 @@ impl Conversation {
             connection: peer.connection,
             mailbox,
             access: Access::Stranger,
+            renewing: None,
             waiting: VecDeque::new(),
             waiting_bytes: 0,
             pending: VecDeque::new(),
@@ -292,10 +295,14 @@ impl Conversation {
         request: &crate::wire::messages::sasl_handshake::SaslHandshakeRequest,
         out: &mut Output,
     ) -> Result<(), Close> {
-        let authenticated = matches!(self.access, Access::Admitted { by_password: true, .. });
-        let (response, framing) = sasl::handshake(header.api_version, request, authenticated);
+        let tokens = self.broker.accepts_tokens();
+        // A client whose token runs out comes with another one (KIP-368).
+        let renews = self.lifetime().is_some();
+        let authenticated = matches!(self.access, Access::Admitted { by_password: true, .. }) && !renews;
+        let (response, framing) = sasl::handshake(header.api_version, request, (authenticated, tokens));
         self.respond(header, &response, out)?;
         match framing {
+            Some(dialogue) if renews => self.renewing = Some(dialogue),
             Some(dialogue) => self.access = Access::Handshaken(dialogue),
             // Who is let in already stays so, as in Kafka; anybody else has nothing more to say.
             None if authenticated => {}
@@ -304,13 +311,21 @@ impl Conversation {
         Ok(())
     }
 
+    /// How long the client may go on, in milliseconds, if it has shown a token.
+    fn lifetime(&self) -> Option<u64> {
+        match &self.access {
+            Access::Admitted { context, .. } => self.broker.milliseconds_left(context.client.principal()),
+            Access::Stranger | Access::Handshaken(_) => None,
+        }
+    }
+
     async fn sasl_authenticate(
         &mut self,
         header: &RequestHeader,
         token: &[u8],
         out: &mut Output,
     ) -> Result<(), Close> {
-        let result = self.token(token).await;
+        let result = self.token(token).await.map(|answer| (answer, self.lifetime()));
         let response = sasl::response(&result);
         self.respond(header, &response, out)?;
         if result.is_err() { Err(Close::Done) } else { Ok(()) }
@@ -319,6 +334,9 @@ impl Conversation {
     /// Judges a token of the mechanism that is agreed on, and returns the answer. A refusal ends the
     /// connection.
     async fn token(&mut self, token: &[u8]) -> Result<String, sasl::Refusal> {
+        if let Some(dialogue) = self.renewing.take() {
+            return self.renew(dialogue, token).await;
+        }
         let step = match std::mem::replace(&mut self.access, Access::Stranger) {
             Access::Handshaken(dialogue) => {
                 sasl::authenticate(&self.broker, &self.origin, dialogue, token).await
@@ -337,6 +355,19 @@ impl Conversation {
                 self.admit(principal, true).map_err(|error| sasl::refused(&error.to_string()))?;
                 Ok(answer)
             }
+        }
+    }
+
+    /// Has a client that is let in go on with what it shows now, as the same user with the same groups.
+    async fn renew(&mut self, dialogue: sasl::Dialogue, token: &[u8]) -> Result<String, sasl::Refusal> {
+        let step = sasl::authenticate(&self.broker, &self.origin, dialogue, token).await?;
+        match (step, &self.access) {
+            (sasl::Step::Done(principal, answer), Access::Admitted { context, .. })
+                if context.client.renew(&principal) =>
+            {
+                Ok(answer)
+            }
+            _ => Err(sasl::refused("a client authenticates anew with a token of the same user and groups")),
         }
     }
 

@@ -1,5 +1,6 @@
 //! How clients show who they are, besides passwords.
 
+use crate::tokens::IssuerEntry;
 use posthaste_broker::{Broker, CertificateUser};
 use serde::Deserialize;
 
@@ -9,6 +10,8 @@ use serde::Deserialize;
 pub struct Access {
     /// Which user a client certificate stands for that no user's entry names.
     certificate_user: CertificateUser,
+    /// Issuers whose bearer tokens log in.
+    pub token_issuers: Vec<IssuerEntry>,
     /// What clients without credentials may do.
     pub anonymous: Option<AnonymousWord>,
     pub anonymous_from: Option<Reach>,

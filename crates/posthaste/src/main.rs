@@ -11,6 +11,7 @@ mod permission;
 mod reload;
 mod repair;
 mod serve;
+mod tokens;
 mod users;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};

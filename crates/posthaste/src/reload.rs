@@ -1,6 +1,7 @@
-//! TLS files are read again when they change, or when SIGHUP asks for it.
+//! TLS files and keys of token issuers are read again when they change, or when SIGHUP asks for it.
 
-use crate::entrances::Entry;
+use crate::{entrances::Entry, tokens::KeyFile};
+use posthaste_broker::Broker;
 use posthaste_net::Tls;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::signal::unix::Signal;
@@ -8,8 +9,13 @@ use tokio::signal::unix::Signal;
 /// How often is looked whether a file has changed.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// Never ends. Without TLS, SIGHUP does nothing; the process goes on.
-pub async fn reload(mut hangup: Signal, entries: &BTreeMap<&'static str, Entry>) {
+/// Never ends. Without TLS and issuers, SIGHUP does nothing; the process goes on.
+pub async fn reload(
+    mut hangup: Signal,
+    entries: &BTreeMap<&'static str, Entry>,
+    broker: &Broker,
+    mut keys: Vec<KeyFile>,
+) {
     let mut all: Vec<Arc<Tls>> = Vec::new();
     for tls in entries.values().filter_map(|entry| entry.entrance.tls.as_ref()) {
         if !all.iter().any(|known| Arc::ptr_eq(known, tls)) {
@@ -31,6 +37,21 @@ pub async fn reload(mut hangup: Signal, entries: &BTreeMap<&'static str, Entry>)
                 }
                 Ok(Ok(false)) | Err(_) => {}
             }
+        }
+        for file in &mut keys {
+            let changed = tokio::task::block_in_place(|| file.has_changed());
+            if changed || asked {
+                read_keys(broker, &file.issuer).await;
+            }
+        }
+    }
+}
+
+async fn read_keys(broker: &Broker, issuer: &str) {
+    match broker.read_token_keys(issuer).await {
+        Ok(()) => tracing::info!(issuer, "the keys of a token issuer were read again"),
+        Err(error) => {
+            tracing::error!(issuer, error, "the keys of a token issuer cannot be used; the old ones stay");
         }
     }
 }

@@ -5,6 +5,7 @@ use crate::{
     entrances::{Entry, entries},
     listeners::{SPEAKERS, check_name, formats},
     reload::reload,
+    tokens::{self, KeyFile},
     users,
 };
 use clap::Args;
@@ -139,14 +140,17 @@ async fn serve(settings: Settings) -> Result<(), String> {
     };
     let broker = tokio::task::block_in_place(|| Broker::open(config)).map_err(|e| e.to_string())?;
     settings.file.access.apply(&broker);
-    let allowed = match establish(&settings, &broker).await {
-        Ok(()) => check_plaintext(&settings, &listeners, &broker),
+    let established = match establish(&settings, &broker).await {
+        Ok(keys) => check_plaintext(&settings, &listeners, &broker).map(|()| keys),
         Err(error) => Err(error),
     };
-    if let Err(error) = allowed {
-        tokio::task::block_in_place(|| broker.stop());
-        return Err(error);
-    }
+    let keys = match established {
+        Ok(keys) => keys,
+        Err(error) => {
+            tokio::task::block_in_place(|| broker.stop());
+            return Err(error);
+        }
+    };
     let connections = Arc::new(AtomicUsize::new(0));
     broker.watch_connections(connections.clone());
     let ids = broker.clone();
@@ -177,7 +181,7 @@ async fn serve(settings: Settings) -> Result<(), String> {
     tokio::select! {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
-        () = reload(hangup, &settings.entries) => {}
+        () = reload(hangup, &settings.entries, &broker, keys) => {}
     }
     tracing::info!("stopping");
     broker.announce_stop();
@@ -190,8 +194,9 @@ async fn serve(settings: Settings) -> Result<(), String> {
     Ok(())
 }
 
-/// Sees to it that the configured users, groups and namespaces are there.
-async fn establish(settings: &Settings, broker: &Broker) -> Result<(), String> {
+/// Sees to it that the configured users, groups, namespaces and issuers of tokens are there. Returns the files
+/// of the issuers' keys.
+async fn establish(settings: &Settings, broker: &Broker) -> Result<Vec<KeyFile>, String> {
     users::establish(broker, &settings.file.users, &settings.file.user_groups).await?;
     for namespace in settings.entries.values().filter_map(|entry| entry.namespace.as_ref()) {
         if broker.catalog().namespace(namespace).is_some() {
@@ -201,7 +206,7 @@ async fn establish(settings: &Settings, broker: &Broker) -> Result<(), String> {
         let created = client.create_namespace(namespace).await;
         created.map_err(|e| format!("namespace {namespace} in the configuration file: {e}"))?;
     }
-    Ok(())
+    tokens::establish(broker, &settings.file).await
 }
 
 async fn bind(settings: &Settings) -> Result<Vec<Option<Listener>>, String> {

@@ -14,6 +14,7 @@ mod binding;
 mod channel_close;
 mod channel_flow;
 mod confirm_select;
+mod connection_update_secret;
 mod exchange_bind;
 mod exchange_declare;
 mod exchange_delete;

@@ -13,3 +13,4 @@ mod messages;
 mod oracle;
 mod rights;
 mod support;
+mod tokens;

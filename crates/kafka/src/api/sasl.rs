@@ -1,4 +1,5 @@
-//! SaslHandshake (17) and SaslAuthenticate (36): PLAIN (RFC 4616), SCRAM-SHA-256 and -512 (RFC 5802, 7677).
+//! SaslHandshake (17) and SaslAuthenticate (36): PLAIN (RFC 4616), SCRAM-SHA-256 and -512 (RFC 5802, 7677),
+//! OAUTHBEARER (RFC 7628, KIP-255).
 
 use posthaste_broker::{
     AuthenticationError, Broker, Credentials, Origin, Principal, ScramExchange, ScramMechanism,
@@ -9,6 +10,7 @@ use crate::wire::messages::sasl_authenticate::SaslAuthenticateResponse;
 use crate::wire::messages::sasl_handshake::{SaslHandshakeRequest, SaslHandshakeResponse};
 
 const PLAIN: &str = "PLAIN";
+const OAUTHBEARER: &str = "OAUTHBEARER";
 const MECHANISMS: [&str; 3] = [PLAIN, "SCRAM-SHA-256", "SCRAM-SHA-512"];
 
 /// How the mechanism's tokens come.
@@ -27,6 +29,7 @@ pub struct Dialogue {
 }
 
 enum Expects {
+    OAuthBearer,
     Plain,
     ScramFirst(ScramMechanism),
     ScramLast(Box<ScramExchange>),
@@ -47,10 +50,11 @@ pub type Refusal = (ErrorCode, String);
 pub fn handshake(
     version: i16,
     request: &SaslHandshakeRequest,
-    authenticated: bool,
+    (authenticated, accepts_tokens): (bool, bool),
 ) -> (SaslHandshakeResponse, Option<Dialogue>) {
     let expects = match &*request.mechanism {
         PLAIN => Some(Expects::Plain),
+        OAUTHBEARER if accepts_tokens => Some(Expects::OAuthBearer),
         name => ScramMechanism::named(name).map(Expects::ScramFirst),
     };
     let framing = if version == 0 { Framing::Bare } else { Framing::Request };
@@ -59,7 +63,8 @@ pub fn handshake(
         Some(expects) => (ErrorCode::None, Some(Dialogue { framing, expects })),
         None => (ErrorCode::UnsupportedSaslMechanism, None),
     };
-    let mechanisms = MECHANISMS.map(Into::into).to_vec();
+    let tokens = accepts_tokens.then_some(OAUTHBEARER);
+    let mechanisms = MECHANISMS.into_iter().chain(tokens).map(Into::into).collect();
     (SaslHandshakeResponse { error_code, mechanisms }, dialogue)
 }
 
@@ -76,6 +81,14 @@ pub async fn authenticate(
     token: &[u8],
 ) -> Result<Step, Refusal> {
     match dialogue.expects {
+        Expects::OAuthBearer => {
+            let token = bearer(token).map_err(|why| {
+                broker.log_in_refused(origin, None, &why);
+                refused(why)
+            })?;
+            let principal = broker.log_in(origin, Credentials::Token(token)).await;
+            Ok(Step::Done(principal.map_err(|error| refused(&error.to_string()))?, String::new()))
+        }
         Expects::Plain => {
             let (user, password) = credentials(token).map_err(|why| {
                 broker.log_in_refused(origin, None, &why);
@@ -96,6 +109,19 @@ pub async fn authenticate(
             Ok(Step::Done(principal, answer))
         }
     }
+}
+
+/// `n,[a=authorization id],` and pairs of names and values between octets of value 1 (RFC 7628); the token is
+/// in `auth=Bearer TOKEN`.
+fn bearer(message: &[u8]) -> Result<&str, &'static str> {
+    let text = std::str::from_utf8(message).map_err(|_| "the message is not UTF-8")?;
+    let (header, pairs) = text.split_once('\u{1}').ok_or("the message has no pairs of names and values")?;
+    if !header.starts_with("n,") {
+        return Err("channel binding is not available");
+    }
+    let auth = pairs.split('\u{1}').find_map(|pair| pair.strip_prefix("auth="));
+    let (scheme, token) = auth.and_then(|auth| auth.split_once(' ')).ok_or("the message has no token")?;
+    if scheme.eq_ignore_ascii_case("bearer") { Ok(token.trim()) } else { Err("the token is no bearer token") }
 }
 
 /// `[authorization id] NUL user NUL password`
@@ -121,9 +147,15 @@ pub fn refused(why: &str) -> Refusal {
     (ErrorCode::SaslAuthenticationFailed, format!("Authentication failed: {why}"))
 }
 
-pub fn response(result: &Result<String, Refusal>) -> SaslAuthenticateResponse {
+/// The answer, with how long the client may go on, in milliseconds (KIP-368).
+pub fn response(result: &Result<(String, Option<u64>), Refusal>) -> SaslAuthenticateResponse {
     match result {
-        Ok(answer) => SaslAuthenticateResponse { auth_bytes: answer.clone().into(), ..Default::default() },
+        Ok((answer, lifetime)) => SaslAuthenticateResponse {
+            auth_bytes: answer.clone().into(),
+            // 0 would be for ever.
+            session_lifetime_ms: lifetime.map_or(0, |ms| i64::try_from(ms).unwrap_or(i64::MAX).max(1)),
+            ..Default::default()
+        },
         Err((error_code, why)) => SaslAuthenticateResponse {
             error_code: *error_code,
             error_message: Some(why.as_str().into()),
@@ -154,6 +186,21 @@ mod tests {
     }
 
     #[test]
+    fn bearer_tokens() {
+        for (message, expect) in [
+            (&b"n,,\x01auth=Bearer a.b.c\x01\x01"[..], Some("a.b.c")),
+            (b"n,a=ann,\x01host=x\x01auth=bearer a.b.c\x01\x01", Some("a.b.c")),
+            (b"p=tls-unique,,\x01auth=Bearer a.b.c\x01\x01", None),
+            (b"n,,\x01auth=Basic a\x01\x01", None),
+            (b"n,,\x01\x01", None),
+            (b"n,,", None),
+            (b"\xff", None),
+        ] {
+            assert_eq!(bearer(message).ok(), expect, "{message:?}");
+        }
+    }
+
+    #[test]
     fn mechanisms_that_are_agreed_on() {
         let request = |mechanism: &'static str| SaslHandshakeRequest { mechanism: mechanism.into() };
         for (mechanism, version, authenticated, expect) in [
@@ -164,7 +211,7 @@ mod tests {
             ("SCRAM-SHA-512", 0, false, (ErrorCode::None, Some(Framing::Bare))),
             ("SCRAM-SHA-1", 1, false, (ErrorCode::UnsupportedSaslMechanism, None)),
         ] {
-            let (response, dialogue) = handshake(version, &request(mechanism), authenticated);
+            let (response, dialogue) = handshake(version, &request(mechanism), (authenticated, false));
             let framing = dialogue.map(|dialogue| dialogue.framing);
             assert_eq!((response.error_code, framing), expect, "{mechanism}");
             assert_eq!(response.mechanisms, MECHANISMS);

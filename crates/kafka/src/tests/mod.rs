@@ -6,6 +6,7 @@ mod groups;
 mod limits;
 mod records;
 mod rights;
+mod tokens;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

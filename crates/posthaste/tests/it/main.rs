@@ -9,3 +9,4 @@ mod messages;
 mod objects;
 mod serving;
 mod support;
+mod tokens;
