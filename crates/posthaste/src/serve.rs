@@ -194,8 +194,8 @@ async fn serve(settings: Settings) -> Result<(), String> {
     Ok(())
 }
 
-/// Sees to it that the configured users, groups, namespaces and issuers of tokens are there. Returns the files
-/// of the issuers' keys.
+/// Sees to it that the configured users, groups, namespaces and issuers of tokens are there. Returns the
+/// files of the issuers' keys.
 async fn establish(settings: &Settings, broker: &Broker) -> Result<Vec<KeyFile>, String> {
     users::establish(broker, &settings.file.users, &settings.file.user_groups).await?;
     for namespace in settings.entries.values().filter_map(|entry| entry.namespace.as_ref()) {

@@ -25,7 +25,8 @@ fn token(secret: &str) -> String {
 fn http(broker: &Broker, token: &str) -> String {
     let mut stream = TcpStream::connect(&broker.addresses["http"]).unwrap();
     let request = format!(
-        "GET /v1/topics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nAuthorization: Bearer {token}\r\n\r\n"
+        "GET /v1/topics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
+         Authorization: Bearer {token}\r\n\r\n"
     );
     stream.write_all(request.as_bytes()).unwrap();
     let mut answer = String::new();
