@@ -273,7 +273,7 @@ impl Batch {
         // What is kept for long must not hold the buffer it was read into.
         let payload = payload.detached();
         envelope.subject = envelope.subject.detached();
-        // What is retained is mostly published, too.
+        // A retained message is mostly published, too, and counted there.
         let index = self.take_index(0, 0);
         let namespace = self.client.namespace().clone();
         let shared = &self.client.broker().shared;

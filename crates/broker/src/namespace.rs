@@ -11,7 +11,7 @@ use posthaste_model::Name;
 /// last one, so that a namespace may have it in its name.
 const BETWEEN: char = ':';
 
-/// What a client calls its user: the user's name, perhaps behind a namespace.
+/// The user as a client names it, perhaps behind a namespace.
 pub(crate) struct Given<'a> {
     pub user: &'a str,
     pub namespace: Option<Name>,

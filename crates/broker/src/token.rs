@@ -85,7 +85,7 @@ struct Issuer {
     keys: Keys,
 }
 
-/// What an issuer says of a client.
+/// A client as its issuer describes it.
 struct Word {
     user: Name,
     groups: Vec<Name>,

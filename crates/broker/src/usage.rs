@@ -31,7 +31,7 @@ const BURST_US: i64 = 1_000_000;
 /// The longest pause, in microseconds: however large a message was, and however the clock was set.
 const PAUSE_US_MAX: i64 = 60_000_000;
 
-/// What all of it is kept in.
+/// The accounts of users and namespaces, and the bytes that they store.
 #[derive(Default)]
 pub(crate) struct Usages {
     accounts: Mutex<Accounts>,
@@ -48,7 +48,7 @@ struct Accounts {
     namespaces: HashMap<Name, Arc<Account>>,
 }
 
-/// What a user, or a namespace, uses at the moment.
+/// The use that one user, or one namespace, makes of its limits.
 #[derive(Default)]
 pub(crate) struct Account {
     connections: AtomicU64,

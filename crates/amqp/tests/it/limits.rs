@@ -113,7 +113,7 @@ async fn what_stores_too_much_refuses_and_says_so() {
             other => panic!("{other:?}"),
         }
     }
-    // Who asked for no confirms would not learn of it otherwise.
+    // A publisher without confirms would not learn of it otherwise.
     let mut careless = open(&world).await;
     careless.send_octets(&publish).await;
     let text = refusal(&careless.method().await).unwrap();

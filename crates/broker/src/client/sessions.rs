@@ -32,7 +32,7 @@ impl Client {
         );
         self.charge_published(1, payload.body.len() as u64);
         if self.shared().usages.is_any_full(&to) {
-            // What was taken before is no second message.
+            // A message that was taken before is no second one.
             let (_, received) = self.session_state(session).await?;
             return if received.contains(&id) { Ok(false) } else { Err(Refusal::StorageLimit.into()) };
         }

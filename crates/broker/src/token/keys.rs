@@ -189,7 +189,7 @@ impl Keys {
     }
 
     fn parse_set(&self, text: &str) -> Result<Vec<Key>, String> {
-        // What is wrong is not repeated: a secret may be in it.
+        // The error does not repeat the text: a secret may be in it.
         let set: Set = serde_json::from_str(text).map_err(|_| "it is no JWK set; see RFC 7517, section 5")?;
         let keys = set.keys.into_iter().filter_map(|key| {
             let jwk: Jwk = serde_json::from_value(key).ok()?;
