@@ -70,6 +70,8 @@ pub(crate) struct Connection {
     slowed_until: Option<Instant>,
     /// Nothing is delivered until then, as the client's rate is limited.
     paced_until: Option<Instant>,
+    /// It has published: only then does it pause for its user's rate. A connection that consumes goes on.
+    pub publishes: bool,
     /// It has used `basic.get`, whose rate only reading less can limit.
     pub gets: bool,
     released: bool,
@@ -111,6 +113,7 @@ impl Connection {
             blocked: None,
             slowed_until: None,
             paced_until: None,
+            publishes: false,
             gets: false,
             released: false,
             _rights: rights,
@@ -129,8 +132,7 @@ impl Connection {
 
     /// How long nothing is read, as the client's rate is limited.
     pub fn input_pause(&self) -> Option<Duration> {
-        let reads = if self.gets { self.client.read_pause() } else { None };
-        self.client.publish_pause().max(reads)
+        self.client.pause(self.publishes, self.gets)
     }
 
     /// Does at once what need not wait: publishes and settlements above all. They are so many that even

@@ -276,6 +276,12 @@ impl Client {
         self.charged().pause(|account| &account.published, || self.broker().now())
     }
 
+    /// How long a connection pauses that publishes, or asks for messages, or both: the longer of both pauses.
+    pub fn pause(&self, publishes: bool, reads: bool) -> Option<Duration> {
+        let publish_pause = if publishes { self.publish_pause() } else { None };
+        publish_pause.max(if reads { self.read_pause() } else { None })
+    }
+
     /// How long the client is to be given no more messages, likewise.
     pub fn read_pause(&self) -> Option<Duration> {
         self.charged().pause(|account| &account.read, || self.broker().now())

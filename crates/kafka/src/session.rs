@@ -84,6 +84,10 @@ pub struct Conversation {
     origin: Origin,
     mailbox: Mailbox<Event>,
     access: Access,
+    /// It has produced, or fetched: only then does it pause for its user's rates. A connection that keeps a
+    /// group's member alive must not wait for others.
+    produces: bool,
+    fetches: bool,
     /// A client that is let in shows a further token next.
     renewing: Option<sasl::Dialogue>,
     /// Requests that have arrived and not started.
@@ -134,6 +138,8 @@ impl Conversation {
             connection: peer.connection,
             mailbox,
             access: Access::Stranger,
+            produces: false,
+            fetches: false,
             renewing: None,
             waiting: VecDeque::new(),
             waiting_bytes: 0,
@@ -202,6 +208,7 @@ impl Conversation {
             }
             Request::Produce(request) => {
                 let context = self.context().await?;
+                self.produces = true;
                 let checked = self.inflating.check(&self.broker, &request).await;
                 let (batch, dispatched) =
                     self.gathered.get_or_insert_with(|| (context.client.batch(), Vec::new()));
@@ -219,7 +226,10 @@ impl Conversation {
                 dispatched.push(produce);
                 Ok(())
             }
-            request => self.run(header, request, out).await,
+            request => {
+                self.fetches |= matches!(request, Request::Fetch(_));
+                self.run(header, request, out).await
+            }
         }
     }
 
@@ -282,9 +292,7 @@ impl Conversation {
     /// How long nothing more is done for the client, whose rate is limited.
     fn pause(&self) -> Option<Duration> {
         match &self.access {
-            Access::Admitted { context, .. } => {
-                context.client.publish_pause().max(context.client.read_pause())
-            }
+            Access::Admitted { context, .. } => context.client.pause(self.produces, self.fetches),
             Access::Stranger | Access::Handshaken(_) => None,
         }
     }

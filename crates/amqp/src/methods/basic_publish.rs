@@ -64,6 +64,7 @@ impl Connection {
         );
         // What was taken before something went wrong goes on its way.
         self.publishing = Some(publishing);
+        self.publishes = true;
         published
     }
 

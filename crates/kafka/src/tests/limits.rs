@@ -78,6 +78,11 @@ async fn a_client_is_told_how_long_it_pauses() {
     assert_eq!(response.responses[0].partition_responses[0].error_code, ErrorCode::None, "it is kept");
     assert!((1_000..=2_000).contains(&response.throttle_time_ms), "{}", response.throttle_time_ms);
     let pause = talk.conversation.input_pause().unwrap();
+    // Another connection of the user, which keeps a member of a group alive perhaps, goes on.
+    let mut other = world.connect();
+    sasl(&mut other, "ann").await;
+    other.ask(9, &MetadataRequest::default()).await;
+    assert_eq!(other.conversation.input_pause(), None);
     // What had arrived before the pause waits for its end, and is answered then.
     let sent = talk.send(9, &MetadataRequest::default()).await.unwrap();
     assert!(talk.written().is_none());

@@ -133,7 +133,7 @@ impl Conversation {
 
     /// How long nothing is read, as the client's rate is limited.
     pub fn input_pause(&self) -> Option<Duration> {
-        self.client.publish_pause()
+        self.client.pause(self.incoming.publishes, false)
     }
 
     /// Writes the packets that the session has to say.

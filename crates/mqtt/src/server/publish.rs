@@ -24,6 +24,8 @@ pub(crate) struct Incoming {
     /// Messages that the broker has not answered, and their bytes.
     pub in_flight: usize,
     in_flight_bytes: usize,
+    /// The client has published: only then does it pause for its user's rate. One that subscribes goes on.
+    pub publishes: bool,
 }
 
 /// Which of a batch's publishes a message is, and who is to be told.
@@ -91,6 +93,7 @@ impl Conversation {
     /// Sends the batch of this read on its way.
     pub fn submit(&mut self) -> Result<(), Ended> {
         let Some(mut batch) = self.incoming.batch.take() else { return Ok(()) };
+        self.incoming.publishes = true;
         let answers = std::mem::take(&mut self.incoming.answers);
         let bytes = std::mem::take(&mut self.incoming.bytes);
         if let Some(outcome) = batch.submit_volatile() {
@@ -154,6 +157,7 @@ impl Conversation {
             keep = Some(submitted(batch));
         }
         self.incoming.add(1, bytes);
+        self.incoming.publishes = true;
         let request = async move {
             let keep = async {
                 match keep {
