@@ -28,7 +28,11 @@ use std::sync::Arc;
 
 /// The handle that an adapter holds for a connection. Cheap to clone.
 #[derive(Clone)]
-pub struct Client {
+pub struct Client(Arc<Handle>);
+
+/// Behind one pointer, as each batch of publishes has a handle of its own.
+#[derive(Clone)]
+struct Handle {
     broker: Broker,
     principal: Principal,
     namespace: Name,
@@ -68,7 +72,8 @@ impl Client {
         connection: ConnectionId,
     ) -> Client {
         let charged = Charged::of(&broker.shared, &principal, &namespace);
-        Client { broker, principal, namespace, connection, charged, calls_itself: None }
+        let calls_itself = None;
+        Client(Arc::new(Handle { broker, principal, namespace, connection, charged, calls_itself }))
     }
 
     /// The broker's own handle, for what it does on nobody's behalf.
@@ -77,39 +82,39 @@ impl Client {
     }
 
     pub fn broker(&self) -> &Broker {
-        &self.broker
+        &self.0.broker
     }
 
     pub fn principal(&self) -> &Principal {
-        &self.principal
+        &self.0.principal
     }
 
     pub fn namespace(&self) -> &Name {
-        &self.namespace
+        &self.0.namespace
     }
 
     pub fn connection(&self) -> ConnectionId {
-        self.connection
+        self.0.connection
     }
 
     pub(crate) fn charged(&self) -> &Charged {
-        &self.charged
+        &self.0.charged
     }
 
     /// The user that what this client creates counts for.
     pub fn user(&self) -> Option<Name> {
-        self.principal.user().map(|(name, _)| name.clone())
+        self.0.principal.user().map(|(name, _)| name.clone())
     }
 
     /// The same connection, of a client that has said what it calls itself.
     pub fn calling_itself(self, name: &str) -> Client {
-        Client { calls_itself: Some(name.into()), ..self }
+        Client(Arc::new(Handle { calls_itself: Some(name.into()), ..(*self.0).clone() }))
     }
 
     /// The same connection in another namespace.
     pub fn in_namespace(&self, namespace: Name) -> Client {
-        let charged = Charged::of(&self.broker.shared, &self.principal, &namespace);
-        Client { namespace, charged, ..self.clone() }
+        let charged = Charged::of(&self.0.broker.shared, &self.0.principal, &namespace);
+        Client(Arc::new(Handle { namespace, charged, ..(*self.0).clone() }))
     }
 
     /// Whether the principal may do this here, as its rights are now.
@@ -156,59 +161,59 @@ impl Client {
         exchange: &str,
         subject: &str,
     ) -> Result<(), Error> {
-        let (resource, namespace, name) = (Resource::Exchange, &*self.namespace, exchange);
+        let (resource, namespace, name) = (Resource::Exchange, &*self.0.namespace, exchange);
         let wish = Wish { action, resource, namespace, name, through: None };
         let through = Wish { through: Some((exchange, subject)), ..wish };
-        if self.principal.may(catalog, self.calls_itself.as_deref(), &through) {
+        if self.0.principal.may(catalog, self.0.calls_itself.as_deref(), &through) {
             return Ok(());
         }
         // Which of the two is missing?
         self.check(catalog, wish)?;
-        let (user, name) = (self.principal.name().to_owned(), subject.to_owned());
+        let (user, name) = (self.0.principal.name().to_owned(), subject.to_owned());
         Err(Error::Denied { user, action, resource: Resource::Subject, name })
     }
 
     /// The right to a namespace is one that holds in it, from wherever it is asked for.
     fn in_which<'a>(&'a self, resource: Resource, name: &'a str) -> &'a str {
-        if resource == Resource::Namespace { name } else { &self.namespace }
+        if resource == Resource::Namespace { name } else { &self.0.namespace }
     }
 
     fn check(&self, catalog: &Catalog, wish: Wish<'_>) -> Result<(), Error> {
-        if self.principal.may(catalog, self.calls_itself.as_deref(), &wish) {
+        if self.0.principal.may(catalog, self.0.calls_itself.as_deref(), &wish) {
             return Ok(());
         }
         let Wish { action, resource, name, .. } = wish;
-        let (user, name) = (self.principal.name().to_owned(), name.to_owned());
+        let (user, name) = (self.0.principal.name().to_owned(), name.to_owned());
         Err(Error::Denied { user, action, resource, name })
     }
 
     pub(crate) fn may_wish(&self, wish: &Wish<'_>) -> bool {
-        self.principal.may(&self.shared().catalog_now(), self.calls_itself.as_deref(), wish)
+        self.0.principal.may(&self.shared().catalog_now(), self.0.calls_itself.as_deref(), wish)
     }
 
     /// Whether the principal may do everything.
     pub fn is_administrator(&self) -> bool {
-        self.principal.is_administrator(&self.shared().catalog_now())
+        self.0.principal.is_administrator(&self.shared().catalog_now())
     }
 
     /// Writes down a change that somebody will ask about one day. What goes with a connection, or is the
     /// broker's own, is written down in detail only.
     fn note(&self, done: &'static str, what: Resource, name: &str, lasting: bool) {
-        let (by, namespace, kind) = (self.principal.name(), &self.namespace, error::lower(&what));
-        if lasting && !self.principal.is_system() {
+        let (by, namespace, kind) = (self.0.principal.name(), &self.0.namespace, error::lower(&what));
+        if lasting && !self.0.principal.is_system() {
             tracing::info!(by, kind, name, %namespace, "{done}");
-            self.shared().audit_change(&self.principal, done, what, namespace, name);
+            self.shared().audit_change(&self.0.principal, done, what, namespace, name);
         } else {
             tracing::debug!(by, kind, name, %namespace, "{done}");
         }
     }
 
     fn shared(&self) -> &Arc<Shared> {
-        &self.broker.shared
+        &self.0.broker.shared
     }
 
     pub(crate) fn no_namespace(&self) -> Error {
-        Error::NotFound(Resource::Namespace, self.namespace.to_string())
+        Error::NotFound(Resource::Namespace, self.0.namespace.to_string())
     }
 
     // ---- topics
@@ -221,7 +226,7 @@ impl Client {
     ) -> Result<Arc<Topic>, Error> {
         self.may(Action::Configure, Resource::Topic, name)?;
         self.may_capture(&config, &[])?;
-        let (namespace, name) = (self.namespace.clone(), name.clone());
+        let (namespace, name) = (self.0.namespace.clone(), name.clone());
         let creator = self.user();
         let command =
             CatalogCommand::CreateTopic { namespace, name: name.clone(), partitions, config, creator };
@@ -229,26 +234,29 @@ impl Client {
         self.note("created", Resource::Topic, &name, true);
         let topic = self.topic(&name)?;
         // A rule on the bus may name this topic already.
-        self.shared().taps.topic_changed(&self.broker, &topic).await;
+        self.shared().taps.topic_changed(&self.0.broker, &topic).await;
         Ok(topic)
     }
 
     pub async fn add_partitions(&self, name: &Name, total: u32) -> Result<Arc<Topic>, Error> {
         self.may(Action::Configure, Resource::Topic, name)?;
-        let (namespace, name) = (self.namespace.clone(), name.clone());
+        let (namespace, name) = (self.0.namespace.clone(), name.clone());
         let command = CatalogCommand::AddPartitions { namespace, name: name.clone(), total };
         self.shared().change_catalog(command).await?;
         self.note("given more partitions", Resource::Topic, &name, true);
         let topic = self.topic(&name)?;
-        self.shared().taps.topic_changed(&self.broker, &topic).await;
+        self.shared().taps.topic_changed(&self.0.broker, &topic).await;
         Ok(topic)
     }
 
     pub async fn configure_topic(&self, name: &Name, config: TopicConfig) -> Result<(), Error> {
         let current = self.topic_to::<right::Configure>(name)?;
         self.may_capture(&config, &current.config.captures)?;
-        let command =
-            CatalogCommand::ConfigureTopic { namespace: self.namespace.clone(), name: name.clone(), config };
+        let command = CatalogCommand::ConfigureTopic {
+            namespace: self.0.namespace.clone(),
+            name: name.clone(),
+            config,
+        };
         self.shared().change_catalog(command).await?;
         self.note("changed", Resource::Topic, name, true);
         Ok(())
@@ -266,7 +274,7 @@ impl Client {
 
     pub async fn delete_topic(&self, name: &Name) -> Result<(), Error> {
         self.may(Action::Configure, Resource::Topic, name)?;
-        let command = CatalogCommand::DeleteTopic { namespace: self.namespace.clone(), name: name.clone() };
+        let command = CatalogCommand::DeleteTopic { namespace: self.0.namespace.clone(), name: name.clone() };
         self.shared().change_catalog(command).await?;
         self.note("deleted", Resource::Topic, name, true);
         Ok(())
@@ -274,7 +282,7 @@ impl Client {
 
     pub fn topic(&self, name: &str) -> Result<Arc<Topic>, Error> {
         let catalog = self.shared().catalog_now();
-        let topic = catalog.namespace(&self.namespace).and_then(|n| n.topics.get(name)).cloned();
+        let topic = catalog.namespace(&self.0.namespace).and_then(|n| n.topics.get(name)).cloned();
         topic.ok_or_else(|| Error::NotFound(Resource::Topic, name.to_owned()))
     }
 
@@ -283,7 +291,7 @@ impl Client {
         let Partition { id, shard } = *partition;
         match self.shared().ask(shard, Command::Trim { partition: id, before }).await? {
             Reply::Count(start) => {
-                tracing::info!(by = self.principal.name(), partition = id.0, before, "messages deleted");
+                tracing::info!(by = self.0.principal.name(), partition = id.0, before, "messages deleted");
                 Ok(start)
             }
             _ => Err(Error::Gone),
@@ -308,16 +316,16 @@ impl Client {
         self.may(Action::Configure, Resource::Queue, name)?;
         self.may_dead_letter(name, &declaration.config)?;
         let command = CatalogCommand::CreateQueue {
-            namespace: self.namespace.clone(),
+            namespace: self.0.namespace.clone(),
             name: name.clone(),
             config: declaration.config,
             durable: declaration.durable,
-            exclusive: declaration.exclusive.then_some(self.connection),
+            exclusive: declaration.exclusive.then_some(self.0.connection),
             auto_delete: declaration.auto_delete,
             creator: declaration.owner.or_else(|| self.user()),
         };
         if declaration.exclusive {
-            self.shared().exclusive_owners.lock().insert(self.connection);
+            self.shared().exclusive_owners.lock().insert(self.0.connection);
         }
         let lasting = declaration.durable && !declaration.exclusive && !declaration.auto_delete;
         self.shared().change_catalog(command).await?;
@@ -330,8 +338,11 @@ impl Client {
         if config.dead_letter != current.config.dead_letter {
             self.may_dead_letter(name, &config)?;
         }
-        let command =
-            CatalogCommand::ConfigureQueue { namespace: self.namespace.clone(), name: name.clone(), config };
+        let command = CatalogCommand::ConfigureQueue {
+            namespace: self.0.namespace.clone(),
+            name: name.clone(),
+            config,
+        };
         self.shared().change_catalog(command).await?;
         self.note("changed", Resource::Queue, name, true);
         Ok(())
@@ -346,9 +357,9 @@ impl Client {
 
     pub fn queue(&self, name: &str) -> Result<Arc<Queue>, Error> {
         let catalog = self.shared().catalog_now();
-        let queue = catalog.namespace(&self.namespace).and_then(|n| n.queues.get(name)).cloned();
+        let queue = catalog.namespace(&self.0.namespace).and_then(|n| n.queues.get(name)).cloned();
         let queue = queue.ok_or_else(|| Error::NotFound(Resource::Queue, name.to_owned()))?;
-        if queue.exclusive.is_some_and(|owner| owner != self.connection) {
+        if queue.exclusive.is_some_and(|owner| owner != self.0.connection) {
             return Err(Error::Locked);
         }
         Ok(queue)
@@ -400,15 +411,15 @@ impl Client {
     }
 
     pub fn exchange(&self, name: &str) -> Result<Exchange, Error> {
-        let catalog = self.broker.catalog();
-        let exchange = catalog.namespace(&self.namespace).and_then(|n| n.exchanges.get(name)).cloned();
+        let catalog = self.0.broker.catalog();
+        let exchange = catalog.namespace(&self.0.namespace).and_then(|n| n.exchanges.get(name)).cloned();
         exchange.ok_or_else(|| Error::NotFound(Resource::Exchange, name.to_owned()))
     }
 
     pub async fn delete_exchange(&self, name: &Name, if_unused: bool) -> Result<(), Error> {
         self.may(Action::Configure, Resource::Exchange, name)?;
         let command = CatalogCommand::DeleteExchange {
-            namespace: self.namespace.clone(),
+            namespace: self.0.namespace.clone(),
             name: name.clone(),
             if_unused,
         };
@@ -421,19 +432,19 @@ impl Client {
     pub async fn bind(&self, exchange: &Name, binding: Binding) -> Result<(), Error> {
         // A key that is no text is no subject.
         let key = String::from_utf8_lossy(&binding.key);
-        let catalog = self.broker.catalog();
+        let catalog = self.0.broker.catalog();
         self.may_through(&catalog, Action::Read, exchange, &key)?;
         self.may_target(&binding.target)?;
         let (target, rule) = (binding.target.clone(), binding.rule.clone());
         let command =
-            CatalogCommand::Bind { namespace: self.namespace.clone(), exchange: exchange.clone(), binding };
+            CatalogCommand::Bind { namespace: self.0.namespace.clone(), exchange: exchange.clone(), binding };
         match self.shared().change_catalog(command).await {
             Ok(_) => {}
             Err(Error::NotFound(Resource::Queue, _)) => return Err(missing(&target)),
             Err(error) => return Err(error),
         }
         if &**exchange == BUS {
-            self.shared().taps.bound(&self.broker, &self.namespace, &rule).await;
+            self.shared().taps.bound(&self.0.broker, &self.0.namespace, &rule).await;
         }
         Ok(())
     }
@@ -448,7 +459,7 @@ impl Client {
     ) -> Result<(), Error> {
         self.may(Action::Read, Resource::Exchange, exchange)?;
         self.may_target(&target)?;
-        let (namespace, exchange) = (self.namespace.clone(), exchange.clone());
+        let (namespace, exchange) = (self.0.namespace.clone(), exchange.clone());
         let command = CatalogCommand::Unbind { namespace, exchange, target, key, arguments };
         match self.shared().change_catalog(command).await {
             Ok(_) | Err(Error::Exists) => {}
@@ -500,7 +511,7 @@ impl Client {
     pub async fn put_user(&self, user: User) -> Result<(), Error> {
         self.may_administer(Administration::Users)?;
         let name = user.name.clone();
-        let done = if self.broker.catalog().user(&name).is_some() { "changed" } else { "created" };
+        let done = if self.0.broker.catalog().user(&name).is_some() { "changed" } else { "created" };
         self.shared().change_catalog(CatalogCommand::PutUser(Box::new(user))).await?;
         self.note_user(done, "user", &name);
         Ok(())
@@ -517,7 +528,7 @@ impl Client {
     pub async fn put_user_group(&self, group: UserGroup) -> Result<(), Error> {
         self.may_administer(Administration::UserGroups)?;
         let name = group.name.clone();
-        let done = if self.broker.catalog().user_group(&name).is_some() { "changed" } else { "created" };
+        let done = if self.0.broker.catalog().user_group(&name).is_some() { "changed" } else { "created" };
         self.shared().change_catalog(CatalogCommand::PutUserGroup(Box::new(group))).await?;
         self.note_user(done, "user group", &name);
         Ok(())
@@ -533,21 +544,21 @@ impl Client {
 
     fn note_user(&self, done: &'static str, kind: &'static str, name: &str) {
         // A change of users is never beside the point, not even one by the broker's own parts.
-        tracing::info!(by = self.principal.name(), kind, name, "{done}");
-        self.shared().audit_user(&self.principal, done, kind, name);
+        tracing::info!(by = self.0.principal.name(), kind, name, "{done}");
+        self.shared().audit_user(&self.0.principal, done, kind, name);
     }
 
     /// The connection is over: its exclusive queues go.
     pub async fn close(&self) {
-        let catalog = self.broker.catalog();
-        let Some(namespace) = catalog.namespace(&self.namespace) else { return };
-        if !self.shared().exclusive_owners.lock().remove(&self.connection) {
+        let catalog = self.0.broker.catalog();
+        let Some(namespace) = catalog.namespace(&self.0.namespace) else { return };
+        if !self.shared().exclusive_owners.lock().remove(&self.0.connection) {
             return;
         }
         let owned: Vec<QueueId> = namespace
             .queues
             .values()
-            .filter(|q| q.exclusive == Some(self.connection))
+            .filter(|q| q.exclusive == Some(self.0.connection))
             .map(|q| q.id)
             .collect();
         for queue in owned {
@@ -575,8 +586,8 @@ impl Client {
         max: usize,
     ) -> Result<Vec<(Envelope, Payload)>, Error> {
         self.may(Action::Read, Resource::Subject, named)?;
-        let now = self.broker.now();
-        let mut found = self.shared().retained.find(&self.namespace, pattern, after, max);
+        let now = self.0.broker.now();
+        let mut found = self.shared().retained.find(&self.0.namespace, pattern, after, max);
         found.retain(|(envelope, _)| envelope.expires.is_none_or(|at| at > now));
         Ok(found)
     }

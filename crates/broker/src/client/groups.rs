@@ -22,7 +22,7 @@ impl Client {
     }
 
     fn shard_of_group(&self, group: &Name) -> ShardId {
-        self.broker.catalog().shard_of(group)
+        self.0.broker.catalog().shard_of(group)
     }
 
     /// Waits until the group's round is complete, which may take as long as its members' rebalance timeouts.
@@ -41,7 +41,7 @@ impl Client {
         member: Member,
         assignments: Vec<(String, Bytes)>,
     ) -> Result<Assignment, Error> {
-        let (namespace, name) = (self.namespace.clone(), group.clone());
+        let (namespace, name) = (self.0.namespace.clone(), group.clone());
         let command = Command::Sync { namespace, group: name, member, assignments };
         match self.ask_group(group, Action::Read, command).await? {
             Reply::Assignment(assignment) => Ok(*assignment),
@@ -50,7 +50,7 @@ impl Client {
     }
 
     pub async fn heartbeat(&self, group: &Name, member: Member) -> Result<(), Error> {
-        let (namespace, name) = (self.namespace.clone(), group.clone());
+        let (namespace, name) = (self.0.namespace.clone(), group.clone());
         self.ask_group(group, Action::Read, Command::Heartbeat { namespace, group: name, member })
             .await
             .map(|_| ())
@@ -62,7 +62,7 @@ impl Client {
         group: &Name,
         members: Vec<(String, Option<String>)>,
     ) -> Result<Vec<Result<(), Refusal>>, Error> {
-        let (namespace, name) = (self.namespace.clone(), group.clone());
+        let (namespace, name) = (self.0.namespace.clone(), group.clone());
         match self.ask_group(group, Action::Read, Command::Leave { namespace, group: name, members }).await? {
             Reply::Left(results) => Ok(results),
             _ => Err(Error::Gone),
@@ -78,7 +78,7 @@ impl Client {
     ) -> Result<(), Error> {
         for part in offsets.chunks(OFFSETS_PER_EVENT) {
             let command = Command::CommitOffsets {
-                namespace: self.namespace.clone(),
+                namespace: self.0.namespace.clone(),
                 group: group.clone(),
                 member: member.clone(),
                 offsets: part.to_vec(),
@@ -94,7 +94,7 @@ impl Client {
         group: &Name,
         partitions: Option<Vec<(TopicId, u32)>>,
     ) -> Result<Vec<CommittedOffset>, Error> {
-        let (namespace, name) = (self.namespace.clone(), group.clone());
+        let (namespace, name) = (self.0.namespace.clone(), group.clone());
         let command = Command::FetchOffsets { namespace, group: name, partitions };
         match self.ask_group(group, Action::Read, command).await? {
             Reply::Offsets(offsets) => Ok(offsets),
@@ -103,7 +103,7 @@ impl Client {
     }
 
     pub async fn describe_group(&self, group: &Name) -> Result<Option<GroupState>, Error> {
-        let (namespace, name) = (self.namespace.clone(), group.clone());
+        let (namespace, name) = (self.0.namespace.clone(), group.clone());
         let command = Command::DescribeGroup { namespace, group: name };
         match self.ask_group(group, Action::Read, command).await? {
             Reply::Group(state) => Ok(state.map(|state| *state)),
@@ -114,8 +114,8 @@ impl Client {
     /// The groups of the namespace that the principal may see.
     pub async fn list_groups(&self) -> Result<Vec<GroupState>, Error> {
         let mut all = Vec::new();
-        for shard in 0..self.broker.catalog().shards() {
-            let command = Command::ListGroups { namespace: self.namespace.clone() };
+        for shard in 0..self.0.broker.catalog().shards() {
+            let command = Command::ListGroups { namespace: self.0.namespace.clone() };
             if let Reply::Groups(groups) = self.shared().ask(ShardId(shard), command).await? {
                 all.extend(
                     groups.into_iter().filter(|g| self.may(Action::Read, Resource::Group, &g.group).is_ok()),
@@ -127,13 +127,13 @@ impl Client {
     }
 
     pub async fn delete_group(&self, group: &Name) -> Result<(), Error> {
-        let (namespace, name) = (self.namespace.clone(), group.clone());
+        let (namespace, name) = (self.0.namespace.clone(), group.clone());
         let command = Command::DeleteGroup { namespace, group: name };
         self.ask_group(group, Action::Configure, command).await.map(|_| ())
     }
 
     pub async fn forget_offsets(&self, group: &Name, partitions: Vec<(TopicId, u32)>) -> Result<(), Error> {
-        let (namespace, name) = (self.namespace.clone(), group.clone());
+        let (namespace, name) = (self.0.namespace.clone(), group.clone());
         let command = Command::ForgetOffsets { namespace, group: name, partitions };
         self.ask_group(group, Action::Configure, command).await.map(|_| ())
     }

@@ -20,12 +20,12 @@ impl Client {
         mut envelope: Envelope,
         payload: Payload,
     ) -> Result<bool, Error> {
-        let catalog = self.broker.catalog();
+        let catalog = self.0.broker.catalog();
         self.may_publish(&catalog, exchange.as_deref().unwrap_or_default(), &envelope.subject)?;
-        envelope.origin = self.connection;
+        envelope.origin = self.0.connection;
         let (to, live) = crate::outbox::destinations(
-            &self.broker,
-            &self.namespace,
+            &self.0.broker,
+            &self.0.namespace,
             exchange.as_deref(),
             &envelope,
             &payload,
