@@ -110,7 +110,7 @@ pub(crate) fn check_place(Place { data, journal }: &Place) -> Result<Check, Open
         }
         Err(error) => return Err(error.into()),
     }
-    recovered.meta.shards.resize(usize::from(data.shards()), Lsn(0));
+    recovered.meta.resize(data.shards());
     recovered.index_places();
     let from = recovered.meta.replay_from;
     let mut replay = |lsn: Lsn, record: RecordRef<'_>| recovered.replay(lsn, record);

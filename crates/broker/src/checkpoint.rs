@@ -4,6 +4,10 @@
 //! Order: entries are moved and synced first, then the state (with where the entries are) is written and verified, and
 //! only then is the journal released, up to what the generation before needs, so that it can stand in.
 
+mod meta;
+
+pub(crate) use meta::Meta;
+
 use crate::{
     broker::Shared,
     damage::{Damage, DamageKind, Damages},
@@ -18,24 +22,12 @@ use posthaste_storage::{
     journal::{FileExtent, Lsn, ReadError},
     segment::{self, Run, SegmentId, SegmentWriter},
 };
-use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::{Arc, mpsc},
     time::Duration,
 };
 use tokio::sync::mpsc as async_mpsc;
-
-/// What a checkpoint's state is of. Written by `postcard`: fields are added at the end of a new version.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Meta {
-    /// The journal is needed from here on.
-    pub replay_from: Lsn,
-    /// By shard: events below are in the state.
-    pub shards: Vec<Lsn>,
-    pub catalog: Lsn,
-    pub next_segment: u64,
-}
 
 /// What a key in a checkpoint begins with.
 pub(crate) mod key {
@@ -237,11 +229,14 @@ impl Checkpointer {
 
     fn collect(&mut self, parts: Vec<ThreadCheckpoint>) {
         for part in parts {
-            for (shard, entities) in part.shards {
+            for (shard, entities, held) in part.shards {
                 for (entity, value) in entities {
                     let [high, low] = shard.0.to_be_bytes();
                     let key = [&[key::SHARD, high, low], &entity[..]].concat();
                     self.pending.insert(key, value);
+                }
+                if let Some(slot) = self.meta.held.get_mut(usize::from(shard.0)) {
+                    *slot = held;
                 }
                 if let (Some(at), Some(slot)) = (part.at, self.meta.shards.get_mut(usize::from(shard.0))) {
                     *slot = at;
@@ -299,6 +294,7 @@ impl Checkpointer {
 
     /// `kept` are the starts of the journal files in which something stays.
     fn write(&mut self, kept: BTreeSet<Lsn>) -> Result<(), Problem> {
+        self.meta.names = self.catalog.len() as u64;
         let meta = postcard::to_allocvec(&self.meta)?;
         let mut changes = self.pending.iter().map(|(key, value)| (key.clone(), value.clone()));
         self.checkpoints.write(&meta, &mut changes)?;

@@ -1,8 +1,10 @@
 //! What had been durable and cannot be read: told in the log, the metrics and the status, each stretch once.
 
 use crate::{
+    checkpoint::Meta,
     log::Logs,
     record::{self, stream_of},
+    salvage::{hurts_names, hurts_shard},
 };
 use parking_lot::Mutex;
 use posthaste_engine::{
@@ -10,7 +12,7 @@ use posthaste_engine::{
     catalog::{CatalogEvent, Resource},
     planted::{self, Bug},
 };
-use posthaste_model::{Name, QueueId};
+use posthaste_model::{Name, QueueId, ShardId};
 use posthaste_storage::{
     checkpoint::LostKeys,
     data_dir::{CHECKPOINTS_DIR, JOURNAL_DIR, SEGMENTS_DIR},
@@ -47,6 +49,9 @@ pub struct Damage {
     pub to: Option<u64>,
     /// How many messages are missing, at most.
     pub messages: Option<u64>,
+    /// How many entries of the catalog are missing, at most: namespaces, topics, queues, exchanges, bindings
+    /// and users.
+    pub names: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -97,6 +102,9 @@ impl fmt::Display for Damage {
         if let Some(messages) = self.messages {
             write!(f, ", up to {messages} messages")?;
         }
+        if let Some(names) = self.names {
+            write!(f, ", up to {names} entries of the catalog")?;
+        }
         if let Some(file) = &self.file {
             write!(f, "; {file}")?;
             if let (Some(position), Some(bytes)) = (self.position, self.bytes) {
@@ -110,8 +118,8 @@ impl fmt::Display for Damage {
 impl Damage {
     pub(crate) fn new(kind: DamageKind, what: impl Into<String>) -> Damage {
         let what = what.into();
-        let (file, position, bytes, object, from, to, messages) = Default::default();
-        Damage { kind, what, file, position, bytes, object, from, to, messages }
+        let (file, position, bytes, object, from, to, messages, names) = Default::default();
+        Damage { kind, what, file, position, bytes, object, from, to, messages, names }
     }
 
     /// `by_gaps` are the messages that something else tells to be lost by damage from here on.
@@ -135,13 +143,13 @@ impl Damage {
         told
     }
 
-    pub(crate) fn of_checkpoint(lost: &LostKeys) -> Damage {
+    /// Messages on their way are told apart, once it is known which of them the journal still has.
+    pub(crate) fn of_checkpoint(lost: &LostKeys, meta: &Meta) -> Damage {
         let what = match lost.after.is_some() || lost.before.is_some() {
             false => "damaged header of a checkpoint file; nothing is lost by it".to_owned(),
             true => format!(
                 "damaged checkpoint, state lost from {} to {}: it is rebuilt from segments and journal where they \
-                 have it; what was settled since may come again, and messages on their way to another queue \
-                 or topic may be lost",
+                 have it; what was settled since may come again",
                 state_at(lost.after.as_deref().unwrap_or_default()),
                 lost.before.as_deref().map_or_else(|| "the end".to_owned(), state_at),
             ),
@@ -149,6 +157,16 @@ impl Damage {
         let mut told = Damage::new(DamageKind::Checkpoint, what);
         told.file = Some(format!("{CHECKPOINTS_DIR}/{}", lost.file));
         (told.position, told.bytes) = (Some(lost.position), Some(lost.bytes));
+        let entries = lost.bytes / ENTRY_BYTES_MIN + 1;
+        if hurts_names(lost) {
+            told.names = Some(meta.names.min(entries)).filter(|names| *names > 0);
+        }
+        let retained = (0u16..).zip(&meta.held).filter(|(shard, _)| hurts_shard(lost, ShardId(*shard)));
+        let retained = retained.map(|(_, held)| held.retained).sum::<u64>().min(entries);
+        if retained > 0 {
+            told.what += "; among it are retained messages";
+            told.messages = Some(retained);
+        }
         told
     }
 
@@ -274,6 +292,8 @@ pub(crate) struct Damages {
     names: OnceLock<Names>,
 }
 
+/// What an entry of a checkpoint takes, at least.
+const ENTRY_BYTES_MIN: u64 = 8;
 /// Kept to be shown; more is counted and logged.
 const SHOWN_MAX: usize = 1_000;
 

@@ -147,7 +147,7 @@ impl Assembled {
         if let Some(loaded) = loaded.filter(|_| !ignores_checkpoints) {
             recovered.take(&loaded, &segments, &journal)?;
         }
-        recovered.meta.shards.resize(usize::from(shards), Lsn(0));
+        recovered.meta.resize(shards);
         recovered.index_places();
 
         let threads =

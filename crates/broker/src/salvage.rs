@@ -3,6 +3,7 @@
 
 mod missing;
 mod naming;
+mod unfound;
 
 use crate::{
     change::queue_spec,
@@ -19,14 +20,16 @@ use posthaste_engine::{
     catalog::{CatalogEvent, Durability, QueueConfig, Topic},
     event::{PartitionSpec, QueueSpec},
 };
-use posthaste_model::{Name, PartitionId, QueueId, TopicId};
+use posthaste_model::{Name, PartitionId, QueueId, ShardId, TopicId};
 use posthaste_storage::{
     checkpoint::{Loaded, LostKeys},
-    journal::{DamageKind as Stretch, JournalPlace, Lsn, RecordRef, RecoveryReport, Scope},
+    journal::{
+        Damage as JournalDamage, DamageKind as Stretch, JournalPlace, Lsn, RecordRef, RecoveryReport, Scope,
+    },
     segment::{ReadError, Run, Segments},
 };
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     ops::Range,
 };
 
@@ -43,6 +46,8 @@ pub(crate) struct Followed {
     gaps: Vec<(u64, u64, u64)>,
     /// Runs whose file is not there.
     missing: Vec<Run>,
+    /// Stretches of the journal below what is replayed, in which messages of a lost state may have been.
+    unreadable: Vec<JournalDamage>,
     /// Something of the catalog may be lost.
     names_hurt: bool,
     damage: Vec<Damage>,
@@ -78,10 +83,18 @@ impl Recovered {
                 self.followed.damage.push(Damage::new(DamageKind::Checkpoint, what));
             }
         } else {
-            self.followed.damage.extend(loaded.lost.iter().map(Damage::of_checkpoint));
+            let meta = &self.meta;
+            self.followed.damage.extend(loaded.lost.iter().map(|lost| Damage::of_checkpoint(lost, meta)));
             self.followed.names_hurt = loaded.lost.iter().any(hurts_names);
-            let in_journal = self.find_in_journal(&loaded.lost, journal)?;
+            for shard in &mut self.shards {
+                if loaded.lost.iter().any(|lost| hurts_shard(lost, shard.id())) {
+                    shard.mend();
+                }
+            }
+            let (in_journal, unreadable) = self.find_in_journal(&loaded.lost, journal)?;
+            self.followed.unreadable = unreadable;
             self.rebuild(&loaded.lost, segments, &in_journal);
+            self.restore_relays(&loaded.lost, journal)?;
         }
         self.note_streams();
         self.look_at_segments(segments)
@@ -144,16 +157,17 @@ impl Recovered {
         if self.followed.names_hurt {
             self.name_orphans();
         }
-        report.quarantined.iter().for_each(|lost| self.heed(lost));
+        let mut unreadable = std::mem::take(&mut self.followed.unreadable);
+        unreadable.retain(|lost| !report.quarantined.iter().any(|told| told.from == lost.from));
+        unreadable.extend(report.quarantined.iter().cloned());
+        unreadable.iter().for_each(|lost| self.heed(lost));
         self.heed_arrivals();
         self.pass_over_the_missing(report);
         let mut damage = std::mem::take(&mut self.followed.damage);
         // What a gap in the offsets tells of is not told again by the damage that made it. The journal's
         // end leaves no gap.
         let mut by_gaps: u64 = self.followed.gaps.iter().map(|(_, from, to)| to.saturating_sub(*from)).sum();
-        damage.extend(
-            report.quarantined.iter().map(|lost| Damage::of_journal(lost, &mut by_gaps, &self.catalog)),
-        );
+        damage.extend(unreadable.iter().map(|lost| Damage::of_journal(lost, &mut by_gaps, &self.catalog)));
         let starts: HashMap<u64, u64> =
             self.shards.iter().flat_map(|shard| shard.streams()).map(|s| (s.id, s.start)).collect();
         for run in &self.followed.missing {
@@ -188,7 +202,7 @@ impl Recovered {
 
     /// The last messages of a stream are missed by none that follow. What a lost record's head says, though
     /// it is not verified, tells of them, and keeps their offsets from being given out again.
-    fn heed(&mut self, lost: &posthaste_storage::journal::Damage) {
+    fn heed(&mut self, lost: &JournalDamage) {
         let (Some(head), Some(shard)) = (&lost.head, lost.shard) else { return };
         let Ok((event, _)) = record::decode(head) else { return };
         let (stream, offset, span) = match &event {
@@ -357,11 +371,13 @@ impl Recovered {
             holders.extend(shard.streams().into_iter().map(|stream| (stream.id, (index, stream.next))));
         }
         for (stream, (shard, next)) in holders {
+            let here = in_journal.iter().filter(|found| found.at.stream == stream && found.at.offset >= next);
+            let mut here: VecDeque<_> = here.map(|found| (found.at.offset, &found.event)).collect();
+            here.make_contiguous().sort_by_key(|(offset, _)| *offset);
             for run in self.runs.get(&stream).cloned().unwrap_or_default() {
-                self.replay_run(segments, &run, shard, next);
+                self.replay_run(segments, &run, shard, next, &mut here);
             }
-            let here = in_journal.iter().filter(|found| found.at.stream == stream);
-            here.filter(|found| found.at.offset >= next).for_each(|found| self.apply(shard, &found.event));
+            self.apply_below(u64::MAX, &mut here, shard);
         }
     }
 
@@ -371,10 +387,10 @@ impl Recovered {
         &self,
         lost: &[LostKeys],
         journal: &JournalPlace,
-    ) -> Result<Vec<InJournal>, OpenError> {
+    ) -> Result<(Vec<InJournal>, Vec<JournalDamage>), OpenError> {
         let mut found = Vec::new();
         if !lost.iter().any(|lost| hurts(lost, key::KEPT) || hurts(lost, key::SHARD)) {
-            return Ok(found);
+            return Ok((found, Vec::new()));
         }
         let mut look = |lsn: Lsn, record: RecordRef<'_>| {
             let replayed_from = self.meta.shards.get(usize::from(record.shard));
@@ -386,8 +402,11 @@ impl Recovered {
                 found.push(InJournal { event, at, lsn, bytes });
             }
         };
-        journal.inspect(Scope::All(self.meta.replay_from), &mut look)?;
-        Ok(found)
+        let inspected = journal.inspect(Scope::All(self.meta.replay_from), &mut look)?;
+        // What lies above is told by the replay.
+        let mut unreadable = inspected.report.quarantined;
+        unreadable.retain(|lost| lost.kind != Stretch::Missing && lost.from < self.meta.replay_from);
+        Ok((found, unreadable))
     }
 
     /// Notes where those are that stayed in the journal.
@@ -458,23 +477,39 @@ impl Recovered {
         }
     }
 
-    /// Segments keep entries as the journal had them.
-    fn replay_run(&mut self, segments: &Segments, run: &Run, shard: usize, next: u64) {
+    /// Segments keep entries as the journal had them. What is only in the journal is taken from `in_journal`
+    /// where its turn comes: an offset that was passed over counts as settled.
+    fn replay_run(
+        &mut self,
+        segments: &Segments,
+        run: &Run,
+        shard: usize,
+        next: u64,
+        in_journal: &mut VecDeque<(u64, &Event)>,
+    ) {
         let mut from = next.max(run.first);
         while from < run.end {
             match segments.read(run, from, READ_BYTES, READ_ENTRIES) {
                 Ok(entries) if entries.is_empty() => return,
                 Ok(entries) => {
                     for entry in entries {
+                        self.apply_below(entry.offset, in_journal, shard);
                         from = entry.offset.saturating_add(u64::from(entry.span.max(1)));
                         if let Ok((event, _)) = record::decode(&entry.head) {
                             self.apply(shard, &event);
+                            while in_journal.pop_front_if(|(offset, _)| *offset < from).is_some() {}
                         }
                     }
                 }
                 Err(ReadError::Damaged { resume, .. }) => from = resume.max(from + 1),
                 Err(_) => return,
             }
+        }
+    }
+
+    fn apply_below(&mut self, end: u64, events: &mut VecDeque<(u64, &Event)>, shard: usize) {
+        while let Some((_, event)) = events.pop_front_if(|(offset, _)| *offset < end) {
+            self.apply(shard, event);
         }
     }
 }
@@ -519,7 +554,16 @@ fn hurts(lost: &LostKeys, kind: u8) -> bool {
         && lost.before.as_ref().is_none_or(|before| first(before) >= kind)
 }
 
-fn hurts_names(lost: &LostKeys) -> bool {
+/// Whether something of a shard may be lost.
+pub(crate) fn hurts_shard(lost: &LostKeys, shard: ShardId) -> bool {
+    let [high, low] = shard.0.to_be_bytes();
+    let prefix = [key::SHARD, high, low];
+    // The key before may be the last one of this shard; the key behind is lost only if it is another's.
+    lost.after.as_ref().is_some_and(|after| after.get(..3).unwrap_or(after) <= &prefix[..])
+        && lost.before.as_ref().is_none_or(|before| before[..] > prefix[..])
+}
+
+pub(crate) fn hurts_names(lost: &LostKeys) -> bool {
     let first = lost.after.as_ref().map(|after| after.first().copied().unwrap_or_default());
     first.is_some_and(|first| first <= crate::checkpoint::key::CATALOG)
 }

@@ -11,7 +11,7 @@ use crate::{
     tickets::Tickets,
 };
 use posthaste_engine::{
-    Catalog, Command, Context, Delivery, Effect, Event, Gate, Gated, Output, Publish, Reply, Shard,
+    Catalog, Command, Context, Delivery, Effect, Event, Gate, Gated, Held, Output, Publish, Reply, Shard,
     catalog::{CatalogCommand, CatalogEvent},
     effect::Refusal,
 };
@@ -81,7 +81,7 @@ pub(crate) struct PublishJob {
 
 /// The changed state of a thread's shards, and what journal position it reflects.
 pub(crate) struct ThreadCheckpoint {
-    pub shards: Vec<(ShardId, Changes)>,
+    pub shards: Vec<(ShardId, Changes, Held)>,
     /// The catalog, if this thread keeps it and it has changed.
     pub catalog: Option<Vec<CatalogEvent>>,
     pub keeps_catalog: bool,
@@ -604,7 +604,7 @@ impl EngineThread {
     fn checkpoint(&mut self, reply: Answers<ThreadCheckpoint>) {
         // What is in the open batch is part of the state, so the state is that of its end.
         self.finish_round();
-        let shards = self.shards.iter_mut().map(|(id, shard)| (*id, shard.take_dirty())).collect();
+        let shards = self.shards.iter_mut().map(|(id, s)| (*id, s.take_dirty(), s.held())).collect();
         let dirty = std::mem::take(&mut self.state.catalog_dirty);
         let catalog = self.catalog.as_ref().filter(|_| dirty).map(Catalog::to_events);
         let need = Need { written: 0, synced: self.state.number - 1 };

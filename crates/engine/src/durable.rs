@@ -22,7 +22,7 @@ pub(crate) struct Durable {
     pub outbox: Outbox,
     pub producer_ids: u64,
     /// What changed since it was last taken for a checkpoint.
-    dirty: BTreeSet<Entity>,
+    pub dirty: BTreeSet<Entity>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -525,7 +525,7 @@ impl DurablePartition {
 }
 
 impl Outbox {
-    fn add(&mut self, number: u64, entry: Outgoing) {
+    pub fn add(&mut self, number: u64, entry: Outgoing) {
         self.last = self.last.max(number);
         self.relayed_bytes += entry.item.relayed_bytes();
         self.entries.insert(number, entry);

@@ -13,6 +13,7 @@ pub mod effect;
 pub mod event;
 pub mod group;
 mod group_commands;
+mod held;
 mod partition;
 #[doc(hidden)]
 pub mod planted;
@@ -28,6 +29,7 @@ pub use catalog::Catalog;
 pub use command::{Command, Ticket};
 pub use effect::{Content, Delivery, Effect, Gate, Gated, Output, Reply};
 pub use event::Event;
+pub use held::Held;
 pub use range_set::RangeSet;
 pub use settlement::Position;
 pub use shard::{Context, Publish, Published, Shard, Stream};

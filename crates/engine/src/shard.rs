@@ -6,6 +6,7 @@ use crate::{
     effect::{Effect, Gate, Gated, Journaled, NotTaken, Output, Refusal, Reply},
     event::Event,
     group::Replies,
+    held::Held,
     partition,
     planted::{self, Bug},
     queue, retained, transfer,
@@ -200,6 +201,21 @@ impl Shard {
     /// Outbox entries that have not arrived yet.
     pub fn outbox_len(&self) -> usize {
         self.durable.outbox.entries.len()
+    }
+
+    /// Makes what is left of a damaged state fit together. Before [`Shard::replay`].
+    pub fn mend(&mut self) {
+        self.durable.mend();
+    }
+
+    /// How many messages only its state holds.
+    pub fn held(&self) -> Held {
+        Held::of(&self.durable)
+    }
+
+    /// How many messages of the outbox are not here, at most.
+    pub fn lacks(&self, held: &Held) -> u64 {
+        held.lacking_in(&self.durable)
     }
 
     /// The last message on each subject, to build the view that readers search.

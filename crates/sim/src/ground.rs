@@ -6,6 +6,7 @@ use posthaste_broker::Home;
 use posthaste_storage::{
     Random, data_dir,
     disk::{Damage, Disk, SimDisk, Space, Tears},
+    journal::JournalPlace,
     object::{Bucket, Rates, SimStore},
     segment::{DiskSegments, Run, SegmentId, Segments},
 };
@@ -104,10 +105,10 @@ impl Ground {
     /// `tears`: sectors may also become unreadable.
     pub fn flip_bits(&self, random: &mut Random, tears: bool) -> Vec<Befallen> {
         let files = self.files();
-        let mut flipped = Vec::new();
+        let mut befallen: Vec<(Befallen, Vec<(String, u64)>)> = Vec::new();
         for _ in 0..=random.below(3) {
             let Some((path, bytes)) = files.get(random.below(files.len() as u64) as usize) else {
-                return flipped;
+                break;
             };
             // Journal files are mostly empty space behind their first part.
             let bit = random.below(8 * (*bytes).min(200_000));
@@ -132,10 +133,28 @@ impl Ground {
                 }
             };
             if there {
-                flipped.push(Befallen { text, streams });
+                let mut places = vec![(path.clone(), bit / 8)];
+                if let Some(Damage::Misdirected { to }) = sector {
+                    places.push((path.clone(), to));
+                }
+                befallen.push((Befallen { text, streams, unnoted: false }, places));
             }
         }
-        flipped
+        // What befell the note counts for all.
+        for (befallen, places) in &mut befallen {
+            befallen.unnoted = places.iter().any(|(path, position)| self.is_unnoted(path, *position));
+        }
+        befallen.into_iter().map(|(befallen, _)| befallen).collect()
+    }
+
+    /// Whether the position lies in the journal, behind the last note of what is durable.
+    fn is_unnoted(&self, path: &str, position: u64) -> bool {
+        let Ground::Disk(disk) = self else { return false };
+        let name = path.strip_prefix(data_dir::JOURNAL_DIR).and_then(|name| name.strip_prefix('/'));
+        let name = name.and_then(|name| name.strip_suffix(".journal"));
+        let Some(file) = name.and_then(|name| u64::from_str_radix(name, 16).ok()) else { return false };
+        let place = JournalPlace::directory(Arc::new(disk.copy()), data_dir::JOURNAL_DIR);
+        place.is_unnoted(file, position).unwrap_or(true)
     }
 
     /// The streams of which a segment holds something at a position, or all of its streams if what is there
@@ -198,6 +217,8 @@ pub struct Befallen {
     pub text: String,
     /// Whose messages lay there, if that can be told; else it may have been anybody's.
     pub streams: Option<BTreeSet<u64>>,
+    /// It may pass for an end of the journal that had not been synced.
+    pub unnoted: bool,
 }
 
 /// None for a single bit.

@@ -208,10 +208,11 @@ impl Run {
             let faults = Faults::choose(&mut self.random);
             self.start(number == 0, Some(faults))?;
             if self.rots {
-                for Befallen { text, streams } in self.ground.flip_bits(&mut self.random, self.tears) {
+                for Befallen { text, streams, unnoted } in self.ground.flip_bits(&mut self.random, self.tears)
+                {
                     let mut history = self.shore.history.borrow_mut();
                     history.note(format_args!("{text}"));
-                    history.hurt(1, streams);
+                    history.hurt(1, streams, unnoted);
                 }
             }
         }
@@ -278,7 +279,8 @@ impl Run {
         if torn > 0 {
             let mut history = self.shore.history.borrow_mut();
             history.note(format_args!("{torn} sectors were torn and cannot be read"));
-            history.hurt(torn, None);
+            // What was being written lay at the journal's end, or its position was not noted yet.
+            history.hurt(torn, None, true);
         }
     }
 

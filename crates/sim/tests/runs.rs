@@ -54,6 +54,18 @@ fn torn_and_unreadable_sectors() {
         (true, 310_014, "a start is refused for a checkpoint file with a sector that cannot be read"),
         (true, 310_158, "what expires in a queue whose segment cannot be read never comes to the next one"),
         (true, 310_161, "a deleted queue is back with its checkpoint's state, and has another target"),
+        (true, 320_025, "a power cut brings back an older manifest, whose part of the journal was released"),
+        (
+            true,
+            330_155,
+            "messages that are in the journal only are taken for settled by later ones in segments",
+        ),
+        (true, 330_228, "both generations of a checkpoint are lost, and what only they held is counted"),
+        (
+            true,
+            331_279,
+            "both generations of a checkpoint are lost, and names that only they held are counted",
+        ),
     ];
     for (rots, seed, why) in seeds {
         let (rots, tears) = (Some(rots), Some(true));

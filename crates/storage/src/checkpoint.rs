@@ -249,9 +249,9 @@ impl Checkpoints {
         self.next_file += 1;
         manifest.publish(&self.dir)?;
         self.previous = self.current.replace(manifest);
-        // The checkpoint stands; what could not be removed is found again at the next start.
-        let _ = self.remove_unneeded();
-        Ok(())
+        self.remove_unneeded()?;
+        // A power cut must not bring an older generation back: what it needs is about to be released.
+        self.dir.disk.sync_dir(&self.dir.path).map_err(|error| io_error("sync", &self.dir.path, error))
     }
 
     fn remove_unneeded(&self) -> Result<(), CheckpointError> {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::disk::{DirEntry, Disk, DiskLock, LocalDisk, ReadOnlyDisk};
 
 /// Version of the directory's layout.
-pub const FORMAT_VERSION: u32 = 4;
+pub const FORMAT_VERSION: u32 = 5;
 /// Directory of the journal.
 pub const JOURNAL_DIR: &str = "journal";
 /// Directory of the segments.
@@ -346,9 +346,9 @@ mod tests {
         let (error, files) = put("letter.txt", "dear");
         assert!(matches!(&error, OpenError::Foreign { found, .. } if found == "letter.txt"), "{error}");
         assert_eq!(files, 1);
-        let (error, _) = put(IDENTITY, r#"{"format": 5, "new": true}"#);
-        assert!(matches!(error, OpenError::Version { found: 5, supported: 4, .. }), "{error}");
-        for text in ["", "{", "[]", r#"{"format": 4}"#, r#"{"format":4,"cluster":"a","shards":0,"epoch":1}"#]
+        let (error, _) = put(IDENTITY, r#"{"format": 6, "new": true}"#);
+        assert!(matches!(error, OpenError::Version { found: 6, supported: 5, .. }), "{error}");
+        for text in ["", "{", "[]", r#"{"format": 5}"#, r#"{"format":5,"cluster":"a","shards":0,"epoch":1}"#]
         {
             let (error, _) = put(IDENTITY, text);
             assert!(matches!(error, OpenError::Damaged { .. }), "{text}: {error}");

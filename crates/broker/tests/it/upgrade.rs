@@ -28,9 +28,9 @@ use std::{
 };
 
 /// The oldest version that opens. Before the first release formats changed without an upgrade.
-const OLDEST: u32 = 5;
+const OLDEST: u32 = 6;
 /// The version that a new fixture is of. All up to it are tested.
-const NEWEST: u32 = 5;
+const NEWEST: u32 = 6;
 /// Files are kept in pieces of this size, unless they are zeros.
 const PIECE_BYTES: usize = 64;
 /// The year 2100.

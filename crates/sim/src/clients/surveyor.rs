@@ -44,6 +44,8 @@ enum Presence {
 pub struct Surveyor {
     sent: Cell<u32>,
     meadow: Cell<Presence>,
+    /// The one that it was last.
+    current: Cell<Option<TopicId>>,
     /// All that the topic was ever given.
     ids: RefCell<BTreeSet<TopicId>>,
     /// Of this topic: what was sent to its one partition, and how many records were acknowledged.
@@ -142,13 +144,17 @@ async fn tend_meadow(shore: &Shore, surveyor: &Surveyor, client: &Client) -> io:
         surveyor.meadow.set(Presence::Unknown);
         let Ok(topic) = client.create_topic(&name, 1, TopicConfig::default()).await else { return Ok(()) };
         surveyor.meadow.set(Presence::Present);
+        surveyor.current.set(Some(topic.id));
         surveyor.begin_anew();
         return check_fresh(shore, surveyor, topic.id, client);
     };
-    // Made, and nobody was told.
-    if surveyor.meadow.replace(Presence::Present) == Presence::Unknown
-        && surveyor.ids.borrow_mut().insert(topic.id)
-    {
+    let was = surveyor.meadow.replace(Presence::Present);
+    if surveyor.current.replace(Some(topic.id)) != Some(topic.id) {
+        let is_new = surveyor.ids.borrow_mut().insert(topic.id);
+        // Made, and nobody was told.
+        if was != Presence::Unknown || !is_new {
+            shore.broken("a topic is another one than before");
+        }
         surveyor.begin_anew();
     }
     if shore.chance(1, 3) {

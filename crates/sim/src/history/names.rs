@@ -81,20 +81,37 @@ impl History {
         if let Some(default) = catalog.namespace("default").filter(|_| self.rots) {
             self.names.extend(&entries(default));
         }
-        for namespace in catalog.namespaces() {
-            for topic in namespace.topics.values() {
-                for (index, partition) in (0..).zip(&topic.partitions) {
-                    let name = damage::partition(&topic.name, index);
-                    self.names.streams.insert(partition.id.0, name);
+        for (stream, name) in catalog.namespaces().flat_map(|namespace| streams(namespace)) {
+            let known = self.names.streams.get(&stream).filter(|known| !is_made_up(known)).cloned();
+            match known.filter(|_| is_made_up(&name)) {
+                // What came after the first start is told from others by its streams only.
+                Some(before) => {
+                    if self.names.lost.insert(before.clone()) {
+                        self.note(format_args!("has another name in the catalog: {before}"));
+                    }
                 }
-            }
-            for queue in namespace.queues.values() {
-                let name = damage::queue(&queue.name);
-                let streams = queue.streams.iter().map(|stream| (*stream, name.clone()));
-                self.names.streams.extend(streams);
+                None => _ = self.names.streams.insert(stream, name),
             }
         }
     }
+}
+
+/// Whether the broker gave the name, to what had lost its own.
+fn is_made_up(name: &str) -> bool {
+    name.contains("recovered.")
+}
+
+/// The streams of a namespace, and whose messages they hold.
+fn streams(namespace: &Namespace) -> impl Iterator<Item = (u64, String)> + '_ {
+    let of_topics = namespace.topics.values().flat_map(|topic| {
+        let partitions = (0..).zip(&topic.partitions);
+        partitions.map(|(index, partition)| (partition.id.0, damage::partition(&topic.name, index)))
+    });
+    let of_queues = namespace
+        .queues
+        .values()
+        .flat_map(|queue| queue.streams.iter().map(|stream| (*stream, damage::queue(&queue.name))));
+    of_topics.chain(of_queues)
 }
 
 /// A partition's topic, or a queue.

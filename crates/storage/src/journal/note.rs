@@ -12,7 +12,8 @@
 //! lost  from 8 | to 8 | file 8 | records 8 | messages 8
 //! ```
 //!
-//! There are two blocks, which notes take in turn: a torn one leaves the one before.
+//! There are two pairs of blocks, which notes take in turn: a torn one leaves the one before. Both blocks of
+//! a pair hold the same, so that a damaged one costs nothing.
 
 use std::io;
 use std::sync::Arc;
@@ -25,9 +26,11 @@ use super::{Amount, JournalHome};
 use crate::disk::{BLOCK_BYTES, DiskFile};
 
 /// Version of the note's format.
-pub(super) const NOTE_VERSION: u32 = 1;
-/// Bytes of the file: two blocks.
-pub(super) const NOTE_FILE_BYTES: u64 = 2 * BLOCK_BYTES as u64;
+pub(super) const NOTE_VERSION: u32 = 2;
+/// Bytes of the file: two pairs of blocks.
+pub(super) const NOTE_FILE_BYTES: u64 = 2 * PAIR_BYTES as u64;
+
+const PAIR_BYTES: usize = 2 * BLOCK_BYTES;
 
 const MAGIC: [u8; 8] = *b"PHDURABL";
 const HEADER_BYTES: usize = 72;
@@ -200,17 +203,17 @@ struct State {
 
 /// Aligned as transfers past a page cache want it.
 #[repr(align(4096))]
-struct Block([u8; BLOCK_BYTES]);
+struct Pair([u8; PAIR_BYTES]);
 
-impl Default for Block {
-    fn default() -> Block {
-        Block([0; BLOCK_BYTES])
+impl Default for Pair {
+    fn default() -> Pair {
+        Pair([0; PAIR_BYTES])
     }
 }
 
 struct Writing {
     file: Option<Arc<dyn DiskFile>>,
-    block: Box<Block>,
+    pair: Box<Pair>,
     /// What was written last.
     note: Note,
     has_failed: bool,
@@ -220,7 +223,7 @@ impl NoteKeeper {
     /// Goes on behind the note that was found.
     pub fn new(note: Note) -> NoteKeeper {
         let reached = note.position;
-        let writing = Writing { file: None, block: Box::default(), note, has_failed: false };
+        let writing = Writing { file: None, pair: Box::default(), note, has_failed: false };
         let state = State { reached, noted: reached, ..State::default() };
         NoteKeeper { state: Mutex::new(state), changed: Condvar::new(), writing: Mutex::new(writing) }
     }
@@ -305,9 +308,11 @@ impl Writing {
         let Some(file) = &self.file else { return Ok(()) };
         self.note.sequence += 1;
         self.note.position = position;
-        self.note.encode(&mut self.block.0);
-        let at = self.note.sequence % 2 * BLOCK_BYTES as u64;
-        file.write_blocks(at, &self.block.0)?;
+        let (first, second) = self.pair.0.split_at_mut(BLOCK_BYTES);
+        self.note.encode(first);
+        second.copy_from_slice(first);
+        let at = self.note.sequence % 2 * PAIR_BYTES as u64;
+        file.write_blocks(at, &self.pair.0)?;
         file.sync_data()
     }
 }

@@ -3,11 +3,13 @@
 use std::io;
 use std::sync::Arc;
 
+use super::format::{FILE_HEADER_BYTES, FileHeader, FileHeaderState};
+use super::note::{Note, NoteState};
 use super::{
     ClosedFiles, Completion, DamageKind, DiskHome, HomeFile, Journal, JournalConfig, JournalHome, Lsn,
     OpenError, RecordRef, RecoveryReport, object, recovery,
 };
-use crate::disk::{Disk, Reserving};
+use crate::disk::{BLOCK_BYTES, Disk, Reserving};
 use crate::object::ObjectDisk;
 
 /// The files of a directory, or the numbered objects of a bucket. Clones are of the same journal.
@@ -73,6 +75,26 @@ impl JournalPlace {
     pub fn file(&self, number: u64) -> Result<Arc<dyn HomeFile>, OpenError> {
         let failed = |error| OpenError::Io { action: format!("open journal file {number:016x}"), error };
         self.home()?.open(number).map_err(failed)
+    }
+
+    /// For simulations: whether damage to the block at `position` of a file may pass for an end that had not
+    /// been synced, because the durable position has not been noted since.
+    #[doc(hidden)]
+    pub fn is_unnoted(&self, file: u64, position: u64) -> Result<bool, OpenError> {
+        let Kind::Directory { .. } = &self.0 else { return Ok(false) };
+        let failed = |error| OpenError::Io { action: format!("read journal file {file:016x}"), error };
+        let home = self.home()?;
+        let NoteState::Valid(note) = Note::read(&*home).map_err(failed)? else { return Ok(true) };
+        let mut block = vec![0; FILE_HEADER_BYTES as usize];
+        let read = home.open(file).and_then(|file| file.read_at(0, &mut block)).unwrap_or(0);
+        let FileHeaderState::Valid(header) = FileHeader::decode(&block[..read]) else {
+            return Ok(self.list()?.iter().all(|(number, _)| *number <= file));
+        };
+        let block_end = (header.start + position + 1).next_multiple_of(BLOCK_BYTES as u64);
+        Ok(match note.position.durable_of(header.nonce, header.start) {
+            Some(durable) => block_end > durable,
+            None => header.start > note.position.start,
+        })
     }
 
     /// Hands every readable record of `scope` to `replay`, in order, as [`JournalPlace::open`] would. Changes

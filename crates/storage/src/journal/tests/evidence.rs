@@ -2,6 +2,9 @@
 
 use super::*;
 
+const NOTE: &str = "journal/durable";
+const NOTE_BLOCKS: [u64; 4] = [0, 4096, 8192, 12288];
+
 /// A journal in steps whose batches hold one message of a record each.
 struct Steps {
     disk: SimDisk,
@@ -111,6 +114,26 @@ fn an_end_of_the_journal_that_is_gone_is_told_with_its_count_at_every_start() {
     }
 }
 
+/// The latest note is in two blocks: one may be damaged.
+#[test]
+fn an_end_that_is_gone_is_told_in_full_with_any_block_of_the_note_damaged() {
+    for block in NOTE_BLOCKS {
+        let disk = SimDisk::new(1);
+        let mut steps = Steps::new(&disk);
+        for _ in 0..4 {
+            steps.commit(5);
+            assert_eq!(steps.opened.journal.step_lazy_sync(), StepOutcome::Committed);
+        }
+        let (path, position) = steps.place(10);
+        drop(steps);
+        zero_from(&disk, &path, position);
+        assert!(disk.flip_bit(NOTE, (block + 30) * 8));
+        let opened = reopen(&disk, 0);
+        let lost = opened.report.quarantined.iter().filter_map(|damage| damage.lost);
+        assert_eq!(lost.map(|lost| lost.messages).sum::<u64>(), 10, "block at byte {block}");
+    }
+}
+
 /// Nothing of these frames can be read, neither headers nor records; how many there were is known.
 #[test]
 fn whole_frames_that_are_gone_amid_the_journal_are_counted() {
@@ -188,12 +211,11 @@ fn an_unsynced_tail_behind_a_note_is_still_only_a_tail() {
 #[test]
 fn a_note_that_cannot_be_read_is_told_once_and_a_torn_one_is_none() {
     type Harm = fn(&SimDisk);
-    const NOTE: &str = "journal/durable";
     let unreadable = |disk: &SimDisk, at| assert!(disk.damage(NOTE, at, crate::disk::Damage::Unreadable));
     let harms: [(Harm, bool); 6] = [
         (|disk| assert!(disk.flip_bit(NOTE, 30 * 8)), false),
-        (|disk| assert!(disk.flip_bit(NOTE, (4096 + 30) * 8)), false),
-        (|disk| assert!(disk.flip_bit(NOTE, 30 * 8) && disk.flip_bit(NOTE, (4096 + 30) * 8)), true),
+        (|disk| assert!(disk.flip_bit(NOTE, (3 * 4096 + 30) * 8)), false),
+        (|disk| NOTE_BLOCKS.iter().for_each(|at| assert!(disk.flip_bit(NOTE, (at + 30) * 8))), true),
         (|disk| zero_from(disk, NOTE, 0), true),
         (|disk| assert!(disk.truncate(NOTE, 0)), true),
         (|disk| disk.remove(NOTE).unwrap(), true),
@@ -214,13 +236,13 @@ fn a_note_that_cannot_be_read_is_told_once_and_a_torn_one_is_none() {
         drop(opened);
         assert_eq!(reopen(&disk, 0).report.quarantined, []);
     }
-    for (places, is_lost) in [(vec![0], false), (vec![4096], false), (vec![0, 4096], true)] {
+    for (places, is_lost) in [(&NOTE_BLOCKS[..2], false), (&NOTE_BLOCKS[2..3], false), (&NOTE_BLOCKS, true)] {
         let disk = SimDisk::new(1);
         let mut steps = Steps::new(&disk);
         steps.commit(3);
         steps.opened.journal.step_lazy_sync();
         drop(steps);
-        places.into_iter().for_each(|at| unreadable(&disk, at));
+        places.iter().for_each(|at| unreadable(&disk, *at));
         let told = reopen(&disk, 0).report.quarantined;
         assert_eq!(told.iter().any(|damage| damage.kind == DamageKind::Note), is_lost, "{told:?}");
     }
