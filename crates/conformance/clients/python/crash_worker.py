@@ -263,7 +263,10 @@ def produce_queue():
 
     print("ready", flush=True)
     while not stopping.is_set():
-        Publisher().run()
+        try:
+            Publisher().run()
+        except ValueError as error:
+            note_reset(error)
         time.sleep(0.1)
 
 
@@ -296,6 +299,16 @@ def consume_queue(channel_name, source, queue):
         except (AMQPError, OSError) as error:
             sys.stderr.write(f"{error!r}\n")
             time.sleep(0.1)
+        except ValueError as error:
+            note_reset(error)
+            time.sleep(0.1)
+
+
+def note_reset(error):
+    """pika raises a ValueError where a connection is reset just after it was made; any other is a fault."""
+    if "Expected connected socket" not in str(error):
+        raise error
+    sys.stderr.write(f"{error!r}\n")
 
 
 def fill_queue():
