@@ -108,6 +108,7 @@ pub(crate) fn not_authenticated(error: AuthenticationError, mechanism: &str, use
         | AuthenticationError::NoCertificate
         | AuthenticationError::Token(_)
         | AuthenticationError::UnknownCertificate
+        | AuthenticationError::UnopenedAccessKey
         | AuthenticationError::Wrong => Exception::new(
             ReplyCode::AccessRefused,
             format_args!(

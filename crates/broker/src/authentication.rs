@@ -22,6 +22,9 @@ use std::{
 /// patterns of a permission match.
 pub const SYSTEM_NAMESPACE: &str = "posthaste";
 
+/// When a token without an end expires.
+pub(crate) const NEVER: Timestamp = Timestamp(i64::MAX);
+
 /// The broker's own name in the log.
 pub(crate) const BROKER: &str = "broker";
 
@@ -70,6 +73,8 @@ pub(crate) enum Shown {
     Nothing,
     /// A certificate; with the name in it that the user's entry has, unless a rule made one of it.
     Certificate(Option<String>),
+    /// The access key with this id.
+    AccessKey(String),
     /// The password of the user as it was then.
     Password(Arc<User>),
     /// A token; until when it is good, in milliseconds since 1970, and whether the user had an entry then.
@@ -97,6 +102,9 @@ pub enum AuthenticationError {
     UnknownCertificate,
     #[error(transparent)]
     Token(#[from] TokenError),
+    /// It was sealed with another key than the broker has.
+    #[error("the access key's secret cannot be opened: the broker has another sealing key")]
+    UnopenedAccessKey,
     #[error("the user name or the password is wrong")]
     Wrong,
 }
@@ -216,14 +224,21 @@ impl Principal {
         };
         match &identity.shown {
             Shown::Password(shown) if shown.password != user.password => Err(Revoked::Password(name())),
+            Shown::AccessKey(shown) if !user.access_keys.iter().any(|key| key.id == *shown) => {
+                Err(Revoked::AccessKey(name()))
+            }
             Shown::Certificate(Some(shown)) if !user.certificate_names.contains(shown) => {
                 Err(Revoked::Certificate(name()))
             }
-            Shown::Nothing | Shown::Certificate(_) | Shown::Password(_) | Shown::Token { .. } => Ok(()),
+            Shown::AccessKey(_)
+            | Shown::Nothing
+            | Shown::Certificate(_)
+            | Shown::Password(_)
+            | Shown::Token { .. } => Ok(()),
         }
     }
 
-    /// Until when its token is good; none if it has shown none.
+    /// Until when its token is good; none if it has shown none, or one that is good for ever.
     pub(crate) fn expires(&self) -> Option<Timestamp> {
         match &self.0 {
             Kind::User(identity) => identity.expires(),
@@ -234,10 +249,13 @@ impl Principal {
     /// Goes on until a further token of the same user with the same groups expires; whether it is one.
     pub(crate) fn renew(&self, further: &Principal) -> bool {
         let (Kind::User(old), Kind::User(new)) = (&self.0, &further.0) else { return false };
-        let (Shown::Token { expires, .. }, Some(until)) = (&old.shown, new.expires()) else { return false };
+        let (Shown::Token { expires, .. }, Shown::Token { expires: until, .. }) = (&old.shown, &new.shown)
+        else {
+            return false;
+        };
         let same = old.name == new.name && old.groups == new.groups;
         if same {
-            expires.store(until.0, Ordering::Relaxed);
+            expires.store(until.load(Ordering::Relaxed), Ordering::Relaxed);
         }
         same
     }
@@ -312,8 +330,10 @@ impl Principal {
 impl Identity {
     fn expires(&self) -> Option<Timestamp> {
         match &self.shown {
-            Shown::Token { expires, .. } => Some(Timestamp(expires.load(Ordering::Relaxed))),
-            Shown::Nothing | Shown::Certificate(_) | Shown::Password(_) => None,
+            Shown::Token { expires, .. } => {
+                Some(Timestamp(expires.load(Ordering::Relaxed))).filter(|expires| *expires != NEVER)
+            }
+            Shown::AccessKey(_) | Shown::Nothing | Shown::Certificate(_) | Shown::Password(_) => None,
         }
     }
 

@@ -1,6 +1,7 @@
 //! The broker as everyone holds it.
 
 use crate::{
+    access_key::SealingKey,
     audit::Audit,
     authentication::Principal,
     certificate::CertificateUser,
@@ -84,6 +85,8 @@ pub(crate) struct Shared {
     pub logs: Arc<Logs>,
     pub retained: RetainedView,
     pub passwords: KnownPasswords,
+    /// None until it is configured.
+    pub sealing_key: OnceLock<SealingKey>,
     pub revocations: Revocations,
     pub audit: Audit,
     pub log_ins: LogIns,
@@ -159,6 +162,7 @@ impl Shared {
             logs: parts.logs,
             retained: RetainedView::default(),
             passwords: KnownPasswords::default(),
+            sealing_key: OnceLock::new(),
             revocations: Revocations::default(),
             audit: Audit::default(),
             log_ins: LogIns::default(),

@@ -33,6 +33,9 @@ pub(crate) fn subject_of(command: &CatalogCommand) -> String {
         CatalogCommand::PutUser(user) => user.name.to_string(),
         CatalogCommand::PutUserGroup(group) => group.name.to_string(),
         CatalogCommand::DeleteUser(name) | CatalogCommand::DeleteUserGroup(name) => name.to_string(),
+        CatalogCommand::PutAccessKey { user, .. } | CatalogCommand::DeleteAccessKey { user, .. } => {
+            user.to_string()
+        }
     }
 }
 

@@ -542,7 +542,7 @@ impl Client {
         Ok(())
     }
 
-    fn note_user(&self, done: &'static str, kind: &'static str, name: &str) {
+    pub(crate) fn note_user(&self, done: &'static str, kind: &'static str, name: &str) {
         // A change of users is never beside the point, not even one by the broker's own parts.
         tracing::info!(by = self.0.principal.name(), kind, name, "{done}");
         self.shared().audit_user(&self.0.principal, done, kind, name);

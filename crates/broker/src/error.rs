@@ -94,6 +94,7 @@ impl From<Refusal> for Error {
 /// `name` is what the command was about.
 pub(crate) fn from_catalog(refusal: CatalogRefusal, name: &str) -> Error {
     match refusal {
+        CatalogRefusal::AccessKeyUnknown => Error::Invalid(format!("user '{name}' has no such access key")),
         CatalogRefusal::Exists => Error::Exists,
         CatalogRefusal::ExchangeUnknown => Error::NotFound(Resource::Exchange, name.to_owned()),
         CatalogRefusal::InUse => Error::InUse,

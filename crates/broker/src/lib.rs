@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod access;
+mod access_key;
 mod administration;
 mod ahead;
 mod audit;
@@ -52,6 +53,7 @@ mod usage;
 pub use access::{
     Allowed, Configurable, Extent, Holder, Protected, Readable, Rights, Visible, Writable, right,
 };
+pub use access_key::{NewAccessKey, SEALING_KEY_BYTES};
 pub use administration::Administration;
 pub use ahead::ReadAhead;
 pub use audit::AUDIT_TOPIC;

@@ -278,6 +278,15 @@ impl Broker {
             let result = self.by_password_or_token(origin, user, token).await;
             return result.map(|principal| principal.naming(namespace));
         }
+        if let Some(by_key) = self.by_access_key(user, password, origin) {
+            return match by_key {
+                Ok(principal) => Ok(principal.naming(namespace)),
+                Err(error) => {
+                    let _turn = self.turn(origin, user).await?;
+                    Err(self.fail(origin, user, error).await)
+                }
+            };
+        }
         if let Some(known) = self.known_password(user, password, origin) {
             let known = known.map(|principal| principal.naming(namespace));
             return known.map_err(|error| self.refused(origin, Some(user), error));

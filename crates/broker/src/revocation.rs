@@ -52,6 +52,8 @@ pub struct RightsWatch {
 /// A client may not stay connected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Revoked {
+    #[error("the access key of user '{0}' was deleted; log in with another one")]
+    AccessKey(String),
     #[error("clients without credentials are not let in any more; log in as a user")]
     Anonymous,
     #[error("the certificate is user '{0}''s no more; log in with another one")]

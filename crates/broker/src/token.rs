@@ -9,7 +9,7 @@ mod keys;
 
 use crate::{
     Broker,
-    authentication::{AuthenticationError, Principal},
+    authentication::{AuthenticationError, NEVER, Principal},
     origin::Origin,
     revocation::watch_tokens,
 };
@@ -49,6 +49,8 @@ pub struct TokenIssuer {
     pub clock_skew: Duration,
     /// A PEM public key, a JWK set, or a secret.
     pub read_keys: ReadKeys,
+    /// Tokens may lack `iss`, `aud` and `exp`, as those of Pulsar's tool do; a claim that is there counts.
+    pub minimal_tokens: bool,
 }
 
 /// Why a token was not accepted.
@@ -96,7 +98,7 @@ struct Word {
 struct Parsed<'a> {
     algorithm: Algorithm,
     key_id: Option<String>,
-    issuer: String,
+    issuer: Option<String>,
     /// Header and claims, as signed.
     signed: &'a str,
     signature: &'a str,
@@ -119,7 +121,10 @@ impl<'a> Parsed<'a> {
         // `none` is no algorithm.
         let algorithm = algorithm.parse().map_err(|_| TokenError::Algorithm)?;
         let key_id = header.get("kid").and_then(Value::as_str).map(str::to_owned);
-        let issuer = claims.get("iss").and_then(Value::as_str).ok_or(TokenError::Issuer)?.to_owned();
+        let issuer = match claims.get("iss") {
+            Some(issuer) => Some(issuer.as_str().ok_or(TokenError::Issuer)?.to_owned()),
+            None => None,
+        };
         Ok(Parsed { algorithm, key_id, issuer, signed, signature, claims })
     }
 }
@@ -137,8 +142,13 @@ impl TokenIssuer {
 
     /// Judges the claims of a token whose signature is right.
     fn word(&self, claims: &Map<String, Value>, now: Timestamp) -> Result<Word, TokenError> {
-        let expires = claims.get("exp").and_then(moment).ok_or(TokenError::Expired)?;
-        let expires = Timestamp(expires.0.saturating_add(self.skew_ms()));
+        let expires = match claims.get("exp") {
+            None if self.minimal_tokens => NEVER,
+            exp => {
+                let expires = exp.and_then(moment).ok_or(TokenError::Expired)?;
+                Timestamp(expires.0.saturating_add(self.skew_ms()).min(NEVER.0 - 1))
+            }
+        };
         if expires <= now {
             return Err(TokenError::Expired);
         }
@@ -154,7 +164,7 @@ impl TokenIssuer {
         let meant_for_us = match claims.get("aud") {
             Some(Value::Array(all)) => all.iter().any(is_for_us),
             Some(one) => is_for_us(one),
-            None => false,
+            None => self.minimal_tokens,
         };
         if !meant_for_us {
             return Err(TokenError::Audience);
@@ -210,7 +220,8 @@ impl Broker {
     /// Says whose tokens are accepted, instead of nobody's. Keys are read by [`Broker::read_token_keys`].
     ///
     /// # Errors
-    /// Two go by one name, or one has no audience, or algorithms with secrets beside others.
+    /// Two go by one name or take tokens that name none, or one has no audience, or algorithms with secrets
+    /// beside others.
     pub fn set_token_issuers(&self, issuers: Vec<TokenIssuer>) -> Result<(), String> {
         let mut all: Vec<Arc<Issuer>> = Vec::new();
         for settings in issuers {
@@ -218,7 +229,10 @@ impl Broker {
             if all.iter().any(|other| other.settings.issuer == *name) {
                 return Err(format!("issuer '{name}' is there twice; give it one table"));
             }
-            if settings.audiences.is_empty() {
+            if settings.minimal_tokens && all.iter().any(|other| other.settings.minimal_tokens) {
+                return Err("`minimal_tokens` of two issuers: nothing tells whose a token is".to_owned());
+            }
+            if settings.audiences.is_empty() && !settings.minimal_tokens {
                 return Err(format!("issuer '{name}' has no `audience`; say for whom its tokens are"));
             }
             let keys = Keys::new(&settings.algorithms).map_err(|why| format!("issuer '{name}': {why}"))?;
@@ -261,7 +275,10 @@ impl Broker {
     ) -> Result<Principal, AuthenticationError> {
         let parsed = Parsed::read(token)?;
         let issuers = self.shared.token_issuers.0.load_full();
-        let issuer = issuers.iter().find(|issuer| issuer.settings.issuer == parsed.issuer);
+        let issuer = issuers.iter().find(|issuer| match &parsed.issuer {
+            Some(name) => issuer.settings.issuer == *name,
+            None => issuer.settings.minimal_tokens,
+        });
         let issuer = issuer.ok_or(TokenError::Issuer)?;
         let mut verified = issuer.keys.verify(&parsed);
         if verified == Err(TokenError::Key) && issuer.keys.read_for_new(&self.shared, &issuer.settings).await
@@ -293,6 +310,7 @@ mod tests {
             algorithms: Vec::new(),
             clock_skew: Duration::from_secs(5),
             read_keys: Arc::new(|| Ok(Vec::new())),
+            minimal_tokens: false,
         }
     }
 
@@ -339,7 +357,21 @@ mod tests {
         }
         assert_eq!(word(|c| c["nbf"] = json!(905)).map(|word| word.0), Ok("ann".to_owned()));
         assert_eq!(word(|c| c["exp"] = json!(895.001)).map(|word| word.2), Ok(900_001));
-        assert_eq!(word(|c| c["exp"] = json!(1e300)).map(|word| word.2), Ok(i64::MAX));
+        assert_eq!(word(|c| c["exp"] = json!(1e300)).map(|word| word.2), Ok(i64::MAX - 1));
+    }
+
+    #[test]
+    fn minimal_tokens_lack_claims_and_those_that_are_there_count() {
+        let word = |claims: Value| {
+            let issuer = TokenIssuer { minimal_tokens: true, ..issuer() };
+            issuer.word(claims.as_object().unwrap(), Timestamp(900_000)).map(|word| word.expires)
+        };
+        assert_eq!(word(json!({"sub": "ann"})), Ok(NEVER));
+        assert_eq!(word(json!({"sub": "ann", "aud": "other", "exp": 1_000})), Ok(Timestamp(1_005_000)));
+        assert_eq!(word(json!({"sub": "ann", "aud": "x"})), Err(TokenError::Audience));
+        assert_eq!(word(json!({"sub": "ann", "exp": 1})), Err(TokenError::Expired));
+        assert_eq!(word(json!({"sub": "ann", "exp": null})), Err(TokenError::Expired));
+        assert_eq!(word(json!({})), Err(TokenError::User));
     }
 
     #[test]

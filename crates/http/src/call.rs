@@ -82,6 +82,11 @@ impl Call {
         self.names.first().map_or("", String::as_str)
     }
 
+    /// The second name in the path, as it is known.
+    pub fn second_text(&self) -> &str {
+        self.names.get(1).map_or("", String::as_str)
+    }
+
     /// The name in the path.
     pub fn name(&self) -> Result<Name, Failure> {
         name(self.text())

@@ -5,6 +5,7 @@ use hyper::Method;
 /// What a request asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
+    CreateAccessKey,
     CreateBinding,
     CreateExchange,
     CreateNamespace,
@@ -15,6 +16,7 @@ pub enum Operation {
     ChangeNamespace,
     ChangeQueue,
     ChangeTopic,
+    DeleteAccessKey,
     DeleteBinding,
     DeleteExchange,
     DeleteGroup,
@@ -91,7 +93,8 @@ impl Operation {
             | O::Readiness
             | O::Status
             | O::StreamTopic => true,
-            O::CreateBinding
+            O::CreateAccessKey
+            | O::CreateBinding
             | O::CreateExchange
             | O::CreateNamespace
             | O::CreateQueue
@@ -101,6 +104,7 @@ impl Operation {
             | O::ChangeNamespace
             | O::ChangeQueue
             | O::ChangeTopic
+            | O::DeleteAccessKey
             | O::DeleteBinding
             | O::DeleteExchange
             | O::DeleteGroup
@@ -173,6 +177,8 @@ pub const ROUTES: &[(&str, Methods)] = {
         ("/v1/bindings", &[(GET, O::ListBindings), (POST, O::CreateBinding), (DELETE, O::DeleteBinding)]),
         ("/v1/users", &[(GET, O::ListUsers), (POST, O::CreateUser)]),
         ("/v1/users/*", &[(GET, O::DescribeUser), (PUT, O::PutUser), (DELETE, O::DeleteUser)]),
+        ("/v1/users/*/access-keys", &[(POST, O::CreateAccessKey)]),
+        ("/v1/users/*/access-keys/*", &[(DELETE, O::DeleteAccessKey)]),
         ("/v1/user-groups", &[(GET, O::ListUserGroups), (POST, O::CreateUserGroup)]),
         (
             "/v1/user-groups/*",
@@ -271,7 +277,7 @@ mod tests {
     fn every_path_is_documented() {
         let text = include_str!("../../../docs/http-api.md");
         for (path, methods) in ROUTES {
-            let shown = path.replace("/*", "/{name}");
+            let shown = path.replace("access-keys/*", "access-keys/{id}").replace("/*", "/{name}");
             for (method, _) in *methods {
                 assert!(text.contains(&format!("`{method} {shown}`")), "{method} {shown}");
             }

@@ -3,6 +3,7 @@
 use crate::tokens::IssuerEntry;
 use posthaste_broker::{Broker, CertificateUser};
 use serde::Deserialize;
+use std::path::PathBuf;
 
 /// Section `[access]`.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -10,6 +11,8 @@ use serde::Deserialize;
 pub struct Access {
     /// Which user a client certificate stands for that no user's entry names.
     certificate_user: CertificateUser,
+    /// The file of the key that secrets of access keys are sealed with.
+    pub sealing_key: Option<PathBuf>,
     /// Issuers whose bearer tokens log in.
     pub token_issuers: Vec<IssuerEntry>,
     /// What clients without credentials may do.

@@ -10,6 +10,7 @@ mod listeners;
 mod permission;
 mod reload;
 mod repair;
+mod sealing;
 mod serve;
 mod tokens;
 mod users;

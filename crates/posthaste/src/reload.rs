@@ -1,6 +1,6 @@
 //! TLS files and keys of token issuers are read again when they change, or when SIGHUP asks for it.
 
-use crate::{entrances::Entry, tokens::KeyFile};
+use crate::{entrances::Entry, tokens::KeySource};
 use posthaste_broker::Broker;
 use posthaste_net::Tls;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -14,7 +14,7 @@ pub async fn reload(
     mut hangup: Signal,
     entries: &BTreeMap<&'static str, Entry>,
     broker: &Broker,
-    mut keys: Vec<KeyFile>,
+    mut keys: Vec<KeySource>,
 ) {
     let mut all: Vec<Arc<Tls>> = Vec::new();
     for tls in entries.values().filter_map(|entry| entry.entrance.tls.as_ref()) {
@@ -38,10 +38,10 @@ pub async fn reload(
                 Ok(Ok(false)) | Err(_) => {}
             }
         }
-        for file in &mut keys {
-            let changed = tokio::task::block_in_place(|| file.has_changed());
+        for source in &mut keys {
+            let changed = tokio::task::block_in_place(|| source.may_have_changed());
             if changed || asked {
-                read_keys(broker, &file.issuer).await;
+                read_keys(broker, &source.issuer).await;
             }
         }
     }

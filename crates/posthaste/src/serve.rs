@@ -5,7 +5,8 @@ use crate::{
     entrances::{Entry, entries},
     listeners::{SPEAKERS, check_name, formats},
     reload::reload,
-    tokens::{self, KeyFile},
+    sealing,
+    tokens::{self, KeySource},
     users,
 };
 use clap::Args;
@@ -194,9 +195,9 @@ async fn serve(settings: Settings) -> Result<(), String> {
     Ok(())
 }
 
-/// Sees to it that the configured users, groups, namespaces and issuers of tokens are there. Returns the
-/// files of the issuers' keys.
-async fn establish(settings: &Settings, broker: &Broker) -> Result<Vec<KeyFile>, String> {
+/// Sees to it that the configured users, groups, namespaces, keys and issuers of tokens are there. Returns
+/// where the issuers' keys come from.
+async fn establish(settings: &Settings, broker: &Broker) -> Result<Vec<KeySource>, String> {
     users::establish(broker, &settings.file.users, &settings.file.user_groups).await?;
     for namespace in settings.entries.values().filter_map(|entry| entry.namespace.as_ref()) {
         if broker.catalog().namespace(namespace).is_some() {
@@ -206,6 +207,8 @@ async fn establish(settings: &Settings, broker: &Broker) -> Result<Vec<KeyFile>,
         let created = client.create_namespace(namespace).await;
         created.map_err(|e| format!("namespace {namespace} in the configuration file: {e}"))?;
     }
+    let seal = || sealing::establish(broker, &settings.file, &settings.data);
+    tokio::task::block_in_place(seal)?;
     tokens::establish(broker, &settings.file).await
 }
 

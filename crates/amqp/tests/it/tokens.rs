@@ -24,6 +24,7 @@ async fn world() -> World {
         algorithms: vec![TokenAlgorithm::HS256],
         clock_skew: Duration::ZERO,
         read_keys: Arc::new(|| Ok(SECRET.to_vec())),
+        minimal_tokens: false,
     };
     world.broker.set_token_issuers(vec![issuer]).unwrap();
     world.broker.read_token_keys("id").await.unwrap();

@@ -43,6 +43,7 @@ fn issuer_that(read_keys: ReadKeys, algorithms: &[Algorithm]) -> TokenIssuer {
         algorithms: algorithms.to_vec(),
         clock_skew: Duration::ZERO,
         read_keys,
+        minimal_tokens: false,
     }
 }
 

@@ -6,7 +6,7 @@ use super::{
     entry::{Binding, ExchangeSpec, Queue, QueueConfig, Target, Topic, TopicConfig},
     routing::{Exchange, binding_key},
     usage::{Limited, UsageLimits},
-    user::{User, UserGroup},
+    user::{AccessKey, User, UserGroup},
 };
 use bytes::Bytes;
 use posthaste_model::{ConnectionId, Name, Pattern, QueueId, Subject};
@@ -80,8 +80,18 @@ pub enum CatalogCommand {
         key: Bytes,
         arguments: Bytes,
     },
+    /// One that is there keeps its access keys.
     PutUser(Box<User>),
     DeleteUser(Name),
+    /// Adds an access key to a user.
+    PutAccessKey {
+        user: Name,
+        key: AccessKey,
+    },
+    DeleteAccessKey {
+        user: Name,
+        id: String,
+    },
     PutUserGroup(Box<UserGroup>),
     /// Only one without members.
     DeleteUserGroup(Name),
@@ -141,6 +151,7 @@ pub struct Change {
 /// Why the catalog did not change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CatalogRefusal {
+    AccessKeyUnknown,
     Exists,
     ExchangeUnknown,
     InUse,

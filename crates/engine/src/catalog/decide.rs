@@ -52,6 +52,8 @@ impl Catalog {
             | CatalogCommand::Unbind { .. } => self.decide_routing(command, limits),
             CatalogCommand::PutUser(_)
             | CatalogCommand::DeleteUser(_)
+            | CatalogCommand::PutAccessKey { .. }
+            | CatalogCommand::DeleteAccessKey { .. }
             | CatalogCommand::PutUserGroup(_)
             | CatalogCommand::DeleteUserGroup(_) => self.decide_user(command),
         }
@@ -59,7 +61,10 @@ impl Catalog {
 
     fn decide_user(&self, command: CatalogCommand) -> Decided {
         let event = match command {
-            CatalogCommand::PutUser(user) => {
+            CatalogCommand::PutUser(mut user) => {
+                if let Some(known) = self.user(&user.name) {
+                    user.access_keys.clone_from(&known.access_keys);
+                }
                 let many = [user.access_keys.len(), user.certificate_names.len(), user.groups.len()];
                 if many.iter().any(|len| *len > CREDENTIALS_MAX) || user.permissions.len() > PERMISSIONS_MAX {
                     return Err(CatalogRefusal::TooMany);
@@ -70,7 +75,8 @@ impl Catalog {
                 let another = |known: Option<&Arc<User>>| known.is_some_and(|known| known.name != user.name);
                 let taken =
                     user.certificate_names.iter().any(|name| another(self.user_by_certificate_name(name)))
-                        || user.access_keys.iter().any(|key| another(self.user_by_access_key(&key.id)));
+                        || user.access_keys.iter().any(|key| another(self.user_by_access_key(&key.id)))
+                        || self.user_by_access_key(&user.name).is_some();
                 if taken {
                     return Err(CatalogRefusal::TakenCredential);
                 }
@@ -79,6 +85,9 @@ impl Catalog {
             CatalogCommand::DeleteUser(name) => {
                 self.user(&name).ok_or(CatalogRefusal::UserUnknown)?;
                 CatalogEvent::UserDeleted(name)
+            }
+            CatalogCommand::PutAccessKey { .. } | CatalogCommand::DeleteAccessKey { .. } => {
+                self.decide_access_key(command)?
             }
             CatalogCommand::PutUserGroup(group) => {
                 if group.permissions.len() > PERMISSIONS_MAX {
@@ -97,6 +106,35 @@ impl Catalog {
             _ => return Err(CatalogRefusal::Unknown),
         };
         Ok(vec![durable(event)])
+    }
+
+    fn decide_access_key(&self, command: CatalogCommand) -> Result<CatalogEvent, CatalogRefusal> {
+        let of =
+            |user: &Name| self.user(user).map(|user| User::clone(user)).ok_or(CatalogRefusal::UserUnknown);
+        match command {
+            CatalogCommand::PutAccessKey { user, key } => {
+                let mut user = of(&user)?;
+                // A client that names the key must not be taken for another user.
+                if self.user_by_access_key(&key.id).is_some() || self.user(&key.id).is_some() {
+                    return Err(CatalogRefusal::TakenCredential);
+                }
+                if user.access_keys.len() >= CREDENTIALS_MAX {
+                    return Err(CatalogRefusal::TooMany);
+                }
+                user.access_keys.push(key);
+                Ok(CatalogEvent::UserPut(user))
+            }
+            CatalogCommand::DeleteAccessKey { user, id } => {
+                let mut user = of(&user)?;
+                let before = user.access_keys.len();
+                user.access_keys.retain(|key| key.id != id);
+                match user.access_keys.len() < before {
+                    true => Ok(CatalogEvent::UserPut(user)),
+                    false => Err(CatalogRefusal::AccessKeyUnknown),
+                }
+            }
+            _ => Err(CatalogRefusal::Unknown),
+        }
     }
 
     fn decide_topic(&self, command: CatalogCommand, now: Timestamp, limits: &Limits) -> Decided {

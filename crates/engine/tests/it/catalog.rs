@@ -8,8 +8,8 @@ use bytes::Bytes;
 use posthaste_engine::{
     Catalog,
     catalog::{
-        Binding, CatalogCommand, CatalogEvent, ExchangeKind, ExchangeSpec, Headers, Matching, Options,
-        QueueConfig, Routes, Rule, Target, TopicConfig, UsageLimits, User, UserGroup,
+        AccessKey, Binding, CatalogCommand, CatalogEvent, ExchangeKind, ExchangeSpec, Headers, Matching,
+        Options, QueueConfig, Routes, Rule, Target, TopicConfig, UsageLimits, User, UserGroup,
     },
 };
 use posthaste_model::{ConnectionId, Limits, Name, Pattern, Subject, Syntax, Timestamp, Value};
@@ -203,6 +203,18 @@ impl Table {
             }
             "created" => return self.catalog.objects_created_by(&name(word(1))).to_string(),
             "delete-user-group" => CatalogCommand::DeleteUserGroup(name(word(1))),
+            "access-key" => {
+                let key =
+                    AccessKey { id: word(2).to_owned(), sealed_secret: Vec::new(), created: Timestamp(0) };
+                CatalogCommand::PutAccessKey { user: name(word(1)), key }
+            }
+            "delete-access-key" => {
+                CatalogCommand::DeleteAccessKey { user: name(word(1)), id: word(2).to_owned() }
+            }
+            "key-owner" => {
+                let owner = self.catalog.user_by_access_key(word(1));
+                return owner.map_or("nobody".to_owned(), |user| user.name.to_string());
+            }
             "delete-user" => CatalogCommand::DeleteUser(name(word(1))),
             "namespace" => CatalogCommand::CreateNamespace(name(word(1))),
             "delete-namespace" => CatalogCommand::DeleteNamespace(name(word(1))),

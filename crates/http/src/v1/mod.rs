@@ -1,5 +1,6 @@
 //! The operations, one file for each kind of thing.
 
+mod access_keys;
 mod bindings;
 mod exchanges;
 mod groups;
@@ -63,6 +64,8 @@ pub async fn run(operation: Operation, call: Call) -> Answer {
         O::DescribeUser => users::describe(&call),
         O::PutUser => users::put(&call).await,
         O::DeleteUser => users::delete(&call).await,
+        O::CreateAccessKey => access_keys::create(&call).await,
+        O::DeleteAccessKey => access_keys::delete(&call).await,
         O::ListUserGroups => user_groups::list(&call),
         O::CreateUserGroup => user_groups::create(&call).await,
         O::DescribeUserGroup => user_groups::describe(&call),

@@ -1,5 +1,6 @@
 //! Users and what they may do.
 
+use super::access_keys;
 use crate::{
     call::{Answer, Call, Page, Reply, within},
     failure::Failure,
@@ -44,6 +45,7 @@ struct View {
     name: String,
     has_password: bool,
     certificate_names: Vec<String>,
+    access_keys: Vec<access_keys::View>,
     groups: Vec<Name>,
     loopback_only: bool,
     administrator: bool,
@@ -172,6 +174,7 @@ fn view(call: &Call, user: &User) -> View {
         name: user.name.to_string(),
         has_password: user.password.is_set(),
         certificate_names: user.certificate_names.clone(),
+        access_keys: access_keys::views(user),
         groups: user.groups.clone(),
         loopback_only: user.loopback_only,
         administrator: user.administrator,

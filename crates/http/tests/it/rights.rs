@@ -91,6 +91,8 @@ const TABLE: &[Row] = &[
     ("PUT /v1/users/mine", r#"{"password": "x"}"#, [403; 6]),
     ("PUT /v1/users/owner", r#"{"administrator": true}"#, [403; 6]),
     ("DELETE /v1/users/mine", "", [403; 6]),
+    ("POST /v1/users/owner/access-keys", "{}", [403; 6]),
+    ("DELETE /v1/users/owner/access-keys/mine", "", [403; 6]),
     ("GET /v1/user-groups", "", [403; 6]),
     ("POST /v1/user-groups", r#"{"name": "mine.new"}"#, [403; 6]),
     ("GET /v1/user-groups/mine", "", [403; 6]),

@@ -16,7 +16,9 @@ pub(crate) fn authentication(error: AuthenticationError) -> ReasonCode {
         AuthenticationError::Busy => ReasonCode::ServerBusy,
         // It is good, but not for anybody here.
         AuthenticationError::Token(TokenError::Stranger) => ReasonCode::NotAuthorized,
-        AuthenticationError::Token(_) | AuthenticationError::Wrong => ReasonCode::BadUserNameOrPassword,
+        AuthenticationError::Token(_)
+        | AuthenticationError::UnopenedAccessKey
+        | AuthenticationError::Wrong => ReasonCode::BadUserNameOrPassword,
     }
 }
 

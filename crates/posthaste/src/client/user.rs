@@ -19,12 +19,21 @@ pub enum Command {
         #[command(flatten)]
         settings: Settings,
     },
+    /// Give a user a further access key: an id and a secret for programs, which is shown this once
+    CreateAccessKey {
+        name: String,
+        /// An id that is known already; its secret is read from standard input
+        #[arg(long)]
+        id: Option<String>,
+    },
     /// Create a user; the password is read from standard input if --new-password does not say it
     Create {
         name: String,
         #[command(flatten)]
         settings: Settings,
     },
+    /// Take an access key from a user; what was opened with it is closed
+    DeleteAccessKey { name: String, id: String },
     /// Delete a user
     Delete { name: String },
     /// Show what a user may do
@@ -90,6 +99,11 @@ impl Permissions {
 pub fn run(api: &Api, command: Command) -> Done {
     match command {
         Command::Alter { name, set_password, settings } => alter(api, &name, set_password, settings),
+        Command::CreateAccessKey { name, id } => create_access_key(api, &name, id),
+        Command::DeleteAccessKey { name, id } => {
+            let nothing = api.delete(&["users", &name, "access-keys", &id], &[])?;
+            show::done(api.json, &nothing, &format!("deleted access key {id} of user {name}"))
+        }
         Command::Create { name, settings } => create(api, &name, settings),
         Command::Delete { name } => {
             let nothing = api.delete(&["users", &name], &[])?;
@@ -133,6 +147,16 @@ fn create(api: &Api, name: &str, settings: Settings) -> Done {
     show::done(api.json, &user, &format!("created user {name}"))
 }
 
+fn create_access_key(api: &Api, name: &str, id: Option<String>) -> Done {
+    let given = match id {
+        Some(id) => json!({"id": id, "secret": read_line("secret")?}),
+        None => json!({}),
+    };
+    let made = api.post(&["users", name, "access-keys"], &given)?;
+    let (id, secret) = (show::field(&made, "id"), show::field(&made, "secret"));
+    show::done(api.json, &made, &format!("id      {id}\nsecret  {secret}"))
+}
+
 /// Permissions replace those that there were, as do groups and names in certificates; what is not given
 /// stays.
 fn alter(api: &Api, name: &str, set_password: bool, settings: Settings) -> Done {
@@ -161,15 +185,19 @@ fn alter(api: &Api, name: &str, set_password: bool, settings: Settings) -> Done 
 }
 
 fn read_password() -> Result<String, Failure> {
+    read_line("password")
+}
+
+fn read_line(what: &str) -> Result<String, Failure> {
     if std::io::IsTerminal::is_terminal(&std::io::stdin()) {
-        eprintln!("New password, which will be shown:");
+        eprintln!("New {what}, which will be shown:");
     }
     let mut line = String::new();
     let read = std::io::stdin().lock().read_line(&mut line);
-    read.map_err(|e| Failure::new(format!("cannot read the password from standard input: {e}")))?;
+    read.map_err(|e| Failure::new(format!("cannot read the {what} from standard input: {e}")))?;
     let password = line.trim_end_matches(['\r', '\n']);
     if password.is_empty() {
-        return Err(Failure::new("no password on standard input; give one there or with --new-password"));
+        return Err(Failure::new(format!("no {what} on standard input; give one there")));
     }
     Ok(password.to_owned())
 }

@@ -1,9 +1,11 @@
 //! What the log says of who came and who changed what; and what it never says.
 
 use crate::support::Broker;
+use base64::{Engine, engine::general_purpose::STANDARD};
 use std::{
     io::{Read, Write},
     net::TcpStream,
+    path::Path,
     time::Duration,
 };
 
@@ -58,12 +60,52 @@ fn amqp(address: &str, user: &str, password: &str) {
     talk(address, &[b"AMQP\0\0\x09\x01".to_vec(), frame]);
 }
 
+/// As the administrator.
+fn get(address: &str, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    let authorization = STANDARD.encode(format!("ann:{PASSWORD}"));
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
+         Authorization: Basic {authorization}\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+/// No file of the data directory has a secret in the clear.
+fn nothing_is_stored(folder: &Path) {
+    let mut files = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            nothing_is_stored(&path);
+            continue;
+        }
+        let bytes = std::fs::read(&path).unwrap();
+        let secret = b"planted-secret";
+        assert!(!bytes.windows(secret.len()).any(|part| part == secret), "{}", path.display());
+        files += 1;
+    }
+    assert!(files > 0 || folder.ends_with("segments") || folder.ends_with("checkpoints"), "{folder:?}");
+}
+
 #[test]
 fn refused_log_ins_and_changes_with_who_did_it_and_never_a_secret() {
     let all = ["kafka=127.0.0.1:0", "amqp=127.0.0.1:0", "mqtt=127.0.0.1:0", "http=127.0.0.1:0"];
     let (broker, path) = Broker::start_logged(&all.map(|listen| ["--listen", listen]).concat());
     broker.run(&["user", "create", "ann", "--administrator", "--new-password", PASSWORD]);
     let as_ann = ["--user", "ann", "--password", PASSWORD];
+    let create_key = ["user", "create-access-key", "ann", "--id", "planted-key"];
+    broker.feed(&[&create_key[..], &as_ann].concat(), b"planted-secret-3\n");
+    for secret in ["planted-secret-3", "planted-secret-4"] {
+        let (user, password) = ("planted-key", secret);
+        kafka(&broker.addresses["kafka"], user, password);
+        amqp(&broker.addresses["amqp"], user, password);
+        mqtt(&broker.addresses["mqtt"], user, password);
+    }
+    broker.run(&["status", "--user", "planted-key", "--password", "planted-secret-3"]);
     for arguments in [
         &["topic", "create", "t"][..],
         &["topic", "alter", "t", "--retention-ms", "5"],
@@ -79,6 +121,7 @@ fn refused_log_ins_and_changes_with_who_did_it_and_never_a_secret() {
         &["user", "alter", "bob", "--administrator", "--group", "staff"],
         &["user", "describe", "bob", "--json"],
         &["user", "list", "--json"],
+        &["user", "delete-access-key", "ann", "planted-key"],
         &["user", "delete", "bob"],
     ] {
         let shown = broker.run(&[arguments, &as_ann].concat());
@@ -88,6 +131,13 @@ fn refused_log_ins_and_changes_with_who_did_it_and_never_a_secret() {
     kafka(&broker.addresses["kafka"], "ann", WRONG);
     amqp(&broker.addresses["amqp"], "ann", WRONG);
     mqtt(&broker.addresses["mqtt"], "ann", WRONG);
+    // What looks like a token and is none.
+    let token = "eyJhbGciOiJIUzI1NiJ9.eyJwbGFudGVkLXNlY3JldCI6MX0.planted-secret-5";
+    mqtt(&broker.addresses["mqtt"], "ann", token);
+    broker.refused(&["status", "--user", "ann", "--password", token]);
+    let trail = get(&broker.addresses["http"], "/v1/topics/audit/messages?namespace=posthaste");
+    assert!(trail.contains("access-key") && !SECRETS.iter().any(|secret| trail.contains(secret)), "{trail}");
+    nothing_is_stored(&broker.folder().join("data"));
     let log = std::fs::read_to_string(path).unwrap();
     let has = |parts: &[&str]| {
         let line = log.lines().any(|line| parts.iter().all(|part| line.contains(part)));
@@ -112,6 +162,8 @@ fn refused_log_ins_and_changes_with_who_did_it_and_never_a_secret() {
         ("changed", "user", "bob"),
         ("created", "user group", "staff"),
         ("deleted", "user", "bob"),
+        ("created", "access key", "ann/planted-key"),
+        ("deleted", "access key", "ann/planted-key"),
     ] {
         has(&[done, "by=\"ann\"", &format!("kind=\"{kind}\""), &format!("name=\"{name}\"")]);
     }

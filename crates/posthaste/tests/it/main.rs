@@ -2,6 +2,7 @@
 
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
+mod access_keys;
 mod damage;
 mod edge;
 mod log;

@@ -54,6 +54,65 @@ fn mqtt(broker: &Broker, token: &str) -> u8 {
     answer[3]
 }
 
+/// An issuer's server, and whether it is to answer with its keys.
+fn serve_keys(secret: &str) -> (String, std::sync::mpsc::Sender<()>) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}/keys", listener.local_addr().unwrap());
+    let secret = base64::Engine::encode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, secret);
+    let set = json!({"keys": [{"kty": "oct", "k": secret}]}).to_string();
+    let (open, opened) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut is_open = false;
+        for connection in listener.incoming() {
+            let mut connection = connection.unwrap();
+            let _ = connection.read(&mut [0; 4096]).unwrap();
+            is_open |= opened.try_recv().is_ok();
+            let (status, body) = if is_open { ("200 OK", set.as_str()) } else { ("503 Busy", "") };
+            let length = body.len();
+            let answer =
+                format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}");
+            connection.write_all(answer.as_bytes()).unwrap();
+        }
+    });
+    (address, open)
+}
+
+/// A server that is away keeps no broker from starting; its keys are read for the first token, or on SIGHUP.
+#[test]
+fn keys_from_an_address() {
+    let secret = "a secret of the issuer that is long enough";
+    let (address, open) = serve_keys(secret);
+    let folder = tempfile::tempdir().unwrap();
+    let text = format!(
+        "{LISTEN}[user_groups.staff]\nallow = ['describe,read:topic:*']\n[[access.token_issuers]]\n\
+         issuer = 'https://id.example'\naudience = 'posthaste'\nkeys = '{address}'\nalgorithms = ['HS256']\n\
+         groups_claim = 'roles'\n"
+    );
+    let path = folder.path().join("posthaste.toml");
+    fs::write(&path, &text).unwrap();
+    let broker = Broker::start_with(&["--config", path.to_str().unwrap()], &[]);
+    assert_eq!(http(&broker, &token(secret)), "401");
+    open.send(()).unwrap();
+    broker.hang_up();
+    let begin = Instant::now();
+    while http(&broker, &token(secret)) != "200" {
+        assert!(begin.elapsed() < Duration::from_secs(30), "the keys are never read");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    // As Pulsar's tool makes them.
+    let key = EncodingKey::from_secret(secret.as_bytes());
+    let claims = json!({"sub": "guest"});
+    let minimal = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &key).unwrap();
+    assert_eq!(http(&broker, &minimal), "401");
+    fs::write(&path, text.replace("audience = 'posthaste'\n", "minimal_tokens = true\n")).unwrap();
+    let broker = Broker::start_with(&["--config", path.to_str().unwrap()], &[]);
+    assert_eq!(http(&broker, &minimal), "200");
+    let unsafe_address = text.replace("http://127.0.0.1", "http://192.0.2.1");
+    fs::write(&path, unsafe_address).unwrap();
+    let (_, said) = refused(program(&["serve", "--config", path.to_str().unwrap()]));
+    assert!(said.contains("https only"), "{said}");
+}
+
 #[test]
 fn issuers_of_the_configuration_file() {
     let folder = tempfile::tempdir().unwrap();
