@@ -1,5 +1,6 @@
 //! Access keys: credentials of programs, of which a user may have several, to exchange one while another is
-//! in use. Protocols that sign requests need the secret itself, not a hash; so it is sealed where it is stored.
+//! in use. Protocols that sign requests need the secret itself and no hash of it; it is sealed where it is
+//! stored.
 
 use crate::{
     Administration, Client, Error,
