@@ -17,6 +17,7 @@ usage: cargo xtask COMMAND
                                              only the client programs, against the release binary or another system
   contract                                   only starting, stopping, refusing and hostile bytes
   flow                                       only the flow of the README
+  log-ins                                    only clients that log in by every mechanism of their protocol
   crash [--rounds N] [--seed N] [--round-ms N]
                                              only the crash run: kill the broker under load and judge what clients saw
   power-loss [--rounds N] [--seed N] [--round-ms N]
@@ -51,6 +52,7 @@ fn run(arguments: &[String]) -> Result<()> {
         | "crash"
         | "disk-full"
         | "flow"
+        | "log-ins"
         | "object-store"
         | "power-loss"
         | "power-loss-without-syncs" => steps::conformance(command, rest),

@@ -54,7 +54,7 @@ pub fn test() -> Result<()> {
     })?;
     // The program that runs the clients is there: the tests have built it.
     step("release binary", || cargo(&["build", "--release", "--package", "posthaste"]))?;
-    for command in ["contract", "clients", "flow", "crash"] {
+    for command in ["contract", "clients", "log-ins", "flow", "crash"] {
         step(&format!("conformance: {command}"), || run_conformance(command, &[]))?;
     }
     step("conformance: object-store", || {

@@ -33,6 +33,8 @@ pub struct Exchange {
     /// The first two messages, as the proof covers them.
     said: String,
     nonce: String,
+    /// Bytes of the client's part of it.
+    clients: usize,
     verifier: ScramVerifier,
     /// Whether it stands for a password that somebody knows.
     is_real: bool,
@@ -164,7 +166,8 @@ impl Exchange {
         let answer = format!("r={nonce},s={},i={}", STANDARD.encode(&verifier.salt), verifier.iterations);
         let said = format!("{},{answer}", first.bare);
         let header = first.header.to_owned();
-        (Exchange { mechanism, user: first.user, header, said, nonce, verifier, is_real }, answer)
+        let clients = first.nonce.len();
+        (Exchange { mechanism, user: first.user, header, said, nonce, clients, verifier, is_real }, answer)
     }
 
     /// The user that the client says it is.
@@ -181,13 +184,20 @@ impl Exchange {
         self.mechanism.verifier(password) == Some(&self.verifier)
     }
 
+    /// Whether it is the whole nonce. librdkafka up to 2.6.0 says its own part twice, which proves as much: the
+    /// proof covers what it says. Kafka 3 takes that, Kafka 4 does not.
+    fn is_echo(&self, nonce: &str) -> bool {
+        let own = self.nonce.get(..self.clients).unwrap_or_default();
+        nonce == self.nonce || nonce.strip_prefix(own) == Some(&self.nonce)
+    }
+
     /// Judges the client's last message; the answer if it was right.
     pub(crate) fn finish(&self, message: &[u8]) -> Option<String> {
         let text = text(message).ok()?;
         let (without_proof, proof) = text.rsplit_once(",p=")?;
         let mut parts = without_proof.split(',');
         let header = STANDARD.decode(parts.next()?.strip_prefix("c=")?).ok()?;
-        if header != self.header.as_bytes() || parts.next()?.strip_prefix("r=")? != self.nonce {
+        if header != self.header.as_bytes() || !self.is_echo(parts.next()?.strip_prefix("r=")?) {
             return None;
         }
         let covered = format!("{},{without_proof}", self.said);
@@ -247,6 +257,27 @@ mod tests {
             String::new(),
         ] {
             assert_eq!(exchange.finish(wrong.as_bytes()), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_old_librdkafka_says_its_own_nonce_twice() {
+        let known = verifier(Mechanism::Sha256, b"pencil", SALT, 4_096);
+        let mut salted = [0; 32];
+        let rounds = NonZeroU32::new(4_096).unwrap();
+        pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, rounds, SALT, b"pencil", &mut salted);
+        let client_key = Mechanism::Sha256.sign(&salted, b"Client Key");
+        let first = ClientFirst::read(b"n,,n=user,r=own").unwrap();
+        let (exchange, _) = Exchange::begin(Mechanism::Sha256, first, Some(known), b"", [7; NONCE_BYTES]);
+        for (before, is_right) in [("", true), ("own", true), ("ow", false), ("ownown", false), ("x", false)]
+        {
+            let without_proof = format!("c=biws,r={before}{}", exchange.nonce);
+            let covered = format!("{},{without_proof}", exchange.said);
+            let signature = Mechanism::Sha256.sign(&exchange.verifier.stored_key, covered.as_bytes());
+            let proof: Vec<u8> =
+                client_key.as_ref().iter().zip(signature.as_ref()).map(|(a, b)| a ^ b).collect();
+            let last = format!("{without_proof},p={}", STANDARD.encode(proof));
+            assert_eq!(exchange.finish(last.as_bytes()).is_some(), is_right, "{before:?} before the nonce");
         }
     }
 

@@ -73,6 +73,11 @@ impl Broker {
         &self.addresses
     }
 
+    /// What it was started with, besides the variables of this process.
+    pub fn environment(&self) -> &Environment {
+        &self.environment
+    }
+
     pub fn binary(&self) -> &Path {
         &self.binary
     }

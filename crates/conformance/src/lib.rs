@@ -15,6 +15,7 @@ pub mod crash;
 pub mod disk_full;
 pub mod flow;
 pub mod history;
+pub mod log_ins;
 pub mod object_store;
 mod ports;
 pub mod programs;

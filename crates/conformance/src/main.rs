@@ -11,7 +11,9 @@ use posthaste_conformance::crash::{self, Blow, Plan};
 use posthaste_conformance::programs::{Addresses, Language, select};
 use posthaste_conformance::s3_server::Product;
 use posthaste_conformance::suite::{self, Target};
-use posthaste_conformance::{Broker, Scratch, Tools, Volume, contract, disk_full, flow, object_store};
+use posthaste_conformance::{
+    Broker, Scratch, Tools, Volume, contract, disk_full, flow, log_ins, object_store,
+};
 
 const USAGE: &str = "\
 usage: conformance COMMAND --binary PATH --cache DIR [options]
@@ -26,6 +28,7 @@ usage: conformance COMMAND --binary PATH --cache DIR [options]
                                                                 kill broker and server of a bucket under load
   judge --folder DIR                                            judge the histories of a kept crash run again
   flow                                                          run the flow of the README
+  log-ins                                                       have clients log in by every mechanism
   install                                                       only install what the programs need";
 
 fn main() -> ExitCode {
@@ -91,6 +94,7 @@ fn run(arguments: Vec<String>) -> Result<()> {
             tools.install_language(Language::Python)?;
             flow::run(&tools, &options.path("--binary")?, &work)
         }
+        "log-ins" => log_ins::run(&tools, &options.path("--binary")?, &work),
         "install" => tools.install(&select(&[])?),
         other => bail!("unknown command {other}\n{USAGE}"),
     }

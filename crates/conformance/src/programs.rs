@@ -94,6 +94,15 @@ pub const PROGRAMS: [Program; 16] = [
     program("rumqttc", Protocol::Mqtt, Language::Rust, "mqtt"),
 ];
 
+/// The programs that log in by every mechanism of their protocols, in the order in which they run.
+pub const LOG_INS: [Program; 5] = [
+    program("log-ins-python", Protocol::Kafka, Language::Python, "log_ins.py"),
+    program("log-ins-java", Protocol::Kafka, Language::Java, "log-ins"),
+    program("log-ins-node", Protocol::Amqp, Language::Node, "log_ins.js"),
+    program("log-ins-go", Protocol::Kafka, Language::Go, "log-ins"),
+    program("log-ins-shell", Protocol::Mqtt, Language::Shell, "log_ins.sh"),
+];
+
 /// The programs whose name or protocol is one of `only`; all when `only` is empty.
 pub fn select(only: &[String]) -> Result<Vec<Program>> {
     for name in only {

@@ -106,8 +106,8 @@ fn run_one(tools: &Tools, program: &Program, target: &mut Target<'_>, logs: &Pat
         Target::Broker(broker) => program.command(tools, broker.addresses()),
         Target::Peer(addresses) => program.command(tools, addresses),
     };
-    if matches!(target, Target::Broker(_)) {
-        command.env("CONFORMANCE_CAN_RESTART", "1");
+    if let Target::Broker(broker) = target {
+        command.env("CONFORMANCE_CAN_RESTART", "1").envs(broker.environment());
     }
     command.stderr(File::create(&errors)?);
     let mut report = Report::default();

@@ -1,4 +1,4 @@
-// The Go client programs: clients kafka PROTOCOL=HOST:PORT...
+// The Go client programs: clients kafka|log-ins PROTOCOL=HOST:PORT...
 package main
 
 import (
@@ -8,8 +8,9 @@ import (
 )
 
 func main() {
-	if len(os.Args) < 2 || os.Args[1] != "kafka" {
-		fmt.Fprintln(os.Stderr, "usage: clients kafka PROTOCOL=HOST:PORT...")
+	programs := map[string]func(*checks, string){"kafka": runKafka, "log-ins": runLogIns}
+	if len(os.Args) < 2 || programs[os.Args[1]] == nil {
+		fmt.Fprintln(os.Stderr, "usage: clients kafka|log-ins PROTOCOL=HOST:PORT...")
 		os.Exit(2)
 	}
 	addresses := map[string]string{}
@@ -18,7 +19,7 @@ func main() {
 		addresses[protocol] = address
 	}
 	checks := &checks{}
-	runKafka(checks, addresses["kafka"])
+	programs[os.Args[1]](checks, addresses["kafka"])
 	if checks.failed || checks.ran == 0 {
 		os.Exit(1)
 	}

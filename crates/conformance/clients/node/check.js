@@ -71,4 +71,4 @@ async function waitUntil (condition, what, ms = 30_000) {
 
 const range = (count, start = 0) => Array.from({ length: count }, (_, index) => start + index)
 
-module.exports = { Checks, assert, range, sleep, unique, waitUntil }
+module.exports = { Checks, addresses, assert, range, sleep, unique, waitUntil }

@@ -3,7 +3,7 @@ package posthaste.conformance;
 import java.util.LinkedHashMap;
 import java.util.Map;
 
-/** Runs the checks of one client library: {@code Main kafka|amqp PROTOCOL=HOST:PORT...}. */
+/** Runs the checks of one client library: {@code Main kafka|amqp|log-ins PROTOCOL=HOST:PORT...}. */
 public final class Main {
     private Main() {}
 
@@ -19,6 +19,7 @@ public final class Main {
         switch (program) {
             case "kafka" -> KafkaChecks.run(checks, address);
             case "amqp" -> AmqpChecks.run(checks, address);
+            case "log-ins" -> LogInChecks.run(checks, addresses);
             default -> throw new IllegalArgumentException("unknown program " + program);
         }
         checks.finish();
