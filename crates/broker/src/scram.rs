@@ -184,8 +184,8 @@ impl Exchange {
         self.mechanism.verifier(password) == Some(&self.verifier)
     }
 
-    /// Whether it is the whole nonce. librdkafka up to 2.6.0 says its own part twice, which proves as much: the
-    /// proof covers what it says. Kafka 3 takes that, Kafka 4 does not.
+    /// Whether it is the whole nonce. Some clients say their own part twice (docs/security.md), which proves
+    /// as much: the proof covers what they say.
     fn is_echo(&self, nonce: &str) -> bool {
         let own = self.nonce.get(..self.clients).unwrap_or_default();
         nonce == self.nonce || nonce.strip_prefix(own) == Some(&self.nonce)
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn an_old_librdkafka_says_its_own_nonce_twice() {
+    fn a_client_may_say_its_own_nonce_twice() {
         let known = verifier(Mechanism::Sha256, b"pencil", SALT, 4_096);
         let mut salted = [0; 32];
         let rounds = NonZeroU32::new(4_096).unwrap();

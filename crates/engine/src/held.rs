@@ -141,7 +141,7 @@ mod tests {
         let held = Held::of(&with_relays(scattered()));
         assert!(held.numbers.len() <= RANGES_MAX);
         assert!(scattered().all(|number| held.includes(number)));
-        let last = scattered().last().unwrap();
+        let last = scattered().next_back().unwrap();
         assert_eq!(held.lacking_in(&with_relays([last])), held.relays, "which are there cannot be told");
     }
 

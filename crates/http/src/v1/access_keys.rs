@@ -50,7 +50,7 @@ pub async fn delete(call: &Call) -> Answer {
     call.client.may_administer(Administration::Users)?;
     let id = call.second_text();
     let catalog = call.broker().catalog();
-    if !catalog.user_by_access_key(id).is_some_and(|user| user.name == name) {
+    if catalog.user_by_access_key(id).is_none_or(|user| user.name != name) {
         return Err(Failure::not_found(format!("user '{name}' has no access key '{id}'")));
     }
     match call.client.delete_access_key(&name, id).await {
