@@ -2,12 +2,11 @@
 
 use crate::{
     Broker,
-    access::Writable,
+    access::{rights::Writable, usage::Usages},
     client::Client,
     error::Error,
     live::{Gathering, LiveMessage},
     thread::{Input, PublishItem, PublishJob},
-    usage::Usages,
 };
 use posthaste_engine::{
     Catalog, Publish,

@@ -1,10 +1,18 @@
 //! The broker as everyone holds it.
 
 use crate::{
-    access_key::SealingKey,
-    audit::Audit,
-    authentication::Principal,
-    certificate::CertificateUser,
+    access::{
+        access_key::SealingKey,
+        audit::Audit,
+        authentication::Principal,
+        certificate::CertificateUser,
+        login::LogIns,
+        origin::Anonymous,
+        password::KnownPasswords,
+        revocation::Revocations,
+        token::TokenIssuers,
+        usage::{self, Usages},
+    },
     client::Client,
     damage::Damage,
     environment::{Clock, Work},
@@ -13,16 +21,10 @@ use crate::{
     inbox,
     live::LiveSink,
     log::Logs,
-    login::LogIns,
     metrics::Metrics,
-    origin::Anonymous,
-    password::KnownPasswords,
     retained::RetainedView,
-    revocation::Revocations,
     tap::Taps,
     thread::Input,
-    token::TokenIssuers,
-    usage::{self, Usages},
 };
 use arc_swap::ArcSwap;
 use posthaste_engine::{

@@ -5,13 +5,15 @@ mod groups;
 mod sessions;
 
 use crate::{
-    access::{Configurable, right},
-    administration::Administration,
-    authentication::{BROKER, Principal},
+    access::{
+        administration::Administration,
+        authentication::{BROKER, Principal},
+        rights::{Configurable, right},
+        usage::Charged,
+    },
     batch::Batch,
     broker::{Broker, Shared},
     error::{self, Error},
-    usage::Charged,
 };
 use bytes::Bytes;
 use posthaste_engine::{

@@ -1,6 +1,6 @@
 //! Why the broker did not do what it was asked.
 
-use crate::usage;
+use crate::access::usage;
 use posthaste_engine::{
     catalog::{Action, CatalogRefusal, Resource},
     effect::Refusal,

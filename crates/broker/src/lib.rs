@@ -6,14 +6,9 @@
 #![forbid(unsafe_code)]
 
 mod access;
-mod access_key;
-mod administration;
 mod ahead;
-mod audit;
-mod authentication;
 mod batch;
 mod broker;
-mod certificate;
 mod change;
 mod check;
 mod checkpoint;
@@ -27,40 +22,39 @@ mod inbox;
 mod kept;
 mod live;
 mod log;
-mod login;
 mod metrics;
-mod namespace;
 mod open;
-mod origin;
 mod outbox;
 mod ownership;
-mod password;
 mod record;
 mod repair;
 mod resolve;
 mod retained;
 mod retention;
-mod revocation;
 mod salvage;
-mod scram;
 pub mod stepped;
 mod tap;
 mod thread;
 mod tickets;
-mod token;
-mod usage;
 
-pub use access::{
+pub use access::access_key::{NewAccessKey, SEALING_KEY_BYTES};
+pub use access::administration::Administration;
+pub use access::audit::AUDIT_TOPIC;
+pub use access::authentication::{AuthenticationError, Credentials, Principal, SYSTEM_NAMESPACE};
+pub use access::certificate::CertificateUser;
+pub use access::login::FAILED_LOG_IN_DELAY;
+pub use access::origin::{Anonymous, Origin};
+pub use access::password::hash_password;
+pub use access::revocation::{Revoked, RightsWatch};
+pub use access::rights::{
     Allowed, Configurable, Extent, Holder, Protected, Readable, Rights, Visible, Writable, right,
 };
-pub use access_key::{NewAccessKey, SEALING_KEY_BYTES};
-pub use administration::Administration;
+pub use access::scram::{Exchange as ScramExchange, Mechanism as ScramMechanism};
+pub use access::token::{ReadKeys, TOKEN_BYTES_MAX, TokenAlgorithm, TokenError, TokenIssuer};
+pub use access::usage::Usage;
 pub use ahead::ReadAhead;
-pub use audit::AUDIT_TOPIC;
-pub use authentication::{AuthenticationError, Credentials, Principal, SYSTEM_NAMESPACE};
 pub use batch::{AppendBatch, Batch, Outcome, Routed};
 pub use broker::{Broker, Config, Footprint};
-pub use certificate::CertificateUser;
 pub use check::{Check, CheckpointsCheck, JournalCheck, SegmentsCheck, check};
 pub use client::{Client, ConsumeOptions, QueueDeclaration};
 pub use damage::{Damage, DamageKind, Object};
@@ -69,18 +63,11 @@ pub use format::{Codec, ConversionError, Formats, encode_message};
 pub use home::Home;
 pub use live::{LiveBatch, LiveMessage, LiveSink};
 pub use log::{LogEntry, PartitionLog, ReadError};
-pub use login::FAILED_LOG_IN_DELAY;
 pub use metrics::Metrics;
 pub use open::{Fatal, OpenError};
-pub use origin::{Anonymous, Origin};
-pub use password::hash_password;
 pub use repair::{QUARANTINE_DIR, Repair, repair};
 pub use resolve::Resolved;
-pub use revocation::{Revoked, RightsWatch};
-pub use scram::{Exchange as ScramExchange, Mechanism as ScramMechanism};
 pub use thread::DeliverySink;
-pub use token::{ReadKeys, TOKEN_BYTES_MAX, TokenAlgorithm, TokenError, TokenIssuer};
-pub use usage::Usage;
 
 pub use posthaste_engine as engine;
 pub use posthaste_model as model;

@@ -1,7 +1,8 @@
 //! Starting a broker: recovery, then threads.
 
 use crate::{
-    Broker, Config, Error, audit,
+    Broker, Config, Error,
+    access::{audit, password, usage},
     broker::{Chore, Parts, Shared},
     checkpoint::{Checkpointer, Meta, key},
     client::Client,
@@ -11,12 +12,11 @@ use crate::{
     inbox::{self, Inbox, inbox},
     kept::closed_by,
     log::{Chunk, JournalEntry, Logs, Storage},
-    outbox, password,
+    outbox,
     record::{self, StoredAt, stored_at},
     retention,
     salvage::Followed,
     thread::{EngineThread, Input},
-    usage,
 };
 use posthaste_engine::{
     Catalog, Command, Event, Shard,

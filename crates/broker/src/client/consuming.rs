@@ -2,7 +2,7 @@
 
 use super::{Client, ConsumeOptions};
 use crate::{
-    access::{Holder, Readable},
+    access::rights::{Holder, Readable},
     error::Error,
     thread::{DeliverySink, Input},
 };

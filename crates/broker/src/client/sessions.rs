@@ -1,7 +1,7 @@
 //! What a queue keeps for a reader whose handles and ids outlive its connections.
 
 use super::Client;
-use crate::{access::Holder, error::Error};
+use crate::{access::rights::Holder, error::Error};
 use posthaste_engine::{
     Command, Position, Reply,
     command::Relay,

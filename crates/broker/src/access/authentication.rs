@@ -1,6 +1,6 @@
 //! Who a client is, and what it may do. The one check; each protocol's own access rules are views of it.
 
-use crate::{
+use crate::access::{
     origin::{Grant, Origin, Unnamed},
     revocation::Revoked,
     token::TokenError,

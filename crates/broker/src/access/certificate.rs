@@ -1,9 +1,11 @@
 //! Client certificates: which user one stands for. The listener sees to it that an authority vouches for it.
 
 use crate::{
-    authentication::{AuthenticationError, Principal, Shown},
+    access::{
+        authentication::{AuthenticationError, Principal, Shown},
+        origin::Origin,
+    },
     broker::Broker,
-    origin::Origin,
 };
 use serde::Deserialize;
 use std::fmt::Write;

@@ -4,9 +4,11 @@
 
 use crate::{
     Administration, Client, Error,
-    authentication::{AuthenticationError, Principal, Shown},
+    access::{
+        authentication::{AuthenticationError, Principal, Shown},
+        origin::Origin,
+    },
     broker::Broker,
-    origin::Origin,
 };
 use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
 use posthaste_engine::catalog::{AccessKey, CatalogCommand};

@@ -9,9 +9,11 @@ mod keys;
 
 use crate::{
     Broker,
-    authentication::{AuthenticationError, NEVER, Principal},
-    origin::Origin,
-    revocation::watch_tokens,
+    access::{
+        authentication::{AuthenticationError, NEVER, Principal},
+        origin::Origin,
+        revocation::watch_tokens,
+    },
 };
 use arc_swap::ArcSwap;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};

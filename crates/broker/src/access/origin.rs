@@ -1,6 +1,6 @@
 //! Where a client comes from, and what its listener lets clients without credentials do.
 
-use crate::{authentication::AuthenticationError, broker::Broker};
+use crate::{access::authentication::AuthenticationError, broker::Broker};
 use posthaste_engine::{Catalog, catalog::Action};
 use posthaste_model::Peer;
 use std::{

@@ -8,13 +8,15 @@
 
 use crate::{
     Broker, Error,
-    authentication::{AuthenticationError, Credentials, Principal, Shown},
+    access::{
+        authentication::{AuthenticationError, Credentials, Principal, Shown},
+        namespace::Given,
+        origin::Origin,
+        password::{PASSWORD_BYTES_MAX, hash_password},
+        scram::{self, ClientFirst, Exchange as ScramExchange, Mechanism as ScramMechanism},
+        token::looks_like_token,
+    },
     environment::Work,
-    namespace::Given,
-    origin::Origin,
-    password::{PASSWORD_BYTES_MAX, hash_password},
-    scram::{self, ClientFirst, Exchange as ScramExchange, Mechanism as ScramMechanism},
-    token::looks_like_token,
 };
 use parking_lot::Mutex;
 use posthaste_engine::catalog::Password;

@@ -5,7 +5,7 @@
 //! means, until the debt is paid. Stored bytes are added up every second while such a limit is set; what is
 //! over it takes no more messages.
 
-use crate::{Broker, Error, authentication::Principal, broker::Shared, client::Client};
+use crate::{Broker, Error, access::authentication::Principal, broker::Shared, client::Client};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use posthaste_engine::{

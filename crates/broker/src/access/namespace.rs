@@ -1,6 +1,10 @@
 //! The namespace of a client whose protocol has no word for one.
 
-use crate::{Broker, Error, authentication::Principal, open::DEFAULT_NAMESPACE, origin::Origin};
+use crate::{
+    Broker, Error,
+    access::{authentication::Principal, origin::Origin},
+    open::DEFAULT_NAMESPACE,
+};
 use posthaste_engine::{
     Catalog,
     catalog::{Action, Resource},

@@ -1,10 +1,12 @@
 //! Passwords: how they are kept, and how one is checked.
 
 use crate::{
-    authentication::{AuthenticationError, Principal, Shown},
+    access::{
+        authentication::{AuthenticationError, Principal, Shown},
+        origin::{GUEST, Origin},
+        scram::{self, Mechanism},
+    },
     broker::Broker,
-    origin::{GUEST, Origin},
-    scram::{self, Mechanism},
 };
 use argon2::{
     Algorithm, Argon2, Params, Version,

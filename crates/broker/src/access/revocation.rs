@@ -5,7 +5,10 @@
 //! open.
 
 use crate::{
-    Broker, Error, access::Rights, authentication::Principal, broker::Shared, client::Client, usage::Seat,
+    Broker, Error,
+    access::{authentication::Principal, rights::Rights, usage::Seat},
+    broker::Shared,
+    client::Client,
 };
 use parking_lot::Mutex;
 use posthaste_model::Timestamp;

@@ -6,14 +6,16 @@
 
 use crate::{
     Error, Principal,
-    access::{Writable, right},
-    authentication::SYSTEM_NAMESPACE,
+    access::{
+        authentication::SYSTEM_NAMESPACE,
+        origin::Origin,
+        rights::{Writable, right},
+    },
     batch::AppendBatch,
     broker::{Broker, Shared},
     client::Client,
     error,
     format::encode_message,
-    origin::Origin,
 };
 use bytes::Bytes;
 use posthaste_engine::catalog::{Durability, Partition, Resource, TopicConfig};
