@@ -1,15 +1,22 @@
 //! Rights by table: every operation times every person has a stated answer; one without an answer fails.
 
 use crate::support::*;
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use posthaste_broker::{TokenAlgorithm, TokenIssuer};
 use posthaste_engine::{catalog::Topic, event::CommittedOffset};
 use posthaste_model::{Name, Timestamp};
 use serde_json::{Value as Json, json};
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 /// In the order of a row's answers. The owner may do everything with `mine*` of every kind, the reader only
 /// read, the writer only write. Permissions of a stranger match nothing that is there; the revoked one was an
 /// owner until after it had connected; the other tenant is an owner, but of the namespace `other`.
 const PERSONS: [&str; 6] = ["owner", "reader", "writer", "stranger", "revoked", "tenant"];
+
+const SECRET: &[u8] = b"a secret that the issuer and the broker share";
 
 /// A request, its body, and the status for each person. 403 says `denied`.
 type Row = (&'static str, &'static str, [u16; 6]);
@@ -183,6 +190,41 @@ async fn from_afar_nobody_is_let_in_without_a_user_of_its_own() {
             let response = connection.request(method, path, parsed(body), headers).await;
             check(&response, if is_public { 200 } else { 401 }, request);
         }
+    }
+}
+
+/// With a token of the owner, whom it would serve.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_expired_token_is_refused_whatever_is_asked() {
+    let (f, _) = world().await;
+    let issuer = TokenIssuer {
+        issuer: "id".to_owned(),
+        audiences: vec!["posthaste".to_owned()],
+        user_claim: "sub".to_owned(),
+        groups_claim: None,
+        algorithms: vec![TokenAlgorithm::HS256],
+        clock_skew: Duration::ZERO,
+        read_keys: Arc::new(|| Ok(SECRET.to_vec())),
+        minimal_tokens: false,
+    };
+    f.broker.set_token_issuers(vec![issuer]).unwrap();
+    f.broker.read_token_keys("id").await.unwrap();
+    let bearer = |seconds: f64| {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
+        let claims = json!({"iss": "id", "aud": "posthaste", "sub": "owner", "exp": now + seconds});
+        let key = EncodingKey::from_secret(SECRET);
+        let token = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &key).unwrap();
+        format!("Authorization: Bearer {token}\r\n")
+    };
+    let good = f.connect().await.request("GET", "/v1/queues/mine", None, &bearer(60.0)).await;
+    check(&good, 200, "a token that is good");
+    let expired = bearer(-0.1);
+    for (number, (request, body, _)) in TABLE.iter().enumerate() {
+        let (method, path) = split(request);
+        // From one address, each failure is answered later than the one before.
+        let mut connection = f.connect_from(&format!("198.51.100.{number}:4711")).await;
+        let response = connection.request(method, path, parsed(body), &expired).await;
+        check(&response, if matches!(path, "/healthz" | "/readyz") { 200 } else { 401 }, request);
     }
 }
 

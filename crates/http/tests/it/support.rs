@@ -86,12 +86,17 @@ impl Fixture {
 
     /// A connection that the broker sees come from another machine.
     pub async fn connect_from_afar(&self) -> Connection {
+        self.connect_from("203.0.113.7:4711").await
+    }
+
+    /// The same, from there.
+    pub async fn connect_from(&self, address: &str) -> Connection {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (accepted, _) = listener.accept().await.unwrap();
         let (broker, shared) = (self.broker.clone(), self.shared.clone());
-        let afar = "203.0.113.7:4711".parse().unwrap();
-        let peer = Peer::plain("http".into(), afar, broker.next_connection());
+        let address = address.parse().unwrap();
+        let peer = Peer::plain("http".into(), address, broker.next_connection());
         tokio::spawn(async move { posthaste_http::serve_one(accepted, &peer, broker, shared).await });
         Connection { stream: BufReader::new(stream) }
     }
