@@ -1,5 +1,4 @@
-//! Who a client is, what it may do, how much of the broker it may use up, and what is written down of it: the
-//! one layer that every protocol's adapter uses.
+//! The access layer of every protocol: log-ins, rights, limits of use, and the audit trail.
 
 pub(crate) mod access_key;
 pub(crate) mod administration;

@@ -292,7 +292,7 @@ pub(crate) struct Damages {
     names: OnceLock<Names>,
 }
 
-/// What an entry of a checkpoint takes, at least.
+/// Bytes of an entry of a checkpoint, at least.
 const ENTRY_BYTES_MIN: u64 = 8;
 /// Kept to be shown; more is counted and logged.
 const SHOWN_MAX: usize = 1_000;

@@ -403,7 +403,7 @@ impl Recovered {
             }
         };
         let inspected = journal.inspect(Scope::All(self.meta.replay_from), &mut look)?;
-        // What lies above is told by the replay.
+        // The replay tells of what lies above.
         let mut unreadable = inspected.report.quarantined;
         unreadable.retain(|lost| lost.kind != Stretch::Missing && lost.from < self.meta.replay_from);
         Ok((found, unreadable))
@@ -477,8 +477,8 @@ impl Recovered {
         }
     }
 
-    /// Segments keep entries as the journal had them. What is only in the journal is taken from `in_journal`
-    /// where its turn comes: an offset that was passed over counts as settled.
+    /// Segments keep entries as the journal had them. Messages that only the journal has are taken from
+    /// `in_journal` where their turn comes: an offset that was passed over counts as settled.
     fn replay_run(
         &mut self,
         segments: &Segments,

@@ -73,7 +73,7 @@ impl Broker {
         &self.addresses
     }
 
-    /// What it was started with, besides the variables of this process.
+    /// The variables that it was started with, besides those of this process.
     pub fn environment(&self) -> &Environment {
         &self.environment
     }

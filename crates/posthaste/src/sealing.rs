@@ -48,7 +48,7 @@ pub fn establish(broker: &Broker, file: &File, data: &Path) -> Result<(), String
     Ok(())
 }
 
-/// A bucket has no place for a key that those who read the bucket do not read.
+/// A bucket has no place for the key: everybody who reads the data there would read it, too.
 fn own(data: &Path) -> Option<PathBuf> {
     data.is_dir().then(|| data.join(FILE))
 }

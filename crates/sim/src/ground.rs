@@ -140,7 +140,7 @@ impl Ground {
                 befallen.push((Befallen { text, streams, unnoted: false }, places));
             }
         }
-        // What befell the note counts for all.
+        // Damage to the note counts for all.
         for (befallen, places) in &mut befallen {
             befallen.unnoted = places.iter().any(|(path, position)| self.is_unnoted(path, *position));
         }

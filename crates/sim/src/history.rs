@@ -533,7 +533,7 @@ impl History {
             }
             let arrived = |id: &Id| self.queues.contains_key(&(target, *id));
             let missing: Vec<Id> = dead.iter().copied().filter(|id| !arrived(id)).collect();
-            // What never came is missing once.
+            // A message that never came is missing once.
             let is_elsewhere =
                 |id: &Id| arrived(id) || accepted.contains(id) || loose.contains(id) || missing.contains(id);
             let untold = acknowledged.iter().filter(|id| !is_elsewhere(id)).count() as u64;

@@ -279,7 +279,7 @@ impl Run {
         if torn > 0 {
             let mut history = self.shore.history.borrow_mut();
             history.note(format_args!("{torn} sectors were torn and cannot be read"));
-            // What was being written lay at the journal's end, or its position was not noted yet.
+            // Sectors tear while they are written: at the journal's end, or before its position was noted.
             history.hurt(torn, None, true);
         }
     }

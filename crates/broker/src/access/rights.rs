@@ -140,14 +140,14 @@ impl Protected for Arc<Topic> {
     }
 }
 
-/// Who is handed a queue's messages: only who may read it can become one, and only who is one can settle.
+/// A client that is handed a queue's messages. It must be allowed to read the queue; only it can settle them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Holder {
     queue: QueueId,
     consumer: ConsumerId,
 }
 
-/// What a client's rights rest on, to see whether they have changed.
+/// The entries that a client's rights rest on, to see whether they have changed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rights {
     grants: Grants,

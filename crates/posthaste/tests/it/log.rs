@@ -131,7 +131,7 @@ fn refused_log_ins_and_changes_with_who_did_it_and_never_a_secret() {
     kafka(&broker.addresses["kafka"], "ann", WRONG);
     amqp(&broker.addresses["amqp"], "ann", WRONG);
     mqtt(&broker.addresses["mqtt"], "ann", WRONG);
-    // What looks like a token and is none.
+    // A password that looks like a token and is none.
     let token = "eyJhbGciOiJIUzI1NiJ9.eyJwbGFudGVkLXNlY3JldCI6MX0.planted-secret-5";
     mqtt(&broker.addresses["mqtt"], "ann", token);
     broker.refused(&["status", "--user", "ann", "--password", token]);

@@ -84,7 +84,7 @@ impl History {
         for (stream, name) in catalog.namespaces().flat_map(|namespace| streams(namespace)) {
             let known = self.names.streams.get(&stream).filter(|known| !is_made_up(known)).cloned();
             match known.filter(|_| is_made_up(&name)) {
-                // What came after the first start is told from others by its streams only.
+                // Objects made after the first start are told from others by their streams only.
                 Some(before) => {
                     if self.names.lost.insert(before.clone()) {
                         self.note(format_args!("has another name in the catalog: {before}"));
