@@ -178,8 +178,8 @@ async fn users() {
     f.expect(409, "POST", "/v1/users", Some(user)).await;
     let shown = f.expect(200, "GET", "/v1/users/ann", None).await;
     let expect = json!({
-        "name": "ann", "has_password": true, "certificate_names": [], "groups": [], "loopback_only": false,
-        "administrator": false, "permissions": [permission], "limits": {}, "default_namespace": null,
+        "name": "ann", "has_password": true, "certificate_names": [], "access_keys": [], "groups": [],
+        "loopback_only": false, "administrator": false, "permissions": [permission], "limits": {}, "default_namespace": null,
         "usage": {"connections": 0, "objects": 0},
     });
     assert_eq!(shown, expect);
