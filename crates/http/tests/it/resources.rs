@@ -179,8 +179,8 @@ async fn users() {
     let shown = f.expect(200, "GET", "/v1/users/ann", None).await;
     let expect = json!({
         "name": "ann", "has_password": true, "certificate_names": [], "access_keys": [], "groups": [],
-        "loopback_only": false, "administrator": false, "permissions": [permission], "limits": {}, "default_namespace": null,
-        "usage": {"connections": 0, "objects": 0},
+        "loopback_only": false, "administrator": false, "permissions": [permission], "limits": {},
+        "default_namespace": null, "usage": {"connections": 0, "objects": 0},
     });
     assert_eq!(shown, expect);
     let limited = json!({"limits": {"connections": 5, "objects": null}, "default_namespace": "shop"});
