@@ -50,8 +50,20 @@ impl Broker {
     /// metrics and the status, left out, and counts as settled, so that it does not block its queue. One that
     /// the disk fails to read is left out too, and given back a moment later: it is delivered again.
     pub async fn resolve(&self, deliveries: Vec<Delivery>) -> Vec<Resolved> {
+        let (resolved, unread) = self.try_resolve(deliveries).await;
+        if !unread.is_empty() {
+            let mut later = Settled::default();
+            unread.iter().for_each(|delivery| later.add(delivery));
+            self.give_back_later(later);
+        }
+        resolved
+    }
+
+    /// As [`Broker::resolve`], but deliveries that the disk fails to read stay the caller's: they are
+    /// returned, without their content.
+    pub async fn try_resolve(&self, deliveries: Vec<Delivery>) -> (Vec<Resolved>, Vec<Delivery>) {
         let mut resolved = Vec::with_capacity(deliveries.len());
-        let (mut settled, mut unread) = (Settled::default(), Settled::default());
+        let (mut settled, mut unread) = (Settled::default(), Vec::new());
         // Deliveries mostly follow one another, so what one read brought serves the next ones too.
         let mut read: (u64, VecDeque<LogEntry>) = (0, Default::default());
         let ends = read_ends(&deliveries);
@@ -83,9 +95,9 @@ impl Broker {
                             }
                         }
                         Err(error) => {
-                            unread.add(&delivery);
                             let queue = delivery.queue.0;
                             tracing::error!(queue, offset, %error, "a message is not delivered now");
+                            unread.push(delivery);
                         }
                     }
                 }
@@ -95,10 +107,7 @@ impl Broker {
             let settle = Settle { queue, consumer, deliveries, outcome: Outcome::Accept, lasting: false };
             self.shared.send(self.catalog().place(queue.0), Command::Settle(settle));
         }
-        if !unread.0.is_empty() {
-            self.give_back_later(unread);
-        }
-        resolved
+        (resolved, unread)
     }
 
     /// Gives messages back that could not be read now: nobody was handed them, so nobody else does, and a

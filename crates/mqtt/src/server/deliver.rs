@@ -20,7 +20,7 @@ use super::sessions::{Handle, submitted};
 use super::subscriptions::Grant;
 use crate::convert::{self, Head, Outgoing};
 use crate::session::{Delivery as Sent, Resend};
-use crate::wire::{PacketIdentifier, Publish, QoS};
+use crate::wire::{PacketIdentifier, Publish, QoS, ReasonCode};
 
 /// Messages to the client on their way.
 #[derive(Default)]
@@ -67,7 +67,7 @@ impl Conversation {
             if self.delivering.paced_until.is_some() {
                 break;
             }
-            let progress = self.resend().await
+            let progress = self.resend().await?
                 || self.sweep()
                 || self.deliver_backlog().await
                 || self.adopt().await
@@ -87,8 +87,9 @@ impl Conversation {
         }
     }
 
-    /// Sends messages again that an earlier connection had sent.
-    async fn resend(&mut self) -> bool {
+    /// Sends messages again that an earlier connection had sent. If the disk fails to read one, the
+    /// connection ends: the next one tries again. To go on without it would deliver it as a new one later.
+    async fn resend(&mut self) -> Result<bool, Ended> {
         let (mut resends, mut deliveries) = (Vec::new(), Vec::new());
         while resends.len() < self.chunk()
             && let Some(resend) = self.session.next_resend()
@@ -99,9 +100,14 @@ impl Conversation {
             resends.push(resend);
         }
         if resends.is_empty() {
-            return false;
+            return Ok(false);
         }
-        let mut resolved = self.broker.resolve(deliveries).await.into_iter().peekable();
+        let (resolved, unread) = self.broker.try_resolve(deliveries).await;
+        if !unread.is_empty() {
+            let text = "a stored message cannot be read at the moment; connect again";
+            return Err(Ended::Broker(ReasonCode::UnspecifiedError, text.to_owned()));
+        }
+        let mut resolved = resolved.into_iter().peekable();
         for resend in resends {
             let is_it = |resolved: &Resolved| {
                 let (lane, position) = (resolved.delivery.lane, resolved.delivery.position);
@@ -110,7 +116,7 @@ impl Conversation {
             let found = resolved.next_if(is_it);
             self.resend_one(resend, found).await;
         }
-        true
+        Ok(true)
     }
 
     async fn resend_one(&mut self, resend: Resend<Handle>, found: Option<Resolved>) {
